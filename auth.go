@@ -1,0 +1,72 @@
+// Package auth is the vocabulary of Zyotra Auth: the subjects it answers, their requests
+// and replies, and the errors they may return. Everything else speaks in these words.
+//
+// A subject carries its types, so that asking and serving cannot disagree:
+//
+//	reply, err := bus.Call(ctx, conn, auth.Login, auth.LoginRequest{Email: e, Password: p})
+//	err = bus.Handle(server, auth.Login, sessions.Login)
+//
+// Members travel as JSON in camelCase, times as RFC 3339 in UTC, ids of users as integers
+// and ids of sessions as strings; the HTTP edge uses the same members. The package holds
+// only what crosses a package boundary, imports only the standard library and does no I/O.
+package auth
+
+import "strings"
+
+// Op is a request-reply subject whose requests are Req and whose replies are Resp.
+type Op[Req, Resp any] string
+
+// The subjects the service answers.
+const (
+	Register   Op[RegisterRequest, RegisterReply] = "auth.register"
+	Login      Op[LoginRequest, LoginReply]       = "auth.login"
+	Verify     Op[VerifyRequest, VerifyReply]     = "auth.verify"
+	Refresh    Op[RefreshRequest, Tokens]         = "auth.refresh"
+	Logout     Op[LogoutRequest, LogoutReply]     = "auth.logout"
+	Keys       Op[KeysRequest, KeySet]            = "auth.keys"
+	AccountGet Op[AccountGetRequest, Account]     = "auth.account.get"
+	Health     Op[HealthRequest, HealthReply]     = "auth.health"
+)
+
+// Bearer is embedded in requests made on behalf of a user. The access token is no member
+// of the request: it travels in the header "Authorization: Bearer …", on the bus as over
+// HTTP.
+type Bearer struct {
+	AccessToken string `json:"-"`
+}
+
+// Credential returns where the access token is kept, for whoever carries the request.
+func (b *Bearer) Credential() *string { return &b.AccessToken }
+
+// ParseBearer returns the token of an Authorization header: "Bearer", in any letter case, and
+// one token (RFC 6750 §2.1). ok is false for anything else.
+func ParseBearer(header string) (token string, ok bool) {
+	scheme, token, ok := strings.Cut(header, " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsAny(token, " \t,") {
+		return "", false
+	}
+	return token, true
+}
+
+// Origin is embedded in requests whose sender is worth remembering.
+type Origin struct {
+	Client *Client `json:"client,omitempty"`
+}
+
+// From returns where the sender is kept, for whoever carries the request.
+func (o *Origin) From() **Client { return &o.Client }
+
+// Client tells where a request comes from. The edge fills it; other callers of the bus may.
+type Client struct {
+	IP        string `json:"ip,omitempty"`        // IPv4 or IPv6 address in text form
+	UserAgent string `json:"userAgent,omitempty"` // as sent; at most 512 bytes are kept
+}
+
+// HealthRequest asks whether requests would succeed.
+type HealthRequest struct{}
+
+// HealthReply says that they would. Otherwise the reply is ErrUnavailable, and its fields
+// name the part that is away.
+type HealthReply struct {
+	Status string `json:"status"` // "ready"
+}

@@ -1,0 +1,123 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"net/http"
+)
+
+// Code names a kind of failure. Clients branch on it, so a released code keeps its spelling.
+type Code string
+
+// The codes of every failure, on the bus and over HTTP.
+const (
+	CodeMalformed          Code = "malformed_request"      // not JSON, wrong type, unknown or duplicate member
+	CodeUnauthenticated    Code = "unauthenticated"        // no token
+	CodeInvalidToken       Code = "invalid_token"          // not ours, or tampered with
+	CodeTokenExpired       Code = "token_expired"          // past its exp
+	CodeTokenRevoked       Code = "token_revoked"          // its session has ended
+	CodeInvalidCredentials Code = "invalid_credentials"    // the one answer to every failed login
+	CodeInsufficientScope  Code = "insufficient_scope"     // a required scope is missing
+	CodeNotFound           Code = "not_found"              // no such thing, or not the caller's
+	CodeMethodNotAllowed   Code = "method_not_allowed"     // HTTP only
+	CodePayloadTooLarge    Code = "payload_too_large"      // more than MaxRequestBytes
+	CodeUnsupportedMedia   Code = "unsupported_media_type" // HTTP only: not application/json
+	CodeEmailTaken         Code = "email_taken"            // the address has an account
+	CodeConflict           Code = "conflict"               // somebody else was faster
+	CodeInvalid            Code = "validation_failed"      // see Fields
+	CodeInternal           Code = "internal"               // nothing else is said
+	CodeUnavailable        Code = "unavailable"            // a part is away; try again
+)
+
+// MaxRequestBytes bounds one request, on the bus and over HTTP.
+const MaxRequestBytes = 64 << 10
+
+// statuses is the only table from code to number.
+var statuses = map[Code]int{
+	CodeMalformed:          http.StatusBadRequest,
+	CodeUnauthenticated:    http.StatusUnauthorized,
+	CodeInvalidToken:       http.StatusUnauthorized,
+	CodeTokenExpired:       http.StatusUnauthorized,
+	CodeTokenRevoked:       http.StatusUnauthorized,
+	CodeInvalidCredentials: http.StatusUnauthorized,
+	CodeInsufficientScope:  http.StatusForbidden,
+	CodeNotFound:           http.StatusNotFound,
+	CodeMethodNotAllowed:   http.StatusMethodNotAllowed,
+	CodePayloadTooLarge:    http.StatusRequestEntityTooLarge,
+	CodeUnsupportedMedia:   http.StatusUnsupportedMediaType,
+	CodeEmailTaken:         http.StatusConflict,
+	CodeConflict:           http.StatusConflict,
+	CodeInvalid:            http.StatusUnprocessableEntity,
+	CodeInternal:           http.StatusInternalServerError,
+	CodeUnavailable:        http.StatusServiceUnavailable,
+}
+
+// Status is the number of a code: the HTTP status, and the service error code on the bus.
+// An unknown code is 500.
+func (c Code) Status() int {
+	if status, ok := statuses[c]; ok {
+		return status
+	}
+	return http.StatusInternalServerError
+}
+
+// Error is a failure its caller may see. Causes are wrapped around it and only logged.
+type Error struct {
+	Code    Code    `json:"code"`
+	Message string  `json:"message"`          // for people; never holds input or internals
+	Fields  []Field `json:"fields,omitempty"` // the members at fault, if some are
+}
+
+// Field names a member of the request and what is wrong with it.
+type Field struct {
+	Field  string `json:"field"`  // the member's path, as in "client.ip"
+	Reason string `json:"reason"` // a stable word, as in "too_short"
+}
+
+// The failures, without particulars. Compare with errors.Is, which looks at the code alone.
+var (
+	ErrMalformed          = &Error{Code: CodeMalformed, Message: "The request is malformed."}
+	ErrUnauthenticated    = &Error{Code: CodeUnauthenticated, Message: "An access token is required."}
+	ErrInvalidToken       = &Error{Code: CodeInvalidToken, Message: "The token is not valid."}
+	ErrTokenExpired       = &Error{Code: CodeTokenExpired, Message: "The token has expired."}
+	ErrTokenRevoked       = &Error{Code: CodeTokenRevoked, Message: "The session of this token has ended."}
+	ErrInvalidCredentials = &Error{Code: CodeInvalidCredentials, Message: "The address or the password is wrong."}
+	ErrInsufficientScope  = &Error{Code: CodeInsufficientScope, Message: "The token lacks a required scope."}
+	ErrNotFound           = &Error{Code: CodeNotFound, Message: "There is no such thing."}
+	ErrMethodNotAllowed   = &Error{Code: CodeMethodNotAllowed, Message: "The method is not allowed here."}
+	ErrPayloadTooLarge    = &Error{Code: CodePayloadTooLarge, Message: "The request is larger than 64 KiB."}
+	ErrUnsupportedMedia   = &Error{Code: CodeUnsupportedMedia, Message: "The body must be application/json in UTF-8."}
+	ErrEmailTaken         = &Error{Code: CodeEmailTaken, Message: "The address has an account already."}
+	ErrConflict           = &Error{Code: CodeConflict, Message: "The request conflicts with another one."}
+	ErrInvalid            = &Error{Code: CodeInvalid, Message: "Some members of the request are not acceptable."}
+	ErrInternal           = &Error{Code: CodeInternal, Message: "Something went wrong on our side."}
+	ErrUnavailable        = &Error{Code: CodeUnavailable, Message: "The service cannot answer now; try again."}
+)
+
+func (e *Error) Error() string { return e.Message }
+
+// Is matches by code, so errors.Is works on both sides of the bus.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code
+}
+
+// With returns e with the members at fault named. e itself stays as it is.
+func (e *Error) With(fields ...Field) *Error {
+	with := *e
+	with.Fields = fields
+	return &with
+}
+
+// Public returns the part of err that may leave the process: the *Error inside it,
+// ErrUnavailable if time ran out, or ErrInternal, which says nothing.
+func Public(err error) *Error {
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, context.DeadlineExceeded):
+		return ErrUnavailable
+	}
+	return ErrInternal
+}

@@ -1,0 +1,85 @@
+package auth
+
+import "time"
+
+// LoginRequest asks for a session.
+type LoginRequest struct {
+	Email    string `json:"email"`
+	Password string `json:"password"`
+	Origin
+}
+
+// LoginReply is a new session with its first tokens.
+type LoginReply struct {
+	Message string `json:"message"` // "Login successful"
+	UserID  UserID `json:"userId"`
+	Tokens
+}
+
+// Tokens is what a session hands out at login and at each refresh.
+type Tokens struct {
+	AccessToken  string `json:"accessToken"`
+	RefreshToken string `json:"refreshToken"`
+	TokenType    string `json:"tokenType"` // "Bearer" (RFC 6750)
+	ExpiresIn    int64  `json:"expiresIn"` // seconds the access token is good for
+	SessionID    string `json:"sessionId"`
+}
+
+// VerifyRequest asks whether an access token is valid now.
+type VerifyRequest struct {
+	Token  string   `json:"token"`
+	Scopes []string `json:"scopes,omitempty"` // all of them are required of the token
+}
+
+// VerifyReply is what a valid access token says.
+type VerifyReply struct {
+	UserID    UserID    `json:"userId"`
+	SessionID string    `json:"sessionId"`
+	Scopes    []string  `json:"scopes"`
+	AMR       []string  `json:"amr"`      // how the user authenticated (RFC 8176)
+	AuthTime  time.Time `json:"authTime"` // when the user authenticated
+	IssuedAt  time.Time `json:"issuedAt"`
+	ExpiresAt time.Time `json:"expiresAt"`
+}
+
+// RefreshRequest exchanges a refresh token for the session's next tokens.
+type RefreshRequest struct {
+	RefreshToken string `json:"refreshToken"`
+	Origin
+}
+
+// LogoutRequest ends the session of a refresh token or of an access token, not both.
+type LogoutRequest struct {
+	Bearer
+	RefreshToken string `json:"refreshToken,omitempty"`
+}
+
+// LogoutReply is empty: the session is gone, whether it was there or not.
+type LogoutReply struct{}
+
+// KeysRequest asks for the public keys of access tokens.
+type KeysRequest struct{}
+
+// KeySet is a JSON Web Key Set (RFC 7517 §5). It is empty when access tokens are HS256.
+type KeySet struct {
+	Keys []Key `json:"keys"`
+}
+
+// Key is the public half of an Ed25519 signing key (RFC 7517 §4, RFC 8037 §2).
+type Key struct {
+	KeyType   string `json:"kty"` // "OKP"
+	Curve     string `json:"crv"` // "Ed25519"
+	X         string `json:"x"`   // 32 bytes, base64url
+	KeyID     string `json:"kid"`
+	Algorithm string `json:"alg"` // "EdDSA"
+	Use       string `json:"use"` // "sig"
+}
+
+// Reason says why a session ended.
+type Reason string
+
+// The reasons that other services may see.
+const (
+	ReasonLogout     Reason = "logout"
+	ReasonTokenReuse Reason = "token_reuse" // a spent refresh token was presented: theft
+)
