@@ -1,0 +1,89 @@
+package email_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/zyotra/auth/internal/email"
+)
+
+func TestParse(t *testing.T) {
+	for _, tt := range []struct{ in, display, key string }{
+		{"ada@example.com", "ada@example.com", "ada@example.com"},
+		{"Ada.Lovelace@Example.COM", "Ada.Lovelace@example.com", "ada.lovelace@example.com"},
+		{"ada+news@example.com", "ada+news@example.com", "ada+news@example.com"},
+		{"Zoë@example.com", "Zoë@example.com", "zoë@example.com"},
+		{"Zoe\u0308@example.com", "Zoë@example.com", "zoë@example.com"},
+		{"a@Bücher.example", "a@xn--bcher-kva.example", "a@xn--bcher-kva.example"},
+		{"a@xn--bcher-kva.example", "a@xn--bcher-kva.example", "a@xn--bcher-kva.example"},
+		{"用户@例子.测试", "用户@xn--fsqu00a.xn--0zwm56d", "用户@xn--fsqu00a.xn--0zwm56d"},
+		{"o'hara!#$%&*+-/=?^_`{|}~@a.b", "o'hara!#$%&*+-/=?^_`{|}~@a.b", "o'hara!#$%&*+-/=?^_`{|}~@a.b"},
+	} {
+		got, err := email.Parse(tt.in)
+		if want := (email.Address{Display: tt.display, Key: tt.key}); err != nil || got != want {
+			t.Errorf("Parse(%q) = %+v, %v, want %+v", tt.in, got, err, want)
+		}
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	for _, in := range []string{
+		"", "@", "a@", "@example.com", "example.com", "a@localhost", "a@[127.0.0.1]", "a@127.0.0.1",
+		"a b@example.com", " a@example.com", "a@example.com ", "a@b@example.com", "a..b@example.com",
+		".a@example.com", "a.@example.com", `"a b"@example.com`, "Ada <ada@example.com>",
+		"a@example..com", "a@-example.com", "a@example.com.", "a@exam_ple.com", "a@example.com\n",
+		"a\x00@example.com", "a\u200b@example.com", "a\u00a0@example.com", "a\xff@example.com",
+		"\u212aate@example.com",  // Kelvin sign
+		"\u0130zmir@example.com", // its lower case begins with i
+		"a@\uff45xample.com",     // full-width e
+		"a@exa\u017fmple.com",    // long s: no letter of a domain
+		"a@example\u3002com",     // ideographic full stop
+		strings.Repeat("a", 65) + "@example.com",
+		"a@" + strings.Repeat("b", 64) + ".com",
+		"a@" + strings.Repeat("b.", 126) + "com",
+	} {
+		if got, err := email.Parse(in); err == nil {
+			t.Errorf("Parse(%q) = %+v", in, got)
+		}
+	}
+}
+
+func TestLookAlikesAreOthers(t *testing.T) {
+	mine, _ := email.Parse("sam@example.com")
+	for _, in := range []string{"\u017fam@example.com", "s\u0430m@example.com", "s\uff41m@example.com", "sam+x@example.com"} {
+		if got, err := email.Parse(in); err == nil && got.Key == mine.Key {
+			t.Errorf("%q is taken for %q", in, mine.Display)
+		}
+	}
+}
+
+// Both forms of an accepted address are accepted, are short enough, and have the same key;
+// an ASCII key comes from ASCII alone.
+func FuzzParse(f *testing.F) {
+	f.Add("Ada.Lovelace+x@Bücher.example")
+	f.Add("\u212a@a.b")
+	f.Add("o\u0308\u0304@ß.de")
+	f.Fuzz(func(t *testing.T, in string) {
+		a, err := email.Parse(in)
+		if err != nil {
+			if a != (email.Address{}) {
+				t.Fatalf("%q: %+v with %v", in, a, err)
+			}
+			return
+		}
+		for _, form := range []string{a.Display, a.Key} {
+			again, err := email.Parse(form)
+			if err != nil || again.Key != a.Key || len(form) > email.MaxBytes {
+				t.Fatalf("%q gives %+v, but %q gives %+v, %v", in, a, form, again, err)
+			}
+		}
+		local := in[:strings.LastIndexByte(in, '@')]
+		if isASCII(a.Key[:strings.LastIndexByte(a.Key, '@')]) && !isASCII(local) {
+			t.Fatalf("%q passes for %q", in, a.Key)
+		}
+	})
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r > 127 })
+}

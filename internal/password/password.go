@@ -1,0 +1,209 @@
+// Package password turns passwords into what may be stored, and compares.
+//
+// A password is taken as Unicode: valid UTF-8 without control characters, brought into
+// composed form (NFC) and otherwise left as it is, so that canonically equivalent
+// spellings are one password and nothing else is (compare RFC 8265 §4.2). It is then keyed
+// with the pepper, which is not in the database (HMAC-SHA-256), written in base64 and
+// given to bcrypt. So every byte counts, though bcrypt reads only 72 and stops at a NUL,
+// and a copy of the database alone cannot be guessed against.
+//
+// The stored string names the scheme and the pepper:
+//
+//	$bcrypt-hmac-sha256$<pepper id>$2a$10$<salt and hash>
+//
+// Plain bcrypt strings, as the service's ancestor and imports bring them, verify too;
+// Compare says when a string should be replaced by a fresh one.
+package password
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/text/unicode/norm"
+
+	"github.com/zyotra/auth/internal/secret"
+)
+
+// Bounds. A password of 64 code points in any script is always taken.
+const (
+	MinLength     = 8   // code points; the setting cannot go below
+	MaxLength     = 256 // code points, before and after normalisation
+	MinCost       = 10
+	MaxCost       = 15
+	maxPlainBytes = 72 // what bcrypt reads of a password that was not keyed first
+)
+
+// Reasons for which a password is not taken.
+const (
+	ReasonTooShort   = "too_short"
+	ReasonTooLong    = "too_long"
+	ReasonNotUnicode = "not_unicode" // invalid UTF-8 or control characters
+)
+
+// scheme begins the strings that Hash makes.
+const scheme = "$bcrypt-hmac-sha256$"
+
+// ErrStored means that a stored string is none of ours: an unknown scheme or pepper, or a
+// cost out of bounds. It is the service's fault, not the user's.
+var ErrStored = errors.New("stored password not understood")
+
+// Hasher hashes and compares. All fields are required.
+type Hasher struct {
+	Peppers   []Pepper // the first keys new strings
+	Cost      int      // bcrypt's cost, MinCost to MaxCost; the work doubles with each
+	MinLength int      // code points
+	dummy     string   // of the current cost, matching nothing
+}
+
+// Pepper keys passwords before they are hashed.
+type Pepper struct {
+	ID  string
+	Key []byte
+}
+
+// New makes a Hasher whose peppers are derived from the master secrets.
+func New(keys secret.Keys, cost, minLength int) *Hasher {
+	h := &Hasher{Cost: cost, MinLength: minLength, dummy: dummy(cost)}
+	for _, k := range keys {
+		h.Peppers = append(h.Peppers, Pepper{ID: k.ID, Key: k.Derive(secret.LabelPepper)})
+	}
+	return h
+}
+
+// dummy is a well-formed bcrypt string that no password is known for.
+func dummy(cost int) string {
+	const alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	var random [53]byte
+	rand.Read(random[:]) // never fails
+	for i, b := range random {
+		random[i] = alphabet[b%64]
+	}
+	random[21] = '.' // the last digit of the salt has four unused bits, that of the hash two
+	random[52] = '.'
+	return fmt.Sprintf("$2a$%02d$%s", cost, random[:])
+}
+
+// Check returns why a new password is not taken, or "".
+func (h *Hasher) Check(password string) string {
+	if utf8.RuneCountInString(password) > MaxLength {
+		return ReasonTooLong
+	}
+	if !isText(password) {
+		return ReasonNotUnicode
+	}
+	switch n := utf8.RuneCountInString(norm.NFC.String(password)); {
+	case n < h.MinLength:
+		return ReasonTooShort
+	case n > MaxLength:
+		return ReasonTooLong
+	}
+	return ""
+}
+
+func isText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+// Hash returns the string to store for a password that Check takes. It costs tens of
+// milliseconds of one core at cost 10, doubling with each.
+func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	hash, err := bcrypt.GenerateFromPassword(h.Peppers[0].digest(password), h.Cost)
+	if err != nil {
+		return "", fmt.Errorf("hash password: %w", err)
+	}
+	return scheme + h.Peppers[0].ID + string(hash), nil
+}
+
+// digest is 44 bytes of base64, without NULs, that differ wherever passwords differ.
+func (p Pepper) digest(password string) []byte {
+	mac := hmac.New(sha256.New, p.Key)
+	mac.Write([]byte(norm.NFC.String(password)))
+	return base64.StdEncoding.AppendEncode(nil, mac.Sum(nil))
+}
+
+// Result is what Compare found.
+type Result struct {
+	Match bool
+	Stale bool // matches, but ought to be stored afresh: other scheme, pepper or cost
+}
+
+// Compare tells whether stored was made from password. An empty stored string, as for an
+// unknown address or an account without a password, matches nothing, and neither does a
+// password that could never be stored; both cost as much as a comparison that fails. It
+// returns ErrStored for strings it does not understand.
+func (h *Hasher) Compare(ctx context.Context, stored, password string) (Result, error) {
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
+		return h.mismatch(), nil
+	}
+	hash, input, err := h.open(stored, password)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(input) > maxPlainBytes {
+		return h.mismatch(), nil // bcrypt would pass over the rest
+	}
+	cost, err := costOf(hash)
+	if err != nil {
+		return Result{}, err
+	}
+	if bcrypt.CompareHashAndPassword([]byte(hash), input) != nil {
+		return Result{}, nil
+	}
+	current := strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost
+	return Result{Match: true, Stale: !current}, nil
+}
+
+// mismatch does the work of a comparison that fails.
+func (h *Hasher) mismatch() Result {
+	bcrypt.CompareHashAndPassword([]byte(h.dummy), h.Peppers[0].digest("")) //nolint:errcheck // it always fails
+	return Result{}
+}
+
+// open splits a stored string into the bcrypt string and what bcrypt is to be given.
+func (h *Hasher) open(stored, password string) (hash string, input []byte, err error) {
+	rest, ours := strings.CutPrefix(stored, scheme)
+	if !ours {
+		return stored, []byte(password), nil
+	}
+	id, hash, _ := strings.Cut(rest, "$")
+	for _, p := range h.Peppers {
+		if p.ID == id {
+			return "$" + hash, p.digest(password), nil
+		}
+	}
+	return "", nil, fmt.Errorf("%w: keyed with an unknown SECRET_KEY", ErrStored)
+}
+
+// costOf checks the form $2a$10$ and 53 characters, which bcrypt itself reads loosely, and
+// the cost, which could otherwise occupy a core for days.
+func costOf(hash string) (int, error) {
+	if len(hash) != 60 || hash[0] != '$' || hash[3] != '$' || hash[6] != '$' {
+		return 0, fmt.Errorf("%w: not bcrypt", ErrStored)
+	}
+	switch hash[1:3] {
+	case "2a", "2b", "2y":
+	default:
+		return 0, fmt.Errorf("%w: unknown kind of bcrypt", ErrStored)
+	}
+	cost, err := strconv.ParseUint(hash[4:6], 10, 8)
+	if err != nil || cost < uint64(bcrypt.MinCost) || cost > MaxCost {
+		return 0, fmt.Errorf("%w: cost out of bounds", ErrStored)
+	}
+	return int(cost), nil
+}

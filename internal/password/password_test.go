@@ -1,0 +1,193 @@
+package password_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/zyotra/auth/internal/password"
+	"github.com/zyotra/auth/internal/secret"
+)
+
+// newHasher is as the service makes it, but for bcrypt's lowest cost.
+func newHasher(t testing.TB, masters ...string) *password.Hasher {
+	t.Helper()
+	if masters == nil {
+		masters = []string{secret.Generate()}
+	}
+	keys, err := secret.Parse(strings.Join(masters, ","))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return password.New(keys, bcrypt.MinCost, password.MinLength)
+}
+
+func hash(t *testing.T, h *password.Hasher, pw string) string {
+	t.Helper()
+	stored, err := h.Hash(context.Background(), pw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stored
+}
+
+func compare(t *testing.T, h *password.Hasher, stored, pw string) password.Result {
+	t.Helper()
+	r, err := h.Compare(context.Background(), stored, pw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestCheckCountsCodePoints(t *testing.T) {
+	h := newHasher(t)
+	for _, tt := range []struct{ name, in, reason string }{
+		{"7 letters", "1234567", "too_short"},
+		{"8 letters", "12345678", ""},
+		{"8 emoji, 32 bytes", strings.Repeat("😀", 8), ""},
+		{"7 composed letters, 14 as typed", strings.Repeat("e\u0301", 7), "too_short"},
+		{"64 emoji, 256 bytes", strings.Repeat("😀", 64), ""},
+		{"256", strings.Repeat("語", 256), ""},
+		{"257", strings.Repeat("a", 257), "too_long"},
+		{"256 that grow when normalised", strings.Repeat("\u0958", 256), "too_long"},
+		{"spaces", "        ", ""},
+		{"NUL", "12345678\x00", "not_unicode"},
+		{"newline", "1234\n5678", "not_unicode"},
+		{"C1 control", "12345678\u0085", "not_unicode"},
+		{"invalid UTF-8", "12345678\xff", "not_unicode"},
+		{"a lone surrogate, as bytes", "12345678\xed\xa0\x80", "not_unicode"},
+	} {
+		if got := h.Check(tt.in); got != tt.reason {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.reason)
+		}
+	}
+}
+
+func TestEveryByteCounts(t *testing.T) {
+	h := newHasher(t)
+	long := strings.Repeat("a", 72)
+	stored := hash(t, h, long+"x")
+	if !compare(t, h, stored, long+"x").Match {
+		t.Error("the right one does not match")
+	}
+	for _, wrong := range []string{long, long + "y", long + "X", long + "x ", long + "x\x00", ""} {
+		if compare(t, h, stored, wrong).Match {
+			t.Errorf("%q matches", wrong)
+		}
+	}
+}
+
+func TestEquivalentSpellingsMatch(t *testing.T) {
+	h := newHasher(t)
+	stored := hash(t, h, "Zoe\u0308 Zoë \u212bngström")
+	if !compare(t, h, stored, "Zoë Zoe\u0308 Ångstro\u0308m").Match {
+		t.Error("an equivalent spelling does not match")
+	}
+	for _, other := range []string{"zoë Zoë Ångström", "Zoë\u00a0Zoë Ångström", "Ｚoë Zoë Ångström"} {
+		if compare(t, h, stored, other).Match {
+			t.Errorf("%q matches", other)
+		}
+	}
+}
+
+func TestPlainBcryptVerifiesAndIsStale(t *testing.T) {
+	h := newHasher(t)
+	raw, err := bcrypt.GenerateFromPassword([]byte("ancestor's password"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"2a", "2b", "2y"} {
+		stored := strings.Replace(string(raw), "2a", kind, 1)
+		if got := compare(t, h, stored, "ancestor's password"); got != (password.Result{Match: true, Stale: true}) {
+			t.Errorf("%s: %+v", kind, got)
+		}
+		if compare(t, h, stored, "another password").Match {
+			t.Errorf("%s: another password matches", kind)
+		}
+	}
+}
+
+func TestPlainBcryptTakesNoMoreThanItReads(t *testing.T) {
+	h := newHasher(t)
+	long := strings.Repeat("a", 72)
+	raw, err := bcrypt.GenerateFromPassword([]byte(long), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !compare(t, h, string(raw), long).Match {
+		t.Error("72 bytes do not match")
+	}
+	if compare(t, h, string(raw), long+"b").Match {
+		t.Error("a 73rd byte is passed over")
+	}
+}
+
+func TestStaleByCostAndPepper(t *testing.T) {
+	oldMaster, newMaster := secret.Generate(), secret.Generate()
+	old := newHasher(t, oldMaster)
+	stored := hash(t, old, "correct horse")
+	if got := compare(t, old, stored, "correct horse"); got.Stale {
+		t.Error("a fresh string is stale")
+	}
+	rotated := newHasher(t, newMaster, oldMaster)
+	if got := compare(t, rotated, stored, "correct horse"); got != (password.Result{Match: true, Stale: true}) {
+		t.Errorf("old pepper: %+v", got)
+	}
+	old.Cost++
+	if got := compare(t, old, stored, "correct horse"); got != (password.Result{Match: true, Stale: true}) {
+		t.Errorf("old cost: %+v", got)
+	}
+	if _, err := newHasher(t, newMaster).Compare(context.Background(), stored, "correct horse"); !errors.Is(err, password.ErrStored) {
+		t.Errorf("unknown pepper: %v", err)
+	}
+}
+
+func TestNothingStoredMatchesNothing(t *testing.T) {
+	h := newHasher(t)
+	for _, pw := range []string{"", "password", strings.Repeat("a", 10000), "\x00"} {
+		if compare(t, h, "", pw).Match {
+			t.Errorf("%q matches", pw)
+		}
+	}
+}
+
+func TestAGoneCallerIsNotHashedFor(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	h := newHasher(t)
+	if _, err := h.Hash(ctx, "correct horse"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Hash: %v", err)
+	}
+	if _, err := h.Compare(ctx, "", "correct horse"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Compare: %v", err)
+	}
+}
+
+// Whatever is stored, Compare ends soon, with a mismatch or ErrStored.
+func FuzzCompare(f *testing.F) {
+	h := newHasher(f)
+	good, err := h.Hash(context.Background(), "correct horse")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(strings.Replace(good, "$04$", "$31$", 1))
+	f.Add("$2a$04$7EqJtq98hPqEX7fNZaFWoOhi5lUOIf7i2h3nI0VHnXJ5V7Ff1mZ1y")
+	f.Add("$bcrypt-hmac-sha256$$")
+	f.Fuzz(func(t *testing.T, stored string) {
+		if len(stored) > 6 && strings.Contains(stored, "$1") {
+			return // costs of 10 and more are real work: too slow to fuzz
+		}
+		r, err := h.Compare(context.Background(), stored, "wrong password")
+		if err != nil && !errors.Is(err, password.ErrStored) {
+			t.Fatalf("%q: undocumented error %v", stored, err)
+		}
+		if r.Match || r.Stale {
+			t.Fatalf("%q matches", stored)
+		}
+	})
+}

@@ -1,0 +1,134 @@
+// Package secret holds the master secret and what is derived from it.
+//
+// There is one secret of 32 bytes. Every other one is derived from it by HKDF-SHA-256
+// (RFC 5869) with a label of its own, so that none tells anything of another. While the
+// master secret is being replaced there are two: the first makes everything new, the
+// second still opens what it made.
+package secret
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Size is the length of a master secret in bytes.
+const Size = 32
+
+// Label names what a derived secret is for.
+type Label string
+
+// The purposes of derived secrets. A released label never changes.
+const (
+	LabelID      Label = "zyotra/auth/v1/id"
+	LabelPepper  Label = "zyotra/auth/v1/pepper"
+	LabelRefresh Label = "zyotra/auth/v1/refresh"
+	labelSeal    Label = "zyotra/auth/v1/seal"
+)
+
+// ErrSealed means that none of the keys opens what was sealed.
+var ErrSealed = errors.New("sealed with another SECRET_KEY, or damaged")
+
+// Key is one master secret.
+type Key struct {
+	ID  string // tells keys apart without telling the key: 8 hex digits
+	raw []byte
+}
+
+// Keys are the master secrets in use, the current one first. There are one or two.
+type Keys []Key
+
+// Generate makes the text of a new master secret, as Parse reads it.
+func Generate() string {
+	raw := make([]byte, Size)
+	rand.Read(raw) // never fails
+	return base64.StdEncoding.EncodeToString(raw)
+}
+
+// Parse reads one or two master secrets: base64 (standard alphabet, padded) of 32 bytes
+// each, comma-separated, the current one first. Its errors never hold the secret.
+func Parse(text string) (Keys, error) {
+	var keys Keys
+	for part := range strings.SplitSeq(strings.TrimSpace(text), ",") {
+		raw, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(part))
+		if err != nil || len(raw) != Size {
+			return nil, fmt.Errorf("is not base64 of %d bytes", Size)
+		}
+		if Weak(raw) {
+			return nil, errors.New("is not random")
+		}
+		keys = append(keys, Key{ID: hex.EncodeToString(derive(raw, LabelID, 4)), raw: raw})
+	}
+	switch {
+	case len(keys) > 2:
+		return nil, errors.New("holds more than two values")
+	case len(keys) == 2 && keys[0].ID == keys[1].ID:
+		return nil, errors.New("holds the same value twice")
+	}
+	return keys, nil
+}
+
+// Weak tells whether a secret cannot have come from a random generator: less than a third
+// of its bytes differ. Of 32 random bytes that never happens (fewer than 11 different
+// ones: about 2^-60).
+func Weak(raw []byte) bool {
+	distinct := 0
+	for b := range 256 {
+		if bytes.IndexByte(raw, byte(b)) >= 0 {
+			distinct++
+		}
+	}
+	return distinct < min(len(raw), Size)/3
+}
+
+// Derive returns the 32-byte secret of the label.
+func (k Key) Derive(label Label) []byte { return derive(k.raw, label, Size) }
+
+func derive(raw []byte, label Label, size int) []byte {
+	out, err := hkdf.Key(sha256.New, raw, nil, string(label), size)
+	if err != nil {
+		panic(err) // only for sizes beyond 255 hashes
+	}
+	return out
+}
+
+// Seal encrypts plain with the current key by AES-256-GCM, bound to the row it is kept in:
+// moved to another row it does not open.
+func (ks Keys) Seal(plain []byte, row string) ([]byte, error) {
+	aead, err := ks[0].aead()
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(nil, nil, plain, []byte(row)), nil
+}
+
+// Open decrypts what Seal made for the row with any of the keys. It returns ErrSealed if
+// none does.
+func (ks Keys) Open(sealed []byte, row string) ([]byte, error) {
+	for _, k := range ks {
+		aead, err := k.aead()
+		if err != nil {
+			return nil, err
+		}
+		if plain, err := aead.Open(nil, nil, sealed, []byte(row)); err == nil {
+			return plain, nil
+		}
+	}
+	return nil, ErrSealed
+}
+
+func (k Key) aead() (cipher.AEAD, error) {
+	block, err := aes.NewCipher(k.Derive(labelSeal))
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}

@@ -1,0 +1,128 @@
+// Package strictjson reads requests. It reads what the types document and nothing else:
+// unknown, duplicate, case-folded and wrongly typed members, null, invalid UTF-8, lone
+// surrogates, and anything before or after the one value are refused, never repaired.
+//
+// It is encoding/json/v2 in its published module, which is the standard library's own
+// from Go 1.27 on, with the options that RFC 8259 §4 and RFC 7493 (I-JSON) ask for.
+package strictjson
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/zyotra/auth"
+)
+
+// Reasons given for a member at fault.
+const (
+	ReasonUnknown   = "unknown_member"
+	ReasonDuplicate = "duplicate_member"
+	ReasonType      = "wrong_type"
+	ReasonUnicode   = "not_unicode"
+	ReasonSyntax    = "syntax"
+)
+
+// maxNameBytes bounds what is repeated of a member's name that the sender chose.
+const maxNameBytes = 64
+
+var errNull = errors.New("null is not a value here")
+
+// strict refuses null, which the decoder would read as "leave it alone". Deep nesting
+// needs no rule: no type nests deeper than its documented members.
+var strict = json.JoinOptions(
+	json.RejectUnknownMembers(true),
+	json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, _ any) error {
+		if d.PeekKind() == 'n' {
+			return errNull
+		}
+		return errors.ErrUnsupported // go on as usual
+	})),
+)
+
+// lenient allows members that the type does not have, and is strict in all else.
+var lenient = json.JoinOptions(strict, json.RejectUnknownMembers(false))
+
+// Unmarshal reads the one JSON value in data into v, a pointer to a struct. It returns an
+// auth.CodeMalformed error that names the member at fault; v is then not to be used.
+// More than auth.MaxRequestBytes is auth.ErrPayloadTooLarge.
+func Unmarshal(data []byte, v any) error {
+	if len(data) > auth.MaxRequestBytes {
+		return auth.ErrPayloadTooLarge
+	}
+	if err := json.Unmarshal(data, v, strict); err != nil {
+		return malformed(data, err)
+	}
+	return nil
+}
+
+// UnmarshalKnown is Unmarshal, but passes over members that v's type does not have: for
+// what newer versions of ourselves may have written more into.
+func UnmarshalKnown(data []byte, v any) error {
+	if err := json.Unmarshal(data, v, lenient); err != nil {
+		return malformed(data, err)
+	}
+	return nil
+}
+
+// malformed tells the sender which member is at fault.
+func malformed(data []byte, err error) error {
+	var syntactic *jsontext.SyntacticError
+	if errors.As(err, &syntactic) {
+		return at(syntactic.JSONPointer, syntaxReason(data, syntactic.Err))
+	}
+	var semantic *json.SemanticError
+	if errors.As(err, &semantic) {
+		return at(semantic.JSONPointer, typeReason(semantic.Err))
+	}
+	return fmt.Errorf("%w: %w", auth.ErrMalformed, err)
+}
+
+func at(p jsontext.Pointer, reason string) error {
+	return auth.ErrMalformed.With(auth.Field{Field: path(p), Reason: reason})
+}
+
+func syntaxReason(data []byte, err error) string {
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return ReasonDuplicate
+	case !utf8.Valid(data):
+		return ReasonUnicode
+	}
+	return ReasonSyntax
+}
+
+func typeReason(err error) string {
+	if errors.Is(err, json.ErrUnknownName) {
+		return ReasonUnknown
+	}
+	return ReasonType
+}
+
+// path writes a JSON Pointer the way people name members: client.ip. What the sender
+// chose is cut and cleaned before it is repeated.
+func path(p jsontext.Pointer) string {
+	var parts []string
+	for token := range p.Tokens() {
+		parts = append(parts, token)
+	}
+	clean := strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.Join(parts, "."))
+	if len(clean) <= maxNameBytes {
+		return clean
+	}
+	clean = clean[:maxNameBytes]
+	for !utf8.ValidString(clean) {
+		clean = clean[:len(clean)-1]
+	}
+	return clean + "…"
+}

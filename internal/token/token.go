@@ -1,0 +1,183 @@
+// Package token issues and reads the service's two kinds of JSON Web Token.
+//
+// An access token (typ "at+jwt", RFC 9068) says who is asking; it is signed with Ed25519,
+// or with HMAC-SHA-256 where the service's ancestor is followed, and anybody holding the
+// keys can read it. A refresh token (typ "rt+jwt") names a session and a generation; it is
+// signed with HMAC-SHA-256 and only the service reads it.
+//
+// Reading is strict (RFC 8725): size and spelling are checked before anything is decoded,
+// so that one token has one spelling; the header may hold alg, kid and typ and nothing
+// else, which leaves no room for crit, jwk, jku or x5u; kid picks a key from a fixed set
+// and the key, not the token, decides the algorithm. golang-jwt does the signatures and
+// the registered claims.
+package token
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/strictjson"
+)
+
+// MaxBytes is the longest token that is looked at.
+const MaxBytes = 4096
+
+// Leeway is how far the clock of whoever issued a token may be ahead when iat and nbf are
+// checked; RFC 7519 §4.1.5 allows "usually no more than a few minutes". exp is exact.
+const Leeway = time.Minute
+
+// The values of typ.
+const (
+	typeAccess  = "at+jwt"
+	typeRefresh = "rt+jwt"
+)
+
+// Key verifies, and if it has the private half or is symmetric also signs. It is used with
+// one algorithm: Ed25519 keys with EdDSA, secrets with HS256.
+type Key struct {
+	ID      string             // kid; "" only for the one secret of a set
+	Public  ed25519.PublicKey  // or
+	Private ed25519.PrivateKey // together with Public
+	Secret  []byte             // or this one alone
+}
+
+// method and the key in the type that the method wants.
+func (k Key) verifier() (jwt.SigningMethod, any) {
+	if k.Secret != nil {
+		return jwt.SigningMethodHS256, k.Secret
+	}
+	return jwt.SigningMethodEdDSA, k.Public
+}
+
+func (k Key) signer() (jwt.SigningMethod, any) {
+	if k.Secret != nil {
+		return jwt.SigningMethodHS256, k.Secret
+	}
+	return jwt.SigningMethodEdDSA, k.Private
+}
+
+// header is all that a header of ours holds.
+type header struct {
+	Alg string `json:"alg"`
+	Kid string `json:"kid"`
+	Typ string `json:"typ"`
+}
+
+// sign writes a token of the type.
+func sign(typ string, k Key, claims jwt.Claims) (string, error) {
+	method, key := k.signer()
+	t := jwt.NewWithClaims(method, claims)
+	t.Header["typ"] = typ
+	if k.ID != "" {
+		t.Header["kid"] = k.ID
+	}
+	return t.SignedString(key)
+}
+
+// open checks spelling, type and signature, and returns the claims' JSON. find looks up
+// the keys a kid may mean; it must cost next to nothing for an unknown one.
+func open(typ, text string, find func(kid string) []Key) ([]byte, error) {
+	parts, err := split(text)
+	if err != nil {
+		return nil, err
+	}
+	var h header
+	if err := strictjson.Unmarshal(parts[0], &h); err != nil {
+		return nil, invalid(err)
+	}
+	if h.Typ != typ {
+		return nil, invalid(fmt.Errorf("typ is not %q", typ))
+	}
+	signed := text[:strings.LastIndexByte(text, '.')]
+	for _, k := range find(h.Kid) {
+		method, key := k.verifier()
+		if h.Alg == method.Alg() && method.Verify(signed, parts[2], key) == nil {
+			return parts[1], nil
+		}
+	}
+	return nil, invalid(errors.New("signed with none of our keys"))
+}
+
+// split decodes the three parts of a token (RFC 7515 §3.1). Go's decoder would pass over
+// line breaks, so the alphabet is checked as well.
+func split(text string) (parts [3][]byte, err error) {
+	if len(text) > MaxBytes {
+		return parts, invalid(errors.New("too long"))
+	}
+	segments := strings.Split(text, ".")
+	if len(segments) != len(parts) {
+		return parts, invalid(errors.New("not three parts"))
+	}
+	for i, segment := range segments {
+		if segment == "" || strings.ContainsAny(segment, "\r\n") {
+			return parts, invalid(errors.New("not base64url"))
+		}
+		parts[i], err = base64.RawURLEncoding.Strict().DecodeString(segment)
+		if err != nil {
+			return parts, invalid(err)
+		}
+	}
+	return parts, nil
+}
+
+// check validates the times of claims and whatever else the options ask for.
+func check(claims jwt.Claims, now time.Time, options ...jwt.ParserOption) error {
+	options = append(options, jwt.WithExpirationRequired(), jwt.WithTimeFunc(func() time.Time { return now }))
+	err := jwt.NewValidator(options...).Validate(claims)
+	switch {
+	case err == nil:
+	case errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) && !errors.Is(err, jwt.ErrTokenInvalidAudience):
+		return fmt.Errorf("%w: %w", auth.ErrTokenExpired, err)
+	default:
+		return invalid(err)
+	}
+	iat, err := claims.GetIssuedAt()
+	if err != nil || iat == nil || iat.After(now.Add(Leeway)) {
+		return invalid(errors.New("iat is missing or in the future"))
+	}
+	return nil
+}
+
+func invalid(cause error) error { return fmt.Errorf("%w: %w", auth.ErrInvalidToken, cause) }
+
+// registered are the claims that both kinds have. They are whole seconds, as RFC 7519 §2
+// writes NumericDate at its simplest. A missing one is zero, and zero is refused.
+type registered struct {
+	Issuer    string `json:"iss,omitempty"`
+	Audience  string `json:"aud,omitempty"`
+	Subject   string `json:"sub"`
+	IssuedAt  int64  `json:"iat"`
+	NotBefore int64  `json:"nbf,omitempty"`
+	Expires   int64  `json:"exp"`
+	ID        string `json:"jti"`
+	SessionID string `json:"sid"`
+}
+
+func (c registered) GetIssuer() (string, error)                   { return c.Issuer, nil }
+func (c registered) GetSubject() (string, error)                  { return c.Subject, nil }
+func (c registered) GetAudience() (jwt.ClaimStrings, error)       { return jwt.ClaimStrings{c.Audience}, nil }
+func (c registered) GetIssuedAt() (*jwt.NumericDate, error)       { return date(c.IssuedAt), nil }
+func (c registered) GetExpirationTime() (*jwt.NumericDate, error) { return date(c.Expires), nil }
+
+// GetNotBefore gives nbf with the leeway already taken off, which the validator would
+// otherwise grant to exp as well.
+func (c registered) GetNotBefore() (*jwt.NumericDate, error) {
+	if c.NotBefore == 0 {
+		return nil, nil
+	}
+	return date(c.NotBefore - int64(Leeway/time.Second)), nil
+}
+
+func date(seconds int64) *jwt.NumericDate {
+	if seconds == 0 {
+		return nil
+	}
+	return jwt.NewNumericDate(time.Unix(seconds, 0))
+}
