@@ -1,0 +1,226 @@
+// Package migrations holds the schema, as numbered steps up and down, once for Postgres
+// and once for SQLite. The numbers are the same in both folders.
+//
+// A step and the note that it was applied are one transaction, so a process that dies
+// half-way leaves nothing half done. On Postgres the instances of a service take turns by
+// an advisory lock; SQLite has one process.
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect"
+	"github.com/uptrace/bun/migrate"
+)
+
+//go:embed postgres/*.sql sqlite/*.sql
+var files embed.FS
+
+// table remembers the applied steps.
+const table = "schema_migrations"
+
+// lockID is the advisory lock of everyone who changes the schema: "zyotra" in ASCII.
+const lockID = 0x7a796f747261
+
+// The ways in which a database and this binary may not fit.
+var (
+	ErrPending = errors.New("the database lacks migrations")
+	ErrNewer   = errors.New("the database was migrated by a newer version")
+)
+
+// Step is one migration.
+type Step struct {
+	Name      string    // as in "0001_accounts"
+	AppliedAt time.Time // zero if it is not
+	Known     bool      // false if only a newer version knows it
+}
+
+// Up applies the steps that are missing and returns them, oldest first. If one fails,
+// those before it stay applied. It returns ErrNewer, and does nothing, if the database
+// knows steps that this binary does not.
+func Up(ctx context.Context, db *bun.DB) ([]string, error) {
+	m, err := migrator(db, migrate.AfterMigration(markInTransaction))
+	if err != nil {
+		return nil, err
+	}
+	var done []string
+	err = locked(ctx, db, func() error {
+		if err := m.Init(ctx); err != nil {
+			return fmt.Errorf("prepare migrations: %w", err)
+		}
+		if err := checkNewer(ctx, m); err != nil {
+			return err
+		}
+		group, err := m.Migrate(ctx)
+		done = names(group.Migrations, err)
+		return err
+	})
+	return done, err
+}
+
+// Down undoes the steps that the last Up applied, and returns them in that order.
+func Down(ctx context.Context, db *bun.DB) ([]string, error) {
+	m, err := migrator(db)
+	if err != nil {
+		return nil, err
+	}
+	var undone []string
+	err = locked(ctx, db, func() error {
+		if err := m.Init(ctx); err != nil {
+			return fmt.Errorf("prepare migrations: %w", err)
+		}
+		if err := checkNewer(ctx, m); err != nil {
+			return err
+		}
+		group, err := m.Rollback(ctx)
+		undone = names(group.Migrations, err)
+		return err
+	})
+	return undone, err
+}
+
+// Status lists all steps, oldest first. It changes nothing.
+func Status(ctx context.Context, db *bun.DB) ([]Step, error) {
+	fresh, err := isFresh(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		all, err := discover(db)
+		if err != nil {
+			return nil, err
+		}
+		return steps(all.Sorted(), true), nil
+	}
+	m, err := migrator(db)
+	if err != nil {
+		return nil, err
+	}
+	known, err := m.MigrationsWithStatus(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read migrations: %w", err)
+	}
+	newer, err := m.MissingMigrations(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read migrations: %w", err)
+	}
+	return append(steps(known, true), steps(newer, false)...), nil
+}
+
+func steps(list migrate.MigrationSlice, known bool) []Step {
+	out := make([]Step, len(list))
+	for i, m := range list {
+		out[i] = Step{Name: m.String(), AppliedAt: m.MigratedAt.UTC(), Known: known}
+	}
+	return out
+}
+
+// Check returns nil if database and binary fit, ErrPending or ErrNewer if they do not.
+func Check(ctx context.Context, db *bun.DB) error {
+	list, err := Status(ctx, db)
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		switch {
+		case !s.Known:
+			return fmt.Errorf("%w: it has %s", ErrNewer, s.Name)
+		case s.AppliedAt.IsZero():
+			return fmt.Errorf("%w: %s", ErrPending, s.Name)
+		}
+	}
+	return nil
+}
+
+// discover reads the dialect's steps.
+func discover(db *bun.DB) (*migrate.Migrations, error) {
+	folder := "postgres"
+	if db.Dialect().Name() == dialect.SQLite {
+		folder = "sqlite"
+	}
+	sub, err := fs.Sub(files, folder)
+	if err != nil {
+		return nil, err
+	}
+	found := migrate.NewMigrations()
+	if err := found.Discover(sub); err != nil {
+		return nil, fmt.Errorf("read embedded migrations: %w", err)
+	}
+	return found, nil
+}
+
+func migrator(db *bun.DB, options ...migrate.MigratorOption) (*migrate.Migrator, error) {
+	found, err := discover(db)
+	if err != nil {
+		return nil, err
+	}
+	options = append(options, migrate.WithTableName(table), migrate.WithLocksTableName(table+"_locks"),
+		migrate.WithMarkAppliedOnSuccess(true), migrate.WithUpsert(true))
+	return migrate.NewMigrator(db, found, options...), nil
+}
+
+// markInTransaction notes a step as applied in the step's own transaction. The migrator
+// notes it again afterwards, which then changes nothing.
+func markInTransaction(ctx context.Context, tx bun.IConn, step *migrate.Migration) error {
+	note := fmt.Sprintf("INSERT INTO %s (name, group_id, migrated_at) VALUES ('%s', %d, '%s')",
+		table, step.Name, step.GroupID, time.Now().UTC().Format("2006-01-02 15:04:05.999999-07:00"))
+	_, err := tx.ExecContext(ctx, note)
+	return err
+}
+
+func checkNewer(ctx context.Context, m *migrate.Migrator) error {
+	missing, err := m.MissingMigrations(ctx)
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("%w: it has %s", ErrNewer, missing[0].Name)
+	}
+	return nil
+}
+
+// locked runs fn while no other instance changes the schema. The lock is a transaction's,
+// so that it ends with the connection and works behind PgBouncer.
+func locked(ctx context.Context, db *bun.DB, fn func() error) error {
+	if db.Dialect().Name() == dialect.SQLite {
+		return fn()
+	}
+	return db.RunInTx(ctx, &sql.TxOptions{}, func(ctx context.Context, tx bun.Tx) error {
+		if _, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock(?)", lockID); err != nil {
+			return fmt.Errorf("lock migrations: %w", err)
+		}
+		return fn()
+	})
+}
+
+// isFresh tells whether nothing was ever migrated here.
+func isFresh(ctx context.Context, db *bun.DB) (bool, error) {
+	query := "SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = ?"
+	if db.Dialect().Name() == dialect.SQLite {
+		query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+	}
+	var n int
+	if err := db.NewRaw(query, table).Scan(ctx, &n); err != nil {
+		return false, fmt.Errorf("look for migrations: %w", err)
+	}
+	return n == 0, nil
+}
+
+// names lists the steps of a group; the last one did not happen if err is set.
+func names(group migrate.MigrationSlice, err error) []string {
+	if err != nil && len(group) > 0 {
+		group = group[:len(group)-1]
+	}
+	var list []string
+	for _, m := range group {
+		list = append(list, m.String())
+	}
+	return list
+}

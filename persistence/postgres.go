@@ -1,0 +1,71 @@
+package persistence
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"hash/fnv"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect/pgdialect"
+)
+
+// connectTimeout bounds one attempt to reach Postgres.
+const connectTimeout = 5 * time.Second
+
+func openPostgres(ctx context.Context, url string) (*Store, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("not a Postgres URL that can be read") // pgx's error repeats the URL
+	}
+	// bun writes the values into the statement itself, so there is nothing to prepare, and
+	// nothing that PgBouncer would lose between two transactions.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	pool := stdlib.OpenDB(*config)
+	pool.SetMaxOpenConns(max(16, 4*runtime.GOMAXPROCS(0)))
+	pool.SetMaxIdleConns(max(16, 4*runtime.GOMAXPROCS(0)))
+	pool.SetConnMaxIdleTime(5 * time.Minute)
+
+	db := bun.NewDB(pool, pgdialect.New())
+	if err := db.PingContext(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &Store{
+		write: db, read: db, db: db, close: db.Close,
+		dialect: dialect{forShare: "SHARE", lock: lockPostgres, isAway: isPostgresAway},
+	}, nil
+}
+
+func lockPostgres(ctx context.Context, tx bun.IDB, name string) error {
+	h := fnv.New64a()
+	h.Write([]byte("zyotra/auth/" + name))
+	_, err := tx.NewRaw("SELECT pg_advisory_xact_lock(?)", int64(h.Sum64())).Exec(ctx)
+	return err
+}
+
+// isPostgresAway knows failures of the connection, and the server's own words for it:
+// class 08 connection exception, 53 out of resources, 57P shut down or starting.
+func isPostgresAway(err error) bool {
+	var refused *pgconn.ConnectError
+	var network net.Error
+	if errors.As(err, &refused) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return true
+	}
+	var answer *pgconn.PgError
+	if !errors.As(err, &answer) {
+		return false
+	}
+	return strings.HasPrefix(answer.Code, "08") || strings.HasPrefix(answer.Code, "53") || strings.HasPrefix(answer.Code, "57P")
+}

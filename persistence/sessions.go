@@ -1,0 +1,113 @@
+package persistence
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/uptrace/bun"
+
+	"github.com/zyotra/auth"
+)
+
+type sessionRow struct {
+	bun.BaseModel `bun:"table:login_sessions,alias:s"`
+
+	ID           string      `bun:"id,pk"`
+	UserID       auth.UserID `bun:"user_id"`
+	Generation   int64       `bun:"generation"`
+	AMR          string      `bun:"amr"` // space-separated
+	CreatedAt    time.Time   `bun:"created_at"`
+	CreatedIP    string      `bun:"created_ip"`
+	CreatedAgent string      `bun:"created_agent"`
+	UsedAt       time.Time   `bun:"used_at"`
+	UsedIP       string      `bun:"used_ip"`
+	UsedAgent    string      `bun:"used_agent"`
+	ExpiresAt    time.Time   `bun:"expires_at"`
+	DeadlineAt   time.Time   `bun:"deadline_at"`
+	RevokedAt    time.Time   `bun:"revoked_at,nullzero"`
+	RevokeReason string      `bun:"revoke_reason,nullzero"`
+}
+
+// Session is a login and what has become of it.
+type Session struct {
+	ID         string
+	UserID     auth.UserID
+	Generation int64     // of the current refresh token, from 1
+	AMR        []string  // RFC 8176
+	CreatedAt  time.Time // when the user authenticated
+	Created    auth.Client
+	UsedAt     time.Time // when the current refresh token was issued
+	Used       auth.Client
+	ExpiresAt  time.Time // of the current refresh token
+	DeadlineAt time.Time // beyond which no refreshing leads
+	RevokedAt  time.Time // zero while nobody ended it
+}
+
+// CreateSession stores a new session: its first generation, used when it was created.
+func (s *Store) CreateSession(ctx context.Context, n Session) error {
+	row := sessionRow{
+		ID: n.ID, UserID: n.UserID, Generation: n.Generation, AMR: strings.Join(n.AMR, " "),
+		CreatedAt: n.CreatedAt, CreatedIP: n.Created.IP, CreatedAgent: n.Created.UserAgent,
+		UsedAt: n.UsedAt, UsedIP: n.Used.IP, UsedAgent: n.Used.UserAgent,
+		ExpiresAt: n.ExpiresAt, DeadlineAt: n.DeadlineAt,
+	}
+	_, err := s.write.NewInsert().Model(&row).Exec(ctx)
+	return s.fault("insert session", err)
+}
+
+// Session returns the session, live or ended, or auth.ErrNotFound.
+func (s *Store) Session(ctx context.Context, id string) (Session, error) {
+	var row sessionRow
+	if err := s.read.NewSelect().Model(&row).Where("id = ?", id).Scan(ctx); err != nil {
+		return Session{}, s.fault("select session", err)
+	}
+	return row.session(), nil
+}
+
+// Step is one refresh.
+type Step struct {
+	SessionID  string
+	Generation int64     // of the token presented
+	At         time.Time // now
+	ExpiresAt  time.Time // of the next token, if the deadline allows as much
+	Client     auth.Client
+}
+
+// AdvanceSession moves the session of a current refresh token to its next generation, in
+// one statement, so that of several at once one succeeds. It returns the session as it is
+// then, or auth.ErrNotFound if the token is not the current one of a live session.
+func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
+	var row sessionRow
+	err := s.write.NewUpdate().Model(&row).
+		Set("generation = generation + 1").
+		Set("used_at = ?", step.At).
+		Set("used_ip = ?", step.Client.IP).
+		Set("used_agent = ?", step.Client.UserAgent).
+		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", step.ExpiresAt, step.ExpiresAt).
+		Where("id = ? AND generation = ? AND revoked_at IS NULL", step.SessionID, step.Generation).
+		Where("expires_at > ?", step.At).
+		Returning("*").Scan(ctx)
+	if err != nil {
+		return Session{}, s.fault("advance session", err)
+	}
+	return row.session(), nil
+}
+
+// EndSession ends a live session and tells whether it did: false if it had ended before,
+// or never was.
+func (s *Store) EndSession(ctx context.Context, id string, reason auth.Reason, at time.Time) (bool, error) {
+	ended, err := changed(s.write.NewUpdate().Model((*sessionRow)(nil)).
+		Set("revoked_at = ?", at).Set("revoke_reason = ?", reason).
+		Where("id = ? AND revoked_at IS NULL", id).Exec(ctx))
+	return ended, s.fault("end session", err)
+}
+
+func (r sessionRow) session() Session {
+	return Session{
+		ID: r.ID, UserID: r.UserID, Generation: r.Generation, AMR: strings.Fields(r.AMR),
+		CreatedAt: r.CreatedAt.UTC(), Created: auth.Client{IP: r.CreatedIP, UserAgent: r.CreatedAgent},
+		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
+		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
+	}
+}

@@ -1,0 +1,79 @@
+package persistence
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"runtime"
+
+	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect/sqlitedialect"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// openSQLite opens the file, made readable by its owner alone if it is new: one connection
+// writes, so that transactions wait for each other here and not in SQLite, and a pool
+// reads. With the write-ahead log neither hinders the other.
+func openSQLite(ctx context.Context, path string) (*Store, error) {
+	if path == "" {
+		return nil, errors.New("sqlite:// needs a path")
+	}
+	// SQLite gives the log and the index the mode of the file.
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := file.Close(); err != nil {
+		return nil, err
+	}
+	writer, err := openPool(ctx, path, "_txlock=immediate&_pragma=synchronous(FULL)", 1)
+	if err != nil {
+		return nil, err
+	}
+	reader, err := openPool(ctx, path, "_pragma=query_only(1)", max(4, runtime.GOMAXPROCS(0)))
+	if err != nil {
+		return nil, errors.Join(err, writer.Close())
+	}
+	return &Store{
+		write: writer, read: reader, db: writer,
+		close:   func() error { return errors.Join(reader.Close(), writer.Close()) },
+		dialect: dialect{lock: lockSQLite, isAway: isSQLiteAway},
+	}, nil
+}
+
+func openPool(ctx context.Context, path, options string, connections int) (*bun.DB, error) {
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
+		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=foreign_keys(1)&" + options
+	pool, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, err
+	}
+	pool.SetMaxOpenConns(connections)
+	pool.SetMaxIdleConns(connections)
+	db := bun.NewDB(pool, sqlitedialect.New())
+	if err := db.PingContext(ctx); err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
+	}
+	return db, nil
+}
+
+// lockSQLite has nothing to do: there is one writer.
+func lockSQLite(context.Context, bun.IDB, string) error { return nil }
+
+// isSQLiteAway knows a file that is locked by another process, gone or on a full disk.
+func isSQLiteAway(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff { // the rest is the extended code
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
+		sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_INTERRUPT:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,107 @@
+// Package persistence keeps the service's rows: users, their sessions and the keys that
+// sign access tokens, in Postgres or in SQLite.
+//
+// A Store stands for the database, or for one transaction inside Tx; the queries are the
+// same. What they share is written once; what differs between the two databases stands in
+// postgres.go and sqlite.go. Rows are private to the package: what goes out are the plain
+// structs beside the queries, and auth's errors. Times go in from the caller, in UTC and
+// cut to microseconds, which both databases keep exactly.
+package persistence
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/uptrace/bun"
+
+	"github.com/zyotra/auth"
+)
+
+// Store reads and writes the service's tables, on the database or inside one transaction.
+type Store struct {
+	write bun.IDB // takes every change
+	read  bun.IDB // may be another pool of connections, for reads outside of a transaction
+	db    *bun.DB
+	close func() error
+	dialect
+}
+
+// dialect is what the two databases do differently.
+type dialect struct {
+	// forShare keeps a row as it is until the transaction ends; "" where only one
+	// transaction writes at a time anyway.
+	forShare string
+	// lock makes the transaction wait for others that lock the same name.
+	lock func(ctx context.Context, tx bun.IDB, name string) error
+	// isAway tells whether an error means that the database cannot be reached.
+	isAway func(error) bool
+}
+
+// Open connects to the database of the URL: postgres://… or sqlite://path. The connection
+// is tried, so a wrong URL is an error here. Close must be called in the end.
+func Open(ctx context.Context, url string) (*Store, error) {
+	switch scheme, rest, _ := strings.Cut(url, "://"); scheme {
+	case "postgres", "postgresql":
+		return openPostgres(ctx, url)
+	case "sqlite":
+		return openSQLite(ctx, rest)
+	}
+	return nil, errors.New("not a postgres:// or sqlite:// URL")
+}
+
+// DB is the database for package migrations. Nobody else needs it.
+func (s *Store) DB() *bun.DB { return s.db }
+
+// Close waits for what is being asked and closes the connections.
+func (s *Store) Close() error { return s.close() }
+
+// Ping returns auth.ErrUnavailable if the database does not answer.
+func (s *Store) Ping(ctx context.Context) error {
+	_, err := s.read.ExecContext(ctx, "SELECT 1")
+	return s.fault("ping", err)
+}
+
+// Tx runs fn with a Store whose writes commit together. If fn fails nothing is written; if
+// the commit fails the outcome is unknown and the caller gets that error.
+func (s *Store) Tx(ctx context.Context, fn func(ctx context.Context, tx *Store) error) error {
+	err := s.write.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
+		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect})
+	})
+	return s.fault("transaction", err)
+}
+
+// Lock makes the transaction wait for any other that locked the same name, and others for
+// it, until it ends.
+func (s *Store) Lock(ctx context.Context, name string) error {
+	return s.fault("lock "+name, s.dialect.lock(ctx, s.write, name))
+}
+
+// fault says what was being done, and gives errors that callers can act on their meaning:
+// no row is auth.ErrNotFound, no database is auth.ErrUnavailable.
+func (s *Store) fault(doing string, err error) error {
+	var known *auth.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return err
+	case errors.Is(err, sql.ErrNoRows):
+		return fmt.Errorf("%s: %w", doing, auth.ErrNotFound)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
+		errors.Is(err, sql.ErrConnDone), errors.Is(err, sql.ErrTxDone), s.isAway(err):
+		return fmt.Errorf("%s: %w: %w", doing, auth.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// changed tells whether a statement met a row.
+func changed(result sql.Result, err error) (bool, error) {
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	return n > 0, err
+}

@@ -1,0 +1,95 @@
+package persistence
+
+import (
+	"context"
+	"time"
+
+	"github.com/uptrace/bun"
+
+	"github.com/zyotra/auth"
+)
+
+type userRow struct {
+	bun.BaseModel `bun:"table:users,alias:u"`
+
+	ID        auth.UserID `bun:"id,pk,autoincrement"`
+	Email     string      `bun:"email"`
+	EmailKey  string      `bun:"email_key"`
+	Password  string      `bun:"password"`
+	Name      string      `bun:"name"`
+	CreatedAt time.Time   `bun:"created_at"`
+	UpdatedAt time.Time   `bun:"updated_at"`
+}
+
+// NewUser is an account to be stored.
+type NewUser struct {
+	Email    string // where mail is sent
+	EmailKey string // unique
+	Password string // as package password writes it
+	Name     string
+	At       time.Time
+}
+
+// CreateUser stores u and returns the id the database gave it. It returns
+// auth.ErrEmailTaken, and stores nothing, if the address has an account.
+func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) {
+	row := userRow{
+		Email: u.Email, EmailKey: u.EmailKey, Password: u.Password, Name: u.Name,
+		CreatedAt: u.At, UpdatedAt: u.At,
+	}
+	created, err := changed(s.write.NewInsert().Model(&row).
+		On("CONFLICT (email_key) DO NOTHING").Returning("id").Exec(ctx))
+	if err != nil {
+		return 0, s.fault("insert user", err)
+	}
+	if !created {
+		return 0, auth.ErrEmailTaken
+	}
+	return row.ID, nil
+}
+
+// Account returns what the user may know of their account, or auth.ErrNotFound.
+func (s *Store) Account(ctx context.Context, id auth.UserID) (auth.Account, error) {
+	var row userRow
+	err := s.read.NewSelect().Model(&row).ExcludeColumn("password", "email_key").Where("id = ?", id).Scan(ctx)
+	if err != nil {
+		return auth.Account{}, s.fault("select user", err)
+	}
+	return auth.Account{
+		UserID: row.ID, Email: row.Email, Name: row.Name,
+		CreatedAt: row.CreatedAt.UTC(), UpdatedAt: row.UpdatedAt.UTC(),
+	}, nil
+}
+
+// Credentials is what a login is compared with.
+type Credentials struct {
+	UserID   auth.UserID
+	Password string // as package password writes it
+}
+
+// Credentials returns what is stored for the address, or auth.ErrNotFound.
+func (s *Store) Credentials(ctx context.Context, emailKey string) (Credentials, error) {
+	var c Credentials
+	err := s.read.NewSelect().Model((*userRow)(nil)).Column("id", "password").
+		Where("email_key = ?", emailKey).Scan(ctx, &c.UserID, &c.Password)
+	return c, s.fault("select credentials", err)
+}
+
+// HoldPassword returns the stored password of a user, which then stays as it is until the
+// transaction ends, or auth.ErrNotFound.
+func (s *Store) HoldPassword(ctx context.Context, id auth.UserID) (string, error) {
+	var password string
+	q := s.write.NewSelect().Model((*userRow)(nil)).Column("password").Where("id = ?", id)
+	if s.forShare != "" {
+		q = q.For(s.forShare)
+	}
+	return password, s.fault("hold password", q.Scan(ctx, &password))
+}
+
+// ReplacePassword stores another string for the same password, and tells whether it did:
+// if the stored one is not old any more, it stays.
+func (s *Store) ReplacePassword(ctx context.Context, id auth.UserID, old, fresh string) (bool, error) {
+	replaced, err := changed(s.write.NewUpdate().Model((*userRow)(nil)).Set("password = ?", fresh).
+		Where("id = ? AND password = ?", id, old).Exec(ctx))
+	return replaced, s.fault("replace password", err)
+}
