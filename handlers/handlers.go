@@ -1,0 +1,118 @@
+// Package handlers is what the service does: one method for each subject, whatever the way
+// in, over package persistence.
+//
+// A login, for example: the address is brought into the form that is compared, the stored
+// password is fetched (or, for an unknown address, a dummy that costs the same), and the
+// password is compared outside of any transaction, since that takes long on purpose. Then
+// one transaction makes sure that the password is still the one that was compared and
+// stores a new session. Of it the tokens are made: the access token, which anybody with
+// the public keys can read, and the refresh token, which names the session and its
+// generation and is kept nowhere.
+//
+// Refreshing moves the session from its generation to the next in one conditional update.
+// Whoever presents the immediate predecessor within the grace window, as a second tab or a
+// retry after a lost reply does, gets the same successor, since it is made from what the
+// row keeps. Any other spent token was stolen from one side or the other: the session
+// ends for both.
+//
+// Rules live here once. The package knows neither HTTP nor the bus; what it returns are
+// the root package's types and errors.
+package handlers
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"net/netip"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/zyotra/auth"
+)
+
+// Clock tells the time; the zero value is the system's. Times are UTC, cut to the
+// microseconds that the databases keep.
+type Clock func() time.Time
+
+func (c Clock) now() time.Time {
+	if c == nil {
+		c = time.Now
+	}
+	return c().UTC().Truncate(time.Microsecond)
+}
+
+// Bounds of what is taken from a request, beside those of addresses and passwords.
+const (
+	maxNameLength = 200 // code points
+	maxAgentBytes = 512 // the rest is cut off
+)
+
+// Reasons for which a member is not taken.
+const (
+	reasonRequired = "required"
+	reasonInvalid  = "invalid"
+	reasonTooLong  = "too_long"
+)
+
+// checkName returns why a name is not taken, or "".
+func checkName(name string) string {
+	switch {
+	case utf8.RuneCountInString(name) > maxNameLength:
+		return reasonTooLong
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return reasonInvalid
+	}
+	return ""
+}
+
+// client checks where a request says that it comes from. No client is an empty one.
+func client(c *auth.Client) (auth.Client, error) {
+	if c == nil {
+		return auth.Client{}, nil
+	}
+	kept := auth.Client{UserAgent: cut(c.UserAgent)}
+	if c.IP == "" {
+		return kept, nil
+	}
+	ip, err := netip.ParseAddr(c.IP)
+	if err != nil {
+		return auth.Client{}, auth.ErrInvalid.With(auth.Field{Field: "client.ip", Reason: reasonInvalid})
+	}
+	kept.IP = ip.Unmap().WithZone("").String()
+	return kept, nil
+}
+
+// cut shortens a user agent to what is kept, without splitting a character, and drops
+// control characters, which have no business in a log or a terminal.
+func cut(agent string) string {
+	agent = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, agent)
+	if len(agent) <= maxAgentBytes {
+		return agent
+	}
+	end := maxAgentBytes
+	for !utf8.RuneStart(agent[end]) {
+		end--
+	}
+	return agent[:end]
+}
+
+// newID makes an id that nobody can guess: 128 random bits, behind 48 bits of time in
+// milliseconds so that new rows stand together in the index. It is 36 letters and digits,
+// which sort as the times do.
+func newID(now time.Time) string {
+	var id [22]byte
+	var millis [8]byte
+	binary.BigEndian.PutUint64(millis[:], uint64(now.UnixMilli()))
+	copy(id[:], millis[2:])
+	rand.Read(id[6:]) // never fails
+	return strings.ToLower(idEncoding.EncodeToString(id[:]))
+}
+
+var idEncoding = base32.HexEncoding.WithPadding(base32.NoPadding)

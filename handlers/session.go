@@ -1,0 +1,276 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/email"
+	"github.com/zyotra/auth/internal/password"
+	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/persistence"
+)
+
+// amrPassword is how a login by password is told (RFC 8176 §2).
+const amrPassword = "pwd"
+
+// Sessions makes, continues and ends logins. All fields but Clock and Grace are required.
+type Sessions struct {
+	Store     *persistence.Store
+	Passwords *password.Hasher
+	Keys      *Keys
+	Issuer    token.Issuer
+	Refreshes []token.Key   // sign refresh tokens; the first signs new ones
+	AccessTTL time.Duration // of an access token
+	IdleTTL   time.Duration // of a refresh token, and so of a session that is not refreshed
+	MaxAge    time.Duration // of a session, however often it is refreshed
+	Grace     time.Duration // in which a spent refresh token gets its successor again; 0 is strict
+	Clock     Clock
+}
+
+// Login answers auth.login: it begins a session. Whatever is wrong with address or
+// password, the answer is auth.ErrInvalidCredentials.
+func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
+	from, err := client(req.Client)
+	if err != nil {
+		return auth.LoginReply{}, err
+	}
+	user, err := s.check(ctx, req.Email, req.Password)
+	if err != nil {
+		return auth.LoginReply{}, err
+	}
+	session, err := s.begin(ctx, user, from)
+	if err != nil {
+		return auth.LoginReply{}, err
+	}
+	tokens, err := s.tokens(session)
+	if err != nil {
+		return auth.LoginReply{}, err
+	}
+	return auth.LoginReply{Message: "Login successful", UserID: user.UserID, Tokens: tokens}, nil
+}
+
+// check returns the user whom address and password belong to, or auth.ErrInvalidCredentials.
+func (s *Sessions) check(ctx context.Context, address, plain string) (persistence.Credentials, error) {
+	user, err := s.credentials(ctx, address)
+	if err != nil {
+		return persistence.Credentials{}, err
+	}
+	found, err := s.Passwords.Compare(ctx, user.Password, plain)
+	switch {
+	case err != nil:
+		return persistence.Credentials{}, fmt.Errorf("user %d: %w", user.UserID, err)
+	case !found.Match:
+		return persistence.Credentials{}, auth.ErrInvalidCredentials
+	case found.Stale:
+		return s.rehash(ctx, user, address, plain)
+	}
+	return user, nil
+}
+
+// credentials returns what is stored for the address; nothing, which no password
+// matches, if it has no account or is none.
+func (s *Sessions) credentials(ctx context.Context, address string) (persistence.Credentials, error) {
+	parsed, err := email.Parse(address)
+	if err != nil {
+		parsed.Key = "" // nobody's; the database is asked all the same
+	}
+	user, err := s.Store.Credentials(ctx, parsed.Key)
+	if errors.Is(err, auth.ErrNotFound) {
+		return persistence.Credentials{}, nil
+	}
+	return user, err
+}
+
+// rehash stores a password afresh that matched a string of another scheme, pepper or cost.
+// If somebody else stored another one meanwhile, that one decides.
+func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, address, plain string) (persistence.Credentials, error) {
+	fresh, err := s.Passwords.Hash(ctx, plain)
+	if err != nil {
+		return persistence.Credentials{}, err
+	}
+	replaced, err := s.Store.ReplacePassword(ctx, user.UserID, user.Password, fresh)
+	if err != nil {
+		return persistence.Credentials{}, err
+	}
+	if !replaced {
+		return s.check(ctx, address, plain)
+	}
+	user.Password = fresh
+	return user, nil
+}
+
+// begin stores a new session, if the password that was compared is still the user's.
+func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from auth.Client) (persistence.Session, error) {
+	now := s.Clock.now()
+	deadline := now.Add(s.MaxAge)
+	session := persistence.Session{
+		ID: newID(now), UserID: user.UserID, Generation: 1, AMR: []string{amrPassword},
+		CreatedAt: now, Created: from, UsedAt: now, Used: from,
+		ExpiresAt: earlier(now.Add(s.IdleTTL), deadline), DeadlineAt: deadline,
+	}
+	err := s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		stored, err := tx.HoldPassword(ctx, user.UserID)
+		if errors.Is(err, auth.ErrNotFound) || err == nil && stored != user.Password {
+			return auth.ErrInvalidCredentials
+		}
+		if err != nil {
+			return err
+		}
+		return tx.CreateSession(ctx, session)
+	})
+	return session, err
+}
+
+// Refresh answers auth.refresh: the next tokens of a session. It returns
+// auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked; a spent token ends
+// its session although the request fails.
+func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.Tokens, error) {
+	from, err := client(req.Client)
+	if err != nil {
+		return auth.Tokens{}, err
+	}
+	now := s.Clock.now()
+	presented, err := token.ReadRefresh(req.RefreshToken, s.Refreshes, now)
+	if err != nil {
+		return auth.Tokens{}, err
+	}
+	session, err := s.Store.AdvanceSession(ctx, persistence.Step{
+		SessionID: presented.SessionID, Generation: presented.Generation,
+		At: now, ExpiresAt: now.Add(s.IdleTTL), Client: from,
+	})
+	if errors.Is(err, auth.ErrNotFound) {
+		session, err = s.repeat(ctx, presented, now)
+	}
+	if err != nil {
+		return auth.Tokens{}, err
+	}
+	return s.tokens(session)
+}
+
+// repeat decides about a token that is not its session's current one. The immediate
+// predecessor within the grace window is answered again; any other spent one ends the
+// session.
+func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, now time.Time) (persistence.Session, error) {
+	session, err := s.Store.Session(ctx, presented.SessionID)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return persistence.Session{}, auth.ErrTokenRevoked // deleted, with or without its user
+	case err != nil:
+		return persistence.Session{}, err
+	case !session.RevokedAt.IsZero():
+		return persistence.Session{}, auth.ErrTokenRevoked
+	case !now.Before(session.ExpiresAt):
+		return persistence.Session{}, auth.ErrTokenExpired
+	case s.Grace > 0 && presented.Generation == session.Generation-1 && now.Sub(session.UsedAt) <= s.Grace:
+		return session, nil
+	}
+	if _, err := s.Store.EndSession(ctx, session.ID, auth.ReasonTokenReuse, now); err != nil {
+		return persistence.Session{}, err
+	}
+	return persistence.Session{}, auth.ErrTokenRevoked
+}
+
+// tokens writes the tokens of a session as it is. The refresh token depends on the row
+// alone; the access token is new each time and ends with the session at the latest.
+func (s *Sessions) tokens(session persistence.Session) (auth.Tokens, error) {
+	now := s.Clock.now()
+	expires := earlier(now.Add(s.AccessTTL), session.DeadlineAt)
+	jti, err := uuid.NewRandom()
+	if err != nil {
+		return auth.Tokens{}, fmt.Errorf("make jti: %w", err)
+	}
+	access, err := s.Issuer.Sign(s.Keys.signing(), token.Access{
+		ID: jti.String(), UserID: session.UserID, SessionID: session.ID,
+		AMR: session.AMR, AuthTime: session.CreatedAt, IssuedAt: now, ExpiresAt: expires,
+	})
+	if err != nil {
+		return auth.Tokens{}, fmt.Errorf("sign access token: %w", err)
+	}
+	refresh, err := token.SignRefresh(s.Refreshes[0], token.Refresh{
+		UserID: session.UserID, SessionID: session.ID, Generation: session.Generation,
+		IssuedAt: session.UsedAt, ExpiresAt: session.ExpiresAt,
+	})
+	if err != nil {
+		return auth.Tokens{}, fmt.Errorf("sign refresh token: %w", err)
+	}
+	return auth.Tokens{
+		AccessToken: access, RefreshToken: refresh, TokenType: "Bearer",
+		ExpiresIn: int64(expires.Sub(now) / time.Second), SessionID: session.ID,
+	}, nil
+}
+
+// Logout answers auth.logout: it ends the session of either token. A session that is gone
+// already is as good; a token that is not valid is an error, though a refresh token may be
+// of any age.
+func (s *Sessions) Logout(ctx context.Context, req auth.LogoutRequest) (auth.LogoutReply, error) {
+	id, err := s.sessionToEnd(ctx, req)
+	if err != nil {
+		return auth.LogoutReply{}, err
+	}
+	_, err = s.Store.EndSession(ctx, id, auth.ReasonLogout, s.Clock.now())
+	return auth.LogoutReply{}, err
+}
+
+func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (string, error) {
+	switch {
+	case req.AccessToken != "" && req.RefreshToken != "":
+		return "", fmt.Errorf("%w: two credentials", auth.ErrMalformed) // RFC 6750 §2
+	case req.RefreshToken != "":
+		presented, err := token.ReadRefreshToEnd(req.RefreshToken, s.Refreshes)
+		return presented.SessionID, err
+	case req.AccessToken != "":
+		access, err := s.Issuer.Read(req.AccessToken, s.Keys.find(ctx), s.Clock.now())
+		return access.SessionID, err
+	}
+	return "", auth.ErrUnauthenticated
+}
+
+// Verify answers auth.verify: what a token says that is valid now. It returns
+// auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked for any other, and
+// auth.ErrInsufficientScope if it lacks a scope that is asked for.
+func (s *Sessions) Verify(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
+	access, err := s.authenticate(ctx, req.Token)
+	if err != nil {
+		return auth.VerifyReply{}, err
+	}
+	for _, scope := range req.Scopes {
+		if !slices.Contains(access.Scopes, scope) {
+			return auth.VerifyReply{}, auth.ErrInsufficientScope
+		}
+	}
+	return auth.VerifyReply{
+		UserID: access.UserID, SessionID: access.SessionID, Scopes: access.Scopes, AMR: access.AMR,
+		AuthTime: access.AuthTime, IssuedAt: access.IssuedAt, ExpiresAt: access.ExpiresAt,
+	}, nil
+}
+
+// authenticate reads an access token and makes sure that its session lives.
+func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access, error) {
+	access, err := s.Issuer.Read(text, s.Keys.find(ctx), s.Clock.now())
+	if err != nil {
+		return token.Access{}, err
+	}
+	session, err := s.Store.Session(ctx, access.SessionID)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return token.Access{}, auth.ErrTokenRevoked
+	case err != nil:
+		return token.Access{}, err
+	case !session.RevokedAt.IsZero():
+		return token.Access{}, auth.ErrTokenRevoked
+	}
+	return access, nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
