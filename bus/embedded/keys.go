@@ -1,0 +1,152 @@
+package embedded
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+)
+
+// SeedFile is where the key of a role lives below dir: one line, a user seed.
+func SeedFile(dir, role string) string {
+	return filepath.Join(dir, "keys", role+".nk")
+}
+
+// Credentials connects in a role with the key a server keeps in dir, from another process
+// than the server's. It makes no key, so that asking in the wrong directory is an error.
+func Credentials(dir, role string) nats.Option {
+	return asRole(role, func() (nkeys.KeyPair, error) { return readSeed(SeedFile(dir, role)) })
+}
+
+// asRole makes the option to connect in a role whose key comes from key.
+func asRole(name string, key func() (nkeys.KeyPair, error)) nats.Option {
+	return func(o *nats.Options) error {
+		role, err := lookup(name)
+		if err != nil || name == App {
+			return err // an app has no key, and the usual inbox
+		}
+		pair, err := key()
+		if err != nil {
+			return err
+		}
+		public, err := pair.PublicKey()
+		if err != nil {
+			return fmt.Errorf("%s key: %w", name, err)
+		}
+		if err := nats.Nkey(public, pair.Sign)(o); err != nil {
+			return err
+		}
+		return nats.CustomInboxPrefix(role.InboxPrefix)(o)
+	}
+}
+
+// loadKeys reads the key of each role but the app's, making those that are absent. The
+// caller holds the lock of dir.
+func loadKeys(dir string) (map[string]nkeys.KeyPair, error) {
+	folder := filepath.Join(dir, "keys")
+	if err := makePrivate(folder); err != nil {
+		return nil, err
+	}
+	keys := map[string]nkeys.KeyPair{}
+	for _, role := range Roles() {
+		if role.Name == App {
+			continue
+		}
+		key, err := loadKey(SeedFile(dir, role.Name))
+		if err != nil {
+			return nil, err
+		}
+		keys[role.Name] = key
+	}
+	return keys, nil
+}
+
+// makePrivate makes a directory only we can look into, or checks that it is one: who may
+// write there could replace a key whatever the mode of its file.
+func makePrivate(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("keys: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("keys: %w", err)
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return fmt.Errorf("%s: mode %#o lets others in, want 0700", dir, perm)
+	}
+	return nil
+}
+
+func loadKey(file string) (nkeys.KeyPair, error) {
+	key, err := readSeed(file)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if err := writeSeed(file); err != nil {
+		return nil, fmt.Errorf("write %s: %w", file, err)
+	}
+	return readSeed(file)
+}
+
+// readSeed reads a key and refuses one that others could have read.
+func readSeed(file string) (nkeys.KeyPair, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err // names the file
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 {
+		return nil, fmt.Errorf("%s: mode %#o lets others read the key, want 0600", file, perm)
+	}
+	seed, err := io.ReadAll(io.LimitReader(f, 1024))
+	if err != nil {
+		return nil, err
+	}
+	return parseSeed(file, seed)
+}
+
+// parseSeed never puts content into an error: it may be a key all the same.
+func parseSeed(file string, seed []byte) (nkeys.KeyPair, error) {
+	key, err := nkeys.FromSeed(bytes.TrimSpace(seed))
+	if err != nil {
+		return nil, fmt.Errorf("%s: not the seed of an nkey", file)
+	}
+	public, err := key.PublicKey()
+	if err != nil || !nkeys.IsValidPublicUserKey(public) {
+		return nil, fmt.Errorf("%s: not the seed of a user nkey", file)
+	}
+	return key, nil
+}
+
+// writeSeed makes a new key. The file appears whole or not at all; it cannot replace another,
+// because the caller found none and holds the lock.
+func writeSeed(file string) error {
+	key, err := nkeys.CreateUser()
+	if err != nil {
+		return err
+	}
+	seed, err := key.Seed()
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // of no use once renamed
+	_, err = tmp.Write(append(seed, '\n'))
+	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), file)
+}

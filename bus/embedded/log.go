@@ -1,0 +1,60 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// logger hands the server's log to slog. The server calls it with its locks held, so it
+// never calls back.
+type logger struct {
+	log    *slog.Logger
+	failed chan<- error
+}
+
+func newLogger(log *slog.Logger, failed chan<- error) *logger {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &logger{log.With("part", "nats"), failed}
+}
+
+// Noticef is the server's story of its own start and stop. It is not the operator's.
+func (l *logger) Noticef(format string, v ...any) { l.print(slog.LevelDebug, format, v) }
+func (l *logger) Warnf(format string, v ...any)   { l.print(slog.LevelWarn, format, v) }
+func (l *logger) Errorf(format string, v ...any)  { l.print(slog.LevelError, format, v) }
+func (l *logger) Debugf(format string, v ...any)  { l.print(slog.LevelDebug, format, v) }
+
+// Tracef would log whole messages, passwords and all.
+func (l *logger) Tracef(string, ...any) {}
+
+// Fatalf passes the first fatal error on. It is not logged here: whoever receives it does.
+func (l *logger) Fatalf(format string, v ...any) {
+	err := fatalError{text: fmt.Sprintf(format, v...)}
+	for _, arg := range v {
+		if cause, ok := arg.(error); ok {
+			err.cause = errors.Join(err.cause, cause)
+		}
+	}
+	select {
+	case l.failed <- err:
+	default:
+	}
+}
+
+func (l *logger) print(level slog.Level, format string, v []any) {
+	if l.log.Enabled(context.Background(), level) {
+		l.log.Log(context.Background(), level, fmt.Sprintf(format, v...))
+	}
+}
+
+// fatalError is what the server said, with the error it said it about.
+type fatalError struct {
+	text  string
+	cause error
+}
+
+func (e fatalError) Error() string { return e.text }
+func (e fatalError) Unwrap() error { return e.cause }

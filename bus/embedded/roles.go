@@ -1,0 +1,123 @@
+package embedded
+
+import (
+	"fmt"
+	"strings"
+)
+
+// The names of the roles.
+const (
+	App     = "app"     // whoever has no credentials
+	Edge    = "edge"    // the HTTP side: asks for strangers
+	Service = "service" // answers
+	Relay   = "relay"   // publishes events, keeps the streams
+	Admin   = "admin"   // the command line
+)
+
+// Role is a set of rights on the bus. What neither list allows is refused.
+type Role struct {
+	Name        string
+	InboxPrefix string // as in nats.CustomInboxPrefix
+	Publish     Subjects
+	Subscribe   Subjects
+}
+
+// Subjects are the allowed ones, without the denied ones.
+type Subjects struct {
+	Allow []string
+	Deny  []string
+}
+
+// Roles is the table of rights, for the embedded server and for any other: print
+// Permissions beside each role's user.
+//
+// Inboxes differ by role because a reply holds tokens: were they all under _INBOX, an app
+// could read the replies to the edge. Apps share one, as they share one user; a cluster with
+// apps that distrust each other gives each a user and a prefix.
+//
+// Nothing here limits the reply subject in a request, and the services protocol answers its
+// own subjects without asking us. So whoever answers may publish to inboxes but not events,
+// and whoever publishes events answers nobody: service and relay are two roles.
+func Roles() []Role {
+	events := []string{"user.>", "session.>", "apikey.>", "key.>"}
+	return []Role{
+		{
+			Name:        App,
+			InboxPrefix: "_INBOX",
+			Publish: Subjects{Allow: []string{
+				"auth.register", "auth.login", "auth.verify", "auth.refresh", "auth.logout",
+				"auth.keys", "auth.revocations", "auth.users.snapshot",
+				"auth.account.*", "auth.password.*", "auth.sessions.*", "auth.email.*",
+				"$SRV.>", // discovery: who serves this?
+			}},
+			Subscribe: Subjects{Allow: join(events, "_INBOX.>")},
+		},
+		{
+			Name:        Edge,
+			InboxPrefix: "_INBOX_edge",
+			Publish:     Subjects{Allow: []string{"auth.>"}, Deny: []string{"auth.admin.>"}},
+			// the news its verifier needs
+			Subscribe: Subjects{Allow: []string{"_INBOX_edge.>", "session.revoked", "user.disabled", "key.rotated"}},
+		},
+		{
+			Name:        Service,
+			InboxPrefix: "_INBOX_service",
+			Publish: Subjects{Allow: []string{
+				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", // replies
+				"auth.>", // an instance with the edge in it asks as the service
+			}},
+			// the events too: each instance has to hear what the others revoke
+			Subscribe: Subjects{Allow: join(events, "_INBOX_service.>", "auth.>", "$SRV.>")},
+		},
+		{
+			Name:        Relay,
+			InboxPrefix: "_INBOX_relay",
+			Publish:     Subjects{Allow: join(events, "mail.>", "$JS.API.>", "$JS.ACK.>")},
+			Subscribe:   Subjects{Allow: []string{"_INBOX_relay.>"}},
+		},
+		{
+			Name:        Admin,
+			InboxPrefix: "_INBOX_admin",
+			Publish:     Subjects{Allow: []string{"auth.>", "$SRV.>", "$JS.API.>"}},
+			Subscribe:   Subjects{Allow: join(events, "_INBOX_admin.>")},
+		},
+	}
+}
+
+// Permissions is the value of a user's "permissions" in the server's configuration language.
+func (r Role) Permissions() string {
+	return fmt.Sprintf("{ publish: %s, subscribe: %s }", r.Publish, r.Subscribe)
+}
+
+// String is the value of "publish" or "subscribe". The deny list is always written: without
+// it, an empty allow list would mean everything.
+func (s Subjects) String() string {
+	deny := s.Deny
+	if len(s.Allow) == 0 {
+		deny = []string{">"}
+	}
+	return fmt.Sprintf("{ allow: [%s], deny: [%s] }", quoteAll(s.Allow), quoteAll(deny))
+}
+
+func quoteAll(subjects []string) string {
+	quoted := make([]string, len(subjects))
+	for i, s := range subjects {
+		quoted[i] = quote(s)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// join never writes into the array behind a.
+func join(a []string, b ...string) []string {
+	return append(a[:len(a):len(a)], b...)
+}
+
+// lookup finds a role by its name.
+func lookup(name string) (Role, error) {
+	for _, r := range Roles() {
+		if r.Name == name {
+			return r, nil
+		}
+	}
+	return Role{}, fmt.Errorf("no role %q on the bus", name)
+}
