@@ -1,0 +1,88 @@
+// Package http is the edge: the service for browsers and gateways, as HTTP.
+//
+// It is a client of the bus like any other. Each route reads a request as strictly as the
+// bus does, asks the subject of the same meaning and translates the reply; a refusal
+// becomes a problem (RFC 9457) with the same code. The edge holds no rule of accounts or
+// sessions and no database, and so it runs as well in a process of its own.
+package http
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+	"github.com/nats-io/nats.go"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bus"
+)
+
+// Bounds of a connection. A reply may take as long as the bus does.
+const (
+	readTimeout    = 10 * time.Second // for a whole request, so that slow senders end
+	writeTimeout   = bus.Timeout + 5*time.Second
+	idleTimeout    = time.Minute
+	maxHeaderBytes = 16 << 10
+	drainTimeout   = 30 * time.Second // for requests under way when the edge stops
+	keysMaxAge     = "public, max-age=300"
+)
+
+// Edge serves HTTP on a listener. Make it with New.
+type Edge struct {
+	app  *fiber.App
+	conn *nats.Conn
+	log  *slog.Logger
+}
+
+// New makes an edge that asks over conn.
+func New(conn *nats.Conn, log *slog.Logger) *Edge {
+	e := &Edge{conn: conn, log: log}
+	e.app = fiber.New(fiber.Config{
+		DisableStartupMessage: true,
+		Immutable:             true, // what a handler keeps outlives fasthttp's buffers
+		StrictRouting:         true,
+		CaseSensitive:         true,
+		BodyLimit:             auth.MaxRequestBytes,
+		ReadBufferSize:        maxHeaderBytes,
+		ReadTimeout:           readTimeout,
+		WriteTimeout:          writeTimeout,
+		IdleTimeout:           idleTimeout,
+		ErrorHandler:          e.fail,
+	})
+	e.app.Server().CloseOnShutdown = true // tells kept-alive clients to go elsewhere
+	e.app.Use(e.guard)
+
+	e.app.Post("/register", forward(e, auth.Register, fiber.StatusCreated))
+	e.app.Post("/login", forward(e, auth.Login, fiber.StatusOK))
+	e.app.Post("/refresh", forward(e, auth.Refresh, fiber.StatusOK))
+	e.app.Post("/logout", forward(e, auth.Logout, fiber.StatusNoContent))
+	e.app.Get("/me", forward(e, auth.AccountGet, fiber.StatusOK))
+	e.app.Get("/verify", e.verify)
+	e.app.Get("/.well-known/jwks.json", e.keys)
+	e.app.Get("/healthz", e.healthy)
+	e.app.Get("/readyz", e.ready)
+	return e
+}
+
+// Run serves until ctx ends. Then it takes no more connections, finishes the requests it
+// has, and returns nil; an error if they take too long or the listener fails.
+func (e *Edge) Run(ctx context.Context, listener net.Listener) error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- e.app.Listener(listener) }()
+	select {
+	case err := <-stopped:
+		return fmt.Errorf("serve HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := e.app.ShutdownWithContext(drain); err != nil {
+		return fmt.Errorf("drain HTTP: %w", err)
+	}
+	listener.Close() // a server that had not begun to serve knows nothing of it yet
+	<-stopped
+	return nil
+}
