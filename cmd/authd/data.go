@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/gofrs/flock"
+
+	"github.com/zyotra/auth/internal/secret"
+)
+
+// dataDir is the directory of the embedded parts, held by this process alone.
+type dataDir struct {
+	path string
+	lock *flock.Flock
+}
+
+// openDataDir makes the directory if it is not there and locks it. A directory that others
+// can read is refused, unless it is empty: then it is closed to them.
+func openDataDir(path string) (*dataDir, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, &settingError{"DATA_DIR", fmt.Sprintf("%q cannot be made: %s", path, reason(err)), "./data"}
+	}
+	if err := closeToOthers(path); err != nil {
+		return nil, err
+	}
+	// The lock file stays when the process ends: removing it would let two processes lock
+	// two files of that name.
+	name := filepath.Join(path, "authd.lock")
+	lock := flock.New(name, flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR))
+	locked, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock DATA_DIR: %w", err)
+	}
+	if !locked {
+		return nil, fmt.Errorf("DATA_DIR %s is in use by another authd%s; stop it, or give this one a directory of its own", path, holder(name))
+	}
+	if err := os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock DATA_DIR: %w", err), lock.Close())
+	}
+	return &dataDir{path: path, lock: lock}, nil
+}
+
+// holder names the process that holds the lock, if its file tells.
+func holder(name string) string {
+	content, err := os.ReadFile(name)
+	if pid, e := strconv.Atoi(strings.TrimSpace(string(content))); err == nil && e == nil {
+		return fmt.Sprintf(" (process %d)", pid)
+	}
+	return ""
+}
+
+func closeToOthers(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("look at DATA_DIR: %w", err)
+	}
+	if info.Mode().Perm()&0o077 == 0 {
+		return nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return fmt.Errorf("look at DATA_DIR: %w", err)
+	}
+	if len(entries) > 0 {
+		return &settingError{"DATA_DIR", fmt.Sprintf("%q is open to other users (mode %04o): chmod 700 it, or take another one", path, info.Mode().Perm()), "./data"}
+	}
+	if err := os.Chmod(path, 0o700); err != nil {
+		return fmt.Errorf("close DATA_DIR to others: %w", err)
+	}
+	return nil
+}
+
+func (d *dataDir) close() error { return d.lock.Close() }
+
+// secretKeys reads the master secret of the directory, and generates it the first time.
+func (d *dataDir) secretKeys() (secret.Keys, error) {
+	name := filepath.Join(d.path, "secret.key")
+	content, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		text := secret.Generate()
+		if err := writeNew(name, text+"\n"); err != nil {
+			return nil, fmt.Errorf("keep the generated secret: %w", err)
+		}
+		return secret.Parse(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the generated secret: %w", err)
+	}
+	keys, err := secret.Parse(string(content))
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", name, err)
+	}
+	return keys, nil
+}
+
+// writeNew writes a file that is there whole, on the disk, or not at all.
+func writeNew(name, content string) error {
+	draft := name + ".new"
+	file, err := os.OpenFile(draft, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(content)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(draft, name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

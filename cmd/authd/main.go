@@ -1,0 +1,137 @@
+// Command authd is the service: accounts, sessions and tokens over NATS, with an HTTP edge.
+//
+// "authd" alone runs everything in one process on nothing but itself; settings and the
+// commands beside "serve" are told by "authd --help". The command line, the settings and the
+// wiring are all that is here:
+//
+//	main.go      the commands, signals and exit codes
+//	settings.go  every setting: its name, default, check and example
+//	serve.go     which parts run, how they are joined, in what order they stop
+//	data.go      the data directory: modes, lock, the generated secret
+//	migrate.go   the schema
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"github.com/joho/godotenv"
+)
+
+// version is what "authd version" and the services protocol tell (semver.org).
+const version = "0.1.0"
+
+// Exit codes.
+const (
+	exitStopped = 0 // as asked
+	exitFailed  = 1
+	exitUsage   = 2 // wrong usage or setting
+)
+
+// commands is the command line.
+type commands struct {
+	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run the service. This is what authd does when nothing else is said."`
+	Migrate migrateCommand `cmd:"" help:"Bring the database schema up to date, back, or show where it stands."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+type versionCommand struct{}
+
+func (versionCommand) Run(out io.Writer) error {
+	_, err := fmt.Fprintf(out, "authd %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+// settingError is a wrong setting.
+type settingError struct {
+	name    string // of the variable
+	fault   string // what is wrong with the value; never a secret's value
+	example string // a value that would do
+}
+
+func (e *settingError) Error() string {
+	return fmt.Sprintf("%s %s; for example %s=%s", e.name, e.fault, e.name, e.example)
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the whole program but for signals and exit. It returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if err := loadEnvFile(); err != nil {
+		fmt.Fprintln(stderr, "authd:", err)
+		return exitUsage
+	}
+	exit := -1
+	parser, err := kong.New(&commands{},
+		kong.Name("authd"),
+		kong.Description("Accounts, sessions and tokens over NATS, with an HTTP edge. Every flag is also a variable of the environment or of a file .env in the working directory."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exit = code; panic(exited{}) }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.BindTo(stdout, (*io.Writer)(nil)),
+		kong.Bind(logOutput{stderr}),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "authd:", err)
+		return exitFailed
+	}
+	command, done, err := parse(parser, args)
+	switch {
+	case done: // --help
+		return exit
+	case err != nil:
+		fmt.Fprintf(stderr, "authd: %v (see authd --help)\n", err)
+		return exitUsage
+	}
+	if err := command.Run(); err != nil {
+		fmt.Fprintln(stderr, "authd:", err)
+		var wrong *settingError
+		if errors.As(err, &wrong) {
+			return exitUsage
+		}
+		return exitFailed
+	}
+	return exitStopped
+}
+
+// exited unwinds kong after it has printed a help text: it expects its Exit not to return.
+type exited struct{}
+
+func parse(parser *kong.Kong, args []string) (command *kong.Context, done bool, err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case exited:
+			done = true
+		default:
+			panic(p)
+		}
+	}()
+	command, err = parser.Parse(args)
+	return command, false, err
+}
+
+// loadEnvFile reads .env, if there is one; variables that are set already stay. The parser's
+// own error would repeat a part of the file.
+func loadEnvFile() error {
+	err := godotenv.Load()
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return errors.New(".env cannot be read: permission denied")
+	}
+	return errors.New(".env cannot be read: each line must be NAME=value, a comment or empty")
+}

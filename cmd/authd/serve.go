@@ -1,0 +1,352 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/http"
+	"github.com/zyotra/auth/internal/password"
+	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/migrations"
+	"github.com/zyotra/auth/persistence"
+)
+
+// serveCommand is "authd serve".
+type serveCommand struct {
+	serveSettings
+
+	Edge     bool `help:"Run only the HTTP edge, against an external bus." xor:"part"`
+	Handlers bool `help:"Run only the bus side." xor:"part"`
+	Migrate  bool `help:"Bring the schema up to date first. On SQLite that is always done."`
+}
+
+// service is the running program: what is open, and what runs.
+type service struct {
+	config   config
+	settings serveSettings
+	log      *slog.Logger
+	dir      *dataDir         // nil if nothing is kept in files
+	embedded *embedded.Server // nil with an external cluster
+	store    *persistence.Store
+	server   *bus.Server  // nil for --edge
+	edge     *http.Edge   // nil for --handlers
+	listener net.Listener // of the edge
+	close    []func() error
+}
+
+// Run opens everything, so that what is wrong is said before anything is served, tells where
+// it listens, and serves until ctx ends.
+func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput) (err error) {
+	started := time.Now()
+	log, text, err := cmd.logger(out)
+	if err != nil {
+		return err
+	}
+	config, err := cmd.check()
+	if err != nil {
+		return err
+	}
+	if cmd.Edge && config.natsURL == "" {
+		return &settingError{"NATS_URL", "is empty, but an edge alone needs a bus", "nats://127.0.0.1:4222"}
+	}
+	s := &service{config: config, settings: cmd.serveSettings, log: log}
+	defer func() { err = errors.Join(err, s.closeAll()) }()
+
+	if err := s.open(ctx, cmd); err != nil {
+		return err
+	}
+	s.tellReady(stdout, text, time.Since(started))
+	err = s.run(ctx)
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
+
+// open opens the parts in the order in which they need each other.
+func (s *service) open(ctx context.Context, cmd serveCommand) error {
+	keys, err := s.openSecrets(cmd)
+	if err != nil {
+		return err
+	}
+	if s.config.natsURL == "" {
+		if err := s.openEmbedded(ctx); err != nil {
+			return err
+		}
+	}
+	if !cmd.Edge {
+		if err := s.openStore(ctx, cmd.Migrate); err != nil {
+			return err
+		}
+		if err := s.openHandlers(ctx, keys); err != nil {
+			return err
+		}
+	}
+	if !cmd.Handlers {
+		return s.openEdge(cmd.Edge)
+	}
+	return nil
+}
+
+// openSecrets opens the data directory if anything is kept there, and finds the master
+// secret. An edge alone has none.
+func (s *service) openSecrets(cmd serveCommand) (keys secret.Keys, err error) {
+	if !cmd.Edge {
+		if keys, err = s.settings.secretKeys(); err != nil {
+			return nil, err
+		}
+		if keys == nil && isPostgres(s.config.databaseURL) {
+			return nil, &settingError{"SECRET_KEY", "is required with an external database", "$(openssl rand -base64 32)"}
+		}
+	}
+	if s.config.natsURL != "" && (cmd.Edge || isPostgres(s.config.databaseURL)) {
+		return keys, nil
+	}
+	if s.dir, err = openDataDir(s.settings.DataDir); err != nil {
+		return nil, err
+	}
+	s.onClose(s.dir.close)
+	if keys == nil {
+		return s.dir.secretKeys()
+	}
+	return keys, nil
+}
+
+func (s *service) openEmbedded(ctx context.Context) (err error) {
+	s.embedded, err = embedded.Start(ctx, embedded.Config{
+		Dir: filepath.Join(s.dir.path, "nats"), Listen: s.settings.NATSListen, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.onClose(func() error { s.embedded.Shutdown(); return nil })
+	return nil
+}
+
+// openStore opens the database with the schema that this binary knows.
+func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
+	url := s.config.databaseURL
+	if s.store, err = openStore(ctx, url); err != nil {
+		return err
+	}
+	s.onClose(s.store.Close)
+	if migrate || !isPostgres(url) {
+		done, err := migrations.Up(ctx, s.store.DB())
+		if len(done) > 0 {
+			s.log.Info("schema migrated", "applied", strings.Join(done, " "))
+		}
+		return err
+	}
+	err = migrations.Check(ctx, s.store.DB())
+	if errors.Is(err, migrations.ErrPending) {
+		return fmt.Errorf("%w: run \"authd migrate up\", or start with --migrate", err)
+	}
+	return err
+}
+
+// openHandlers joins the subjects with the methods that answer them.
+func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
+	keys := &handlers.Keys{Store: s.store, Master: master, Secret: s.config.accessSecret}
+	if err := keys.Load(ctx); err != nil {
+		if errors.Is(err, secret.ErrSealed) {
+			return &settingError{"SECRET_KEY", "is not the one this database's keys were sealed with: " + err.Error(), "<the former one>"}
+		}
+		return err
+	}
+	passwords := password.New(master, s.config.bcryptCost, s.config.passwordMinLength)
+	sessions := &handlers.Sessions{
+		Store: s.store, Passwords: passwords, Keys: keys,
+		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
+		Refreshes: refreshKeys(s.config.refreshSecret, master),
+		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
+	}
+	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions}
+	health := &handlers.Health{Store: s.store}
+
+	conn, err := s.connect(embedded.Service)
+	if err != nil {
+		return err
+	}
+	if s.server, err = bus.NewServer(conn, version, s.log); err != nil {
+		conn.Close()
+		return err
+	}
+	return errors.Join(
+		bus.Handle(s.server, auth.Register, accounts.Register),
+		bus.Handle(s.server, auth.Login, sessions.Login),
+		bus.Handle(s.server, auth.Verify, sessions.Verify),
+		bus.Handle(s.server, auth.Refresh, sessions.Refresh),
+		bus.Handle(s.server, auth.Logout, sessions.Logout),
+		bus.Handle(s.server, auth.Keys, keys.Keys),
+		bus.Handle(s.server, auth.AccountGet, accounts.Get),
+		bus.Handle(s.server, auth.Health, health.Check),
+		conn.Flush(), // the server has them all, so ready means ready
+	)
+}
+
+// refreshKeys sign refresh tokens: the secret that was set, or those derived from the
+// master secrets, the current one first.
+func refreshKeys(set []byte, master secret.Keys) (keys []token.Key) {
+	if set != nil {
+		return []token.Key{{Secret: set}}
+	}
+	for _, k := range master {
+		keys = append(keys, token.Key{Secret: k.Derive(secret.LabelRefresh)})
+	}
+	return keys
+}
+
+// openEdge connects the edge to the bus, as a client of its own, and opens its listener.
+func (s *service) openEdge(alone bool) error {
+	role := embedded.Edge
+	if s.embedded == nil && !alone {
+		role = embedded.Service // the one whose credentials this process was given
+	}
+	conn, err := s.connect(role)
+	if err != nil {
+		return err
+	}
+	s.onClose(func() error { conn.Close(); return nil })
+	address := net.JoinHostPort(s.settings.Host, s.settings.Port)
+	if s.listener, err = net.Listen("tcp", address); err != nil {
+		return fmt.Errorf("HOST, PORT: %w", err)
+	}
+	s.edge = http.New(conn, s.log)
+	return nil
+}
+
+// connect connects to the bus in a role: inside the process, or to the external cluster with
+// the credentials of the settings.
+func (s *service) connect(role string) (*nats.Conn, error) {
+	if s.embedded != nil {
+		return bus.Connect("", s.embedded.InProcess(), s.embedded.As(role))
+	}
+	options := []nats.Option{
+		nats.Name("authd " + role),
+		nats.CustomInboxPrefix("_INBOX_" + role),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { s.log.Warn("bus away", "err", err) }),
+		nats.ReconnectHandler(func(c *nats.Conn) { s.log.Info("bus back", "server", c.ConnectedUrlRedacted()) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.log.Error("bus", "err", err) }),
+	}
+	if file := s.settings.NATSCreds; file != "" {
+		if _, err := os.Stat(file); err != nil {
+			return nil, &settingError{"NATS_CREDS", "cannot be read: " + reason(err), "/run/secrets/authd.creds"}
+		}
+		options = append(options, nats.UserCredentials(file))
+	}
+	if file := s.settings.NATSNKeySeedFile; file != "" {
+		option, err := nats.NkeyOptionFromSeed(file)
+		if err != nil {
+			return nil, &settingError{"NATS_NKEY_SEED_FILE", "cannot be read: " + reason(err), "data/nats/keys/edge.nk"}
+		}
+		options = append(options, option)
+	}
+	if file := s.settings.NATSTLSCA; file != "" {
+		options = append(options, nats.RootCAs(file))
+	}
+	conn, err := bus.Connect(s.config.natsURL, options...)
+	if err != nil {
+		return nil, fmt.Errorf("NATS_URL: %w", err)
+	}
+	return conn, nil
+}
+
+// run serves until ctx ends or a part fails. The bus side outlives the edge, which asks it.
+func (s *service) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBus()
+	if s.server != nil {
+		g.Go(func() error { return s.server.Run(busCtx) })
+	}
+	g.Go(func() error {
+		defer stopBus()
+		if s.edge != nil {
+			return s.edge.Run(ctx, s.listener)
+		}
+		<-ctx.Done()
+		return nil
+	})
+	if s.embedded != nil {
+		g.Go(func() error {
+			select {
+			case err := <-s.embedded.Failed():
+				return err
+			case <-ctx.Done():
+				return nil
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// tellReady says where things listen and what to try next: to people in words, to a log in
+// one record.
+func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
+	var http, natsURL string
+	if s.listener != nil {
+		http = "http://" + s.listener.Addr().String()
+	}
+	switch {
+	case s.embedded == nil:
+		natsURL = s.config.natsURL
+	case s.embedded.URL() == "":
+		natsURL = "in this process only"
+	default:
+		natsURL = s.embedded.URL()
+	}
+	if !text {
+		s.log.Info("ready", "version", version, "http", http, "nats", natsURL, "database", s.database(), "took", took.Round(time.Millisecond).String())
+		return
+	}
+	fmt.Fprintf(stdout, "authd %s is ready after %s\n", version, took.Round(time.Millisecond))
+	fmt.Fprintf(stdout, "  NATS      %s\n", natsURL)
+	if s.store != nil {
+		fmt.Fprintf(stdout, "  Database  %s\n", s.database())
+	}
+	if http == "" {
+		return
+	}
+	fmt.Fprintf(stdout, "  HTTP      %s\n\nTry:\n", http)
+	fmt.Fprintf(stdout, "  curl -s %s/register -H 'Content-Type: application/json' -d '{\"email\":\"ada@example.com\",\"password\":\"correct horse\"}'\n", http)
+	if s.embedded != nil && s.embedded.URL() != "" {
+		fmt.Fprintf(stdout, "  nats -s %s service info auth\n", natsURL)
+	}
+}
+
+// database names where accounts are kept, without what a URL may hold of secrets.
+func (s *service) database() string {
+	if s.store == nil {
+		return ""
+	}
+	if isPostgres(s.config.databaseURL) {
+		return "Postgres"
+	}
+	return "SQLite in " + strings.TrimPrefix(s.config.databaseURL, "sqlite://")
+}
+
+func (s *service) onClose(fn func() error) { s.close = append(s.close, fn) }
+
+// closeAll closes what is open, the latest first.
+func (s *service) closeAll() (err error) {
+	for i := len(s.close) - 1; i >= 0; i-- {
+		err = errors.Join(err, s.close[i]())
+	}
+	return err
+}

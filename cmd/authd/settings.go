@@ -1,0 +1,324 @@
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/password"
+	"github.com/zyotra/auth/internal/secret"
+)
+
+// Settings arrive as text, by flag, environment or .env, and are checked here, one way for
+// all: a wrong one is a settingError that names the variable, the fault and an example.
+
+// databaseSettings say where accounts are kept.
+type databaseSettings struct {
+	DataDir     string `env:"DATA_DIR" default:"./data" placeholder:"DIR" help:"Files of the embedded parts and the generated secret."`
+	DatabaseURL string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"postgres://… or sqlite://path. Without one: SQLite in DATA_DIR."`
+}
+
+// logSettings say what is logged, to standard error.
+type logSettings struct {
+	LogLevel  string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
+	LogFormat string `env:"LOG_FORMAT" placeholder:"FORMAT" help:"text or json. Without one: text on a terminal, else json."`
+}
+
+// serveSettings are all settings of "authd serve".
+type serveSettings struct {
+	databaseSettings
+	logSettings
+
+	Host string `env:"HOST" default:"127.0.0.1" placeholder:"ADDRESS" help:"Address that the HTTP edge listens on."`
+	Port string `env:"PORT" default:"3000" placeholder:"PORT" help:"Port that the HTTP edge listens on; 0 takes any free one."`
+
+	NATSURL          string `name:"nats-url" env:"NATS_URL" placeholder:"URLS" help:"Comma-separated URLs of an external NATS cluster. Without one: an embedded server."`
+	NATSCreds        string `name:"nats-creds" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file for the external cluster."`
+	NATSNKeySeedFile string `name:"nats-nkey-seed-file" env:"NATS_NKEY_SEED_FILE" placeholder:"FILE" help:"NKey seed file for the external cluster."`
+	NATSTLSCA        string `name:"nats-tls-ca" env:"NATS_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the external cluster's certificates are checked against (PEM)."`
+	NATSListen       string `name:"nats-listen" env:"NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens; \"off\" keeps it inside the process."`
+
+	PublicURL     string `name:"public-url" env:"PUBLIC_URL" default:"http://localhost:3000" placeholder:"URL" help:"Base of every link, and the default issuer of tokens."`
+	TokenIssuer   string `env:"TOKEN_ISSUER" placeholder:"ISSUER" help:"iss of access tokens. Without one: PUBLIC_URL."`
+	TokenAudience string `env:"TOKEN_AUDIENCE" default:"zyotra" placeholder:"AUDIENCE" help:"aud of access tokens."`
+
+	SecretKey          string `env:"SECRET_KEY" placeholder:"BASE64" help:"The master secret, 32 bytes in base64; two of them, comma-separated and the new one first, while it is replaced. Without one: generated in DATA_DIR. Required with Postgres."`
+	SecretKeyFile      string `env:"SECRET_KEY_FILE" placeholder:"FILE" help:"File that holds SECRET_KEY."`
+	AccessTokenSecret  string `env:"ACCESS_TOKEN_SECRET" placeholder:"SECRET" help:"Sign access tokens with HS256 and this secret of at least 32 bytes. Without one: EdDSA with generated keys."`
+	RefreshTokenSecret string `env:"REFRESH_TOKEN_SECRET" placeholder:"SECRET" help:"Sign refresh tokens with this secret of at least 32 bytes. Without one: derived from SECRET_KEY."`
+
+	AccessTokenTTL  string `name:"access-token-ttl" env:"ACCESS_TOKEN_TTL" default:"15m" placeholder:"DURATION" help:"Lifetime of an access token."`
+	RefreshTokenTTL string `name:"refresh-token-ttl" env:"REFRESH_TOKEN_TTL" default:"360h" placeholder:"DURATION" help:"Lifetime of a refresh token, and so of an idle session."`
+	SessionMaxAge   string `env:"SESSION_MAX_AGE" default:"2160h" placeholder:"DURATION" help:"Lifetime of a session, however often it is refreshed."`
+	RefreshGrace    string `env:"REFRESH_GRACE" default:"10s" placeholder:"DURATION" help:"How long a spent refresh token still yields its successor, for a second tab or a lost reply; 0 is strict."`
+
+	BcryptCost        string `env:"BCRYPT_COST" default:"10" placeholder:"COST" help:"Work of hashing a password, 10 to 15; each doubles it."`
+	PasswordMinLength string `env:"PASSWORD_MIN_LENGTH" default:"8" placeholder:"LENGTH" help:"Shortest password in characters, 8 to 64."`
+}
+
+// config is serveSettings, checked.
+type config struct {
+	databaseURL string // complete
+	natsURL     string // "" for the embedded server
+	publicURL   string
+	issuer      string
+	audience    string
+
+	accessSecret  []byte // nil for EdDSA
+	refreshSecret []byte // nil for a derived one
+
+	accessTTL, refreshTTL, maxAge, grace time.Duration
+	bcryptCost, passwordMinLength        int
+}
+
+// check reads all settings that need no file.
+func (s serveSettings) check() (c config, err error) {
+	if c.databaseURL, err = s.url(); err != nil {
+		return c, err
+	}
+	if _, err := integer("PORT", s.Port, 0, 65535, "3000"); err != nil {
+		return c, err
+	}
+	if err := s.checkNATS(); err != nil {
+		return c, err
+	}
+	c.natsURL = s.NATSURL
+	if c.publicURL, err = webURL("PUBLIC_URL", s.PublicURL); err != nil {
+		return c, err
+	}
+	if c.issuer = s.TokenIssuer; c.issuer == "" {
+		c.issuer = c.publicURL
+	}
+	if c.audience = s.TokenAudience; c.audience == "" {
+		return c, &settingError{"TOKEN_AUDIENCE", "is empty", "zyotra"}
+	}
+	if c.accessSecret, err = hmacSecret("ACCESS_TOKEN_SECRET", s.AccessTokenSecret); err != nil {
+		return c, err
+	}
+	if c.refreshSecret, err = hmacSecret("REFRESH_TOKEN_SECRET", s.RefreshTokenSecret); err != nil {
+		return c, err
+	}
+	if s.AccessTokenSecret != "" && s.AccessTokenSecret == s.RefreshTokenSecret {
+		return c, &settingError{"REFRESH_TOKEN_SECRET", "is the same as ACCESS_TOKEN_SECRET", exampleSecret}
+	}
+	return c, s.checkNumbers(&c)
+}
+
+func (s serveSettings) checkNumbers(c *config) (err error) {
+	if c.accessTTL, err = duration("ACCESS_TOKEN_TTL", s.AccessTokenTTL, time.Second, 24*time.Hour, "15m"); err != nil {
+		return err
+	}
+	if c.refreshTTL, err = duration("REFRESH_TOKEN_TTL", s.RefreshTokenTTL, time.Second, 10*year, "360h"); err != nil {
+		return err
+	}
+	if c.maxAge, err = duration("SESSION_MAX_AGE", s.SessionMaxAge, time.Second, 10*year, "2160h"); err != nil {
+		return err
+	}
+	if c.grace, err = duration("REFRESH_GRACE", s.RefreshGrace, 0, time.Minute, "10s"); err != nil {
+		return err
+	}
+	if c.bcryptCost, err = integer("BCRYPT_COST", s.BcryptCost, password.MinCost, password.MaxCost, "10"); err != nil {
+		return err
+	}
+	c.passwordMinLength, err = integer("PASSWORD_MIN_LENGTH", s.PasswordMinLength, password.MinLength, 64, "8")
+	return err
+}
+
+const year = 365 * 24 * time.Hour
+
+// url is the database to use.
+func (s databaseSettings) url() (string, error) {
+	switch scheme, rest, _ := strings.Cut(s.DatabaseURL, "://"); {
+	case s.DatabaseURL == "":
+		return "sqlite://" + s.DataDir + "/authd.db", nil
+	case scheme == "sqlite" && rest != "", scheme == "postgres", scheme == "postgresql":
+		return s.DatabaseURL, nil
+	}
+	// The value may hold a password.
+	return "", &settingError{"DATABASE_URL", "is neither a postgres:// nor a sqlite:// URL", "postgres://authd@localhost:5432/auth"}
+}
+
+// isPostgres tells whether accounts are kept outside of this machine's files.
+func isPostgres(url string) bool { return strings.HasPrefix(url, "postgres") }
+
+func (s serveSettings) checkNATS() error {
+	if s.NATSURL == "" {
+		for name, value := range map[string]string{"NATS_CREDS": s.NATSCreds, "NATS_NKEY_SEED_FILE": s.NATSNKeySeedFile, "NATS_TLS_CA": s.NATSTLSCA} {
+			if value != "" {
+				return &settingError{name, "is for an external cluster, but NATS_URL is empty", "\"\" or NATS_URL=nats://nats.example:4222"}
+			}
+		}
+		return s.checkListen()
+	}
+	for one := range strings.SplitSeq(s.NATSURL, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		if err != nil || u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls" && u.Scheme != "ws" && u.Scheme != "wss" {
+			return &settingError{"NATS_URL", "is not a list of nats:// or tls:// URLs", "nats://127.0.0.1:4222"}
+		}
+	}
+	if s.NATSCreds != "" && s.NATSNKeySeedFile != "" {
+		return &settingError{"NATS_CREDS", "and NATS_NKEY_SEED_FILE are both set", "\"\""}
+	}
+	return nil
+}
+
+func (s serveSettings) checkListen() error {
+	if s.NATSListen == embedded.Off {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(s.NATSListen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return &settingError{"NATS_LISTEN", fmt.Sprintf("%q is not host:port or off", s.NATSListen), "127.0.0.1:4222"}
+	}
+	return nil
+}
+
+// secretKeys reads the master secret from its setting or file; nil if there is neither.
+func (s serveSettings) secretKeys() (secret.Keys, error) {
+	const example = "$(openssl rand -base64 32)"
+	text := s.SecretKey
+	switch {
+	case text != "" && s.SecretKeyFile != "":
+		return nil, &settingError{"SECRET_KEY_FILE", "and SECRET_KEY are both set", "\"\""}
+	case s.SecretKeyFile != "":
+		content, err := os.ReadFile(s.SecretKeyFile)
+		if err != nil {
+			return nil, &settingError{"SECRET_KEY_FILE", "cannot be read: " + reason(err), "/run/secrets/authd"}
+		}
+		keys, err := secret.Parse(string(content))
+		if err != nil {
+			return nil, &settingError{"SECRET_KEY_FILE", "holds what " + err.Error(), "/run/secrets/authd"}
+		}
+		return keys, nil
+	case text == "":
+		return nil, nil
+	}
+	keys, err := secret.Parse(text)
+	if err != nil {
+		return nil, &settingError{"SECRET_KEY", err.Error(), example}
+	}
+	return keys, nil
+}
+
+// reason is what went wrong with a file, without its path.
+func reason(err error) string {
+	if os.IsNotExist(err) {
+		return "there is no such file"
+	}
+	if os.IsPermission(err) {
+		return "permission denied"
+	}
+	return err.Error()
+}
+
+func integer(name, value string, low, high int, example string) (int, error) {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < low || n > high {
+		return 0, &settingError{name, fmt.Sprintf("%q is not a whole number from %d to %d", value, low, high), example}
+	}
+	return n, nil
+}
+
+func duration(name, value string, low, high time.Duration, example string) (time.Duration, error) {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < low || d > high {
+		return 0, &settingError{name, fmt.Sprintf("%q is not a duration from %s to %s", value, low, high), example}
+	}
+	return d, nil
+}
+
+func webURL(name, value string) (string, error) {
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return "", &settingError{name, fmt.Sprintf("%q is not an http:// or https:// URL without query", value), "https://auth.example.com"}
+	}
+	return strings.TrimRight(value, "/"), nil
+}
+
+const (
+	minSecretBytes = 32 // RFC 7518 §3.2: as long as the hash's output
+	exampleSecret  = "$(openssl rand -base64 48)"
+)
+
+// wellKnown are parts of secrets that stand in documentation, templates and tutorials.
+var wellKnown = []string{
+	"secret", "password", "changeme", "change-me", "change_me", "example", "default", "your-", "your_",
+	"supersecret", "keyboard cat", "12345678", "abcdefgh", "qwerty", "placeholder", "insecure",
+}
+
+// hmacSecret checks a secret that signs tokens; nil for none. RFC 8725 §3.5: never one that
+// people know or can guess.
+func hmacSecret(name, value string) ([]byte, error) {
+	if value == "" {
+		return nil, nil
+	}
+	if len(value) < minSecretBytes {
+		return nil, &settingError{name, fmt.Sprintf("has fewer than %d bytes", minSecretBytes), exampleSecret}
+	}
+	if secret.Weak([]byte(value)) || isWellKnown(value) {
+		return nil, &settingError{name, "is well known or easily guessed", exampleSecret}
+	}
+	return []byte(value), nil
+}
+
+// isWellKnown tells whether a secret, or what it is in base64, has a well-known part. Of
+// random ones in base64 fewer than one in a million has one.
+func isWellKnown(value string) bool {
+	forms := []string{value}
+	if decoded, err := base64.StdEncoding.DecodeString(value); err == nil {
+		forms = append(forms, string(decoded))
+	}
+	for _, form := range forms {
+		form = strings.ToLower(form)
+		for _, part := range wellKnown {
+			if strings.Contains(form, part) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// logOutput is where the log goes.
+type logOutput struct{ io.Writer }
+
+func (o logOutput) isTerminal() bool {
+	file, ok := o.Writer.(*os.File)
+	return ok && isatty.IsTerminal(file.Fd())
+}
+
+// logger makes the log. text tells whether it is for people.
+func (s logSettings) logger(out logOutput) (log *slog.Logger, text bool, err error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil || strings.ContainsAny(s.LogLevel, "+-") {
+		return nil, false, &settingError{"LOG_LEVEL", fmt.Sprintf("%q is not debug, info, warn or error", s.LogLevel), "info"}
+	}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: inUTC}
+	switch {
+	case s.LogFormat == "text", s.LogFormat == "" && out.isTerminal():
+		return slog.New(slog.NewTextHandler(out, options)), true, nil
+	case s.LogFormat == "json", s.LogFormat == "":
+		return slog.New(slog.NewJSONHandler(out, options)), false, nil
+	}
+	return nil, false, &settingError{"LOG_FORMAT", fmt.Sprintf("%q is not text or json", s.LogFormat), "json"}
+}
+
+func inUTC(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindTime {
+		a.Value = slog.TimeValue(a.Value.Time().UTC())
+	}
+	return a
+}
