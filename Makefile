@@ -1,0 +1,37 @@
+# The tools' versions, pinned here only.
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+TESTFLAGS =
+FUZZTIME  = 5s
+
+.PHONY: help run test lint fmt vet staticcheck fuzz vuln ci
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
+
+run: ## run the service
+	go run ./cmd/authd
+
+test: ## run all tests on a Postgres of their own (TESTFLAGS='-race -run Login')
+	go run ./internal/testpg/cmd/withpg -- go test -timeout 10m $(TESTFLAGS) ./...
+
+lint: fmt vet staticcheck ## check the code without running it
+
+fmt:
+	@files=$$(gofmt -l .) && test -z "$$files" || { echo "gofmt -w would change:" $$files; exit 1; }
+
+vet:
+	go vet ./...
+
+staticcheck:
+	go run $(STATICCHECK) ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (5s)
+	.ci/fuzz $(FUZZTIME)
+
+vuln: ## look for known vulnerabilities in what we call
+	.ci/vuln $(GOVULNCHECK)
+
+ci: ## run everything, as CI does
+	bash .ci/run

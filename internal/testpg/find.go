@@ -1,0 +1,128 @@
+package testpg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// host is what a search depends on besides PATH; tests describe other machines with it.
+type host struct {
+	lib  string // where Debian keeps a directory for each version
+	etc  string // where Debian keeps what new clusters are made by
+	root bool
+}
+
+func thisHost() host {
+	return host{lib: "/usr/lib/postgresql", etc: "/etc/postgresql-common", root: os.Geteuid() == 0}
+}
+
+// find returns the directory of initdb and postgres, or docker's path where only that will do.
+func (h host) find(ctx context.Context) (bin, docker string, err error) {
+	if bin = h.installed(); bin != "" {
+		return bin, "", nil
+	}
+	bin, aptErr := h.install(ctx)
+	if aptErr == nil {
+		return bin, "", nil
+	}
+	docker, dockerErr := findDocker(ctx)
+	if dockerErr == nil {
+		return "", docker, nil
+	}
+	return "", "", fmt.Errorf("no Postgres: %s is not set; "+
+		"initdb and postgres are not in PATH, %s/*/bin or the bindir of pg_config; %w; %w",
+		Env, h.lib, aptErr, dockerErr)
+}
+
+// installed returns the directory of the programs this machine has, or "".
+func (h host) installed() string {
+	if initdb, err := exec.LookPath("initdb"); err == nil && hasServer(filepath.Dir(initdb)) {
+		return filepath.Dir(initdb)
+	}
+	var newest float64
+	var bin string
+	dirs, _ := filepath.Glob(h.lib + "/*/bin") // fails on a bad pattern only
+	for _, dir := range dirs {
+		version, err := strconv.ParseFloat(filepath.Base(filepath.Dir(dir)), 64)
+		if err == nil && version > newest && hasServer(dir) {
+			newest, bin = version, dir
+		}
+	}
+	if bin != "" {
+		return bin
+	}
+	out, err := exec.Command("pg_config", "--bindir").Output()
+	if dir := strings.TrimSpace(string(out)); err == nil && hasServer(dir) {
+		return dir
+	}
+	return ""
+}
+
+func hasServer(dir string) bool {
+	for _, name := range []string{"initdb", "postgres"} {
+		if _, err := exec.LookPath(filepath.Join(dir, name)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// install gets Postgres from Debian.
+func (h host) install(ctx context.Context) (bin string, err error) {
+	apt, err := exec.LookPath("apt-get")
+	if err != nil {
+		return "", errors.New("this is no Debian to install it on")
+	}
+	if !h.root {
+		return "", errors.New("only root can install it")
+	}
+	// The tests of several packages may get here at once, and apt-get will not wait.
+	lock, err := os.Open(apt)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", apt, err)
+	}
+	if bin := h.installed(); bin != "" {
+		return bin, nil
+	}
+	// The package would make and start a server of its own, which nobody stops.
+	conf := filepath.Join(h.etc, "createcluster.d", "no-main-cluster.conf")
+	if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(conf, []byte("create_main_cluster = false\n"), 0o644); err != nil {
+		return "", err
+	}
+	fmt.Fprintln(os.Stderr, "testpg: installing Postgres by apt-get")
+	cmd := exec.CommandContext(ctx, "sh", "-c",
+		"apt-get update && apt-get install -y --no-install-recommends postgresql")
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("apt-get install postgresql: %w\n%s", err, out)
+	}
+	if bin = h.installed(); bin == "" {
+		return "", errors.New("apt-get install postgresql brought no server")
+	}
+	return bin, nil
+}
+
+func findDocker(ctx context.Context) (string, error) {
+	docker, err := exec.LookPath("docker")
+	if err != nil {
+		return "", errors.New("there is no docker in PATH")
+	}
+	if out, err := exec.CommandContext(ctx, docker, "version").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("docker version: %w\n%s", err, out)
+	}
+	return docker, nil
+}
