@@ -1,0 +1,45 @@
+package auth_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+
+	"github.com/zyotra/auth"
+)
+
+func ExamplePublic() {
+	err := fmt.Errorf("create account: %w", auth.ErrEmailTaken)
+	fmt.Println(auth.Public(err).Code, auth.Public(err).Code.Status())
+	fmt.Println(auth.Public(io.ErrUnexpectedEOF).Code)
+	// Output:
+	// email_taken 409
+	// internal
+}
+
+func ExampleError_With() {
+	err := auth.ErrInvalid.With(auth.Field{Field: "password", Reason: "too_short"})
+	fmt.Println(err.Fields, errors.Is(err, auth.ErrInvalid), auth.ErrInvalid.Fields)
+	// Output: [{password too_short}] true []
+}
+
+func TestParseBearer(t *testing.T) {
+	for header, want := range map[string]string{
+		"Bearer a.b.c": "a.b.c",
+		"bearer a.b.c": "a.b.c",
+		"Bearer":       "",
+		"Bearer ":      "",
+		"Bearer  a":    "",
+		"Bearer a b":   "",
+		"Bearer a,b":   "",
+		"Basic YTpi":   "",
+		"a.b.c":        "",
+		"":             "",
+	} {
+		token, ok := auth.ParseBearer(header)
+		if token != want || ok != (want != "") {
+			t.Errorf("%q: %q, %v", header, token, ok)
+		}
+	}
+}

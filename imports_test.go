@@ -1,0 +1,145 @@
+package auth_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/zyotra/auth"
+
+// mayImport lists, for each package, which of ours it may import. The tree is the
+// architecture: a request travels http → bus → (wire) → handlers → persistence, and no
+// import points against it. A package that is not listed here is an error, so that a new
+// one is placed on purpose.
+var mayImport = map[string][]string{
+	"":                           {},
+	"bus":                        {"", "internal/strictjson"},
+	"bus/embedded":               {},
+	"handlers":                   {"", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
+	"http":                       {"", "bus", "internal/strictjson"},
+	"internal/email":             {},
+	"internal/password":          {"internal/secret"},
+	"internal/secret":            {},
+	"internal/strictjson":        {""},
+	"internal/testpg":            {},
+	"internal/testpg/cmd/withpg": {"internal/testpg"},
+	"internal/token":             {"", "internal/strictjson"},
+	"migrations":                 {},
+	"persistence":                {""},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "handlers", "http", "migrations", "persistence", "internal/password", "internal/secret", "internal/token"},
+}
+
+// owners lists who may import a technology: one package, and cmd where it joins the parts.
+var owners = map[string][]string{
+	"github.com/gofiber/fiber":       {"http"},
+	"github.com/golang-jwt/jwt":      {"internal/token"},
+	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
+	"github.com/nats-io/nats-server": {"bus/embedded"},
+	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "http", "cmd/authd"},
+	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
+	"golang.org/x/crypto/bcrypt":     {"internal/password"},
+	"modernc.org/sqlite":             {"persistence"},
+}
+
+// light are the packages that other people's services import; heavy is what they must not
+// link by that.
+var (
+	light = []string{"", "bus"}
+	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server"}
+)
+
+type listed struct {
+	ImportPath    string
+	Standard      bool
+	Imports, Deps []string
+}
+
+func packages(t *testing.T) (ours []listed) {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Standard,Imports,Deps", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p listed
+		err := decoder.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return ours
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours = append(ours, p)
+	}
+}
+
+// inModule returns the path below the module, if it is one of ours.
+func inModule(path string) (string, bool) {
+	if path == module {
+		return "", true
+	}
+	return strings.CutPrefix(path, module+"/")
+}
+
+func TestImportsFollowTheRequest(t *testing.T) {
+	for _, p := range packages(t) {
+		name, _ := inModule(p.ImportPath)
+		allowed, placed := mayImport[name]
+		if !placed {
+			t.Errorf("%s has no place in the architecture: say in mayImport what it may import", name)
+		}
+		for _, i := range p.Imports {
+			if below, ours := inModule(i); ours && !slices.Contains(allowed, below) {
+				t.Errorf("%q must not import %q", name, below)
+			}
+		}
+	}
+}
+
+func TestEachTechnologyHasOneOwner(t *testing.T) {
+	for _, p := range packages(t) {
+		name, _ := inModule(p.ImportPath)
+		for _, i := range p.Imports {
+			for technology, who := range owners {
+				if strings.HasPrefix(i, technology) && !slices.Contains(who, name) {
+					t.Errorf("%q must not import %s", name, i)
+				}
+			}
+		}
+	}
+}
+
+func TestOtherServicesLinkNothingHeavy(t *testing.T) {
+	for _, p := range packages(t) {
+		name, _ := inModule(p.ImportPath)
+		if !slices.Contains(light, name) {
+			continue
+		}
+		for _, d := range p.Deps {
+			for _, h := range heavy {
+				if strings.HasPrefix(d, h) {
+					t.Errorf("%q links %s", p.ImportPath, d)
+				}
+			}
+		}
+	}
+}
+
+func TestTheRootImportsOnlyTheStandardLibrary(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.ImportPath != module {
+			continue
+		}
+		for _, i := range p.Imports {
+			if strings.Contains(i, ".") {
+				t.Errorf("the root imports %s", i)
+			}
+		}
+	}
+}
