@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -117,7 +118,7 @@ func Status(ctx context.Context, db *bun.DB) ([]Step, error) {
 func steps(list migrate.MigrationSlice, known bool) []Step {
 	out := make([]Step, len(list))
 	for i, m := range list {
-		out[i] = Step{Name: m.String(), AppliedAt: m.MigratedAt.UTC(), Known: known}
+		out[i] = Step{Name: strings.TrimSuffix(m.String(), "_"), AppliedAt: m.MigratedAt.UTC(), Known: known}
 	}
 	return out
 }
