@@ -9,6 +9,7 @@
 //	serve.go     which parts run, how they are joined, in what order they stop
 //	data.go      the data directory: modes, lock, the generated secret
 //	migrate.go   the schema
+//	healthcheck.go  for containers
 package main
 
 import (
@@ -19,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -37,9 +39,10 @@ const (
 
 // commands is the command line.
 type commands struct {
-	Serve   serveCommand   `cmd:"" default:"withargs" help:"Run the service. This is what authd does when nothing else is said."`
-	Migrate migrateCommand `cmd:"" help:"Bring the database schema up to date, back, or show where it stands."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Serve       serveCommand       `cmd:"" default:"withargs" help:"Run the service. This is what authd does when nothing else is said."`
+	Migrate     migrateCommand     `cmd:"" help:"Bring the database schema up to date, back, or show where it stands."`
+	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`
+	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
 
 type versionCommand struct{}
@@ -87,6 +90,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "authd:", err)
 		return exitFailed
 	}
+	unsetEmpty(parser.Model.Node)
 	command, done, err := parse(parser, args)
 	switch {
 	case done: // --help
@@ -96,7 +100,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	if err := command.Run(); err != nil {
-		fmt.Fprintln(stderr, "authd:", err)
+		fmt.Fprintln(stderr, "authd:", oneLine(err))
 		var wrong *settingError
 		if errors.As(err, &wrong) {
 			return exitUsage
@@ -104,6 +108,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	return exitStopped
+}
+
+// oneLine writes an error that was joined from several, or brings lines of its own.
+func oneLine(err error) string {
+	var parts []string
+	for part := range strings.Lines(err.Error()) {
+		parts = append(parts, strings.TrimSpace(part))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // exited unwinds kong after it has printed a help text: it expects its Exit not to return.
@@ -121,6 +134,20 @@ func parse(parser *kong.Kong, args []string) (command *kong.Context, done bool, 
 	}()
 	command, err = parser.Parse(args)
 	return command, false, err
+}
+
+// unsetEmpty makes an empty variable the same as none, as compose files and shells write it.
+func unsetEmpty(node *kong.Node) {
+	for _, flag := range node.Flags {
+		for _, name := range flag.Envs {
+			if os.Getenv(name) == "" {
+				os.Unsetenv(name)
+			}
+		}
+	}
+	for _, child := range node.Children {
+		unsetEmpty(child)
+	}
 }
 
 // loadEnvFile reads .env, if there is one; variables that are set already stay. The parser's

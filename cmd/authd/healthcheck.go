@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// healthcheckCommand is "authd healthcheck": for containers, which hold nothing else that
+// could ask.
+type healthcheckCommand struct {
+	URL  string `arg:"" optional:"" help:"What to ask. Without it: /readyz of the edge on HOST and PORT."`
+	Host string `env:"HOST" default:"127.0.0.1" placeholder:"ADDRESS" help:"Address of the edge."`
+	Port string `env:"PORT" default:"3000" placeholder:"PORT" help:"Port of the edge."`
+}
+
+func (h healthcheckCommand) Run(ctx context.Context) error {
+	url := h.URL
+	if url == "" {
+		url = "http://" + net.JoinHostPort(reachable(h.Host), h.Port) + "/readyz"
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, response.Status)
+	}
+	return nil
+}
+
+// reachable is where one finds what listens on host: on all addresses is on loopback too.
+func reachable(host string) string {
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return "127.0.0.1"
+	}
+	return host
+}
