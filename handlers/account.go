@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/internal/email"
@@ -52,7 +53,7 @@ func (a *Accounts) checkRegister(req auth.RegisterRequest) (email.Address, error
 	}
 	if req.Password == "" {
 		faults = append(faults, auth.Field{Field: "password", Reason: reasonRequired})
-	} else if reason := a.Passwords.Check(req.Password); reason != "" {
+	} else if reason := a.Passwords.Check(req.Password, ownWords(address, req.Name)...); reason != "" {
 		faults = append(faults, auth.Field{Field: "password", Reason: reason})
 	}
 	if reason := checkName(req.Name); reason != "" {
@@ -62,6 +63,12 @@ func (a *Accounts) checkRegister(req auth.RegisterRequest) (email.Address, error
 		return email.Address{}, auth.ErrInvalid.With(faults...)
 	}
 	return address, nil
+}
+
+// ownWords are what a password of the account should not be made of.
+func ownWords(address email.Address, name string) []string {
+	local, _, _ := strings.Cut(address.Display, "@")
+	return []string{address.Display, local, name}
 }
 
 // Get answers auth.account.get: the account of the token's user. It returns the errors of

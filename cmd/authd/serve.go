@@ -27,6 +27,9 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
+// serviceName is what users know the service by, if they know it.
+const serviceName = "zyotra"
+
 // serveCommand is "authd serve".
 type serveCommand struct {
 	serveSettings
@@ -169,7 +172,10 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		}
 		return err
 	}
-	passwords := password.New(master, s.config.bcryptCost, s.config.passwordMinLength)
+	passwords, err := password.New(master, s.config.bcryptCost, s.config.passwordMinLength, serviceName)
+	if err != nil {
+		return err
+	}
 	sessions := &handlers.Sessions{
 		Store: s.store, Passwords: passwords, Keys: keys,
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},

@@ -13,6 +13,9 @@
 //
 // Plain bcrypt strings, as the service's ancestor and imports bring them, verify too;
 // Compare says when a string should be replaced by a fresh one.
+//
+// A new password must not be one of the commonest, nor little more than its owner's address
+// or the service's name. There are no rules of composition, and nothing expires.
 package password
 
 import (
@@ -48,6 +51,8 @@ const (
 	ReasonTooShort   = "too_short"
 	ReasonTooLong    = "too_long"
 	ReasonNotUnicode = "not_unicode" // invalid UTF-8 or control characters
+	ReasonTooCommon  = "too_common"
+	ReasonContext    = "contains_context" // little more than the owner's words or the service's name
 )
 
 // scheme begins the strings that Hash makes.
@@ -57,12 +62,13 @@ const scheme = "$bcrypt-hmac-sha256$"
 // cost out of bounds. It is the service's fault, not the user's.
 var ErrStored = errors.New("stored password not understood")
 
-// Hasher hashes and compares. All fields are required.
+// Hasher hashes and compares. Make it with New.
 type Hasher struct {
 	Peppers   []Pepper // the first keys new strings
 	Cost      int      // bcrypt's cost, MinCost to MaxCost; the work doubles with each
 	MinLength int      // code points
 	dummy     string   // of the current cost, matching nothing
+	blocked   blocklist
 }
 
 // Pepper keys passwords before they are hashed.
@@ -71,13 +77,18 @@ type Pepper struct {
 	Key []byte
 }
 
-// New makes a Hasher whose peppers are derived from the master secrets.
-func New(keys secret.Keys, cost, minLength int) *Hasher {
-	h := &Hasher{Cost: cost, MinLength: minLength, dummy: dummy(cost)}
+// New makes a Hasher whose peppers are derived from the master secrets. names are what the
+// service is called, which makes a poor password there.
+func New(keys secret.Keys, cost, minLength int, names ...string) (*Hasher, error) {
+	blocked, err := newBlocklist(names)
+	if err != nil {
+		return nil, err
+	}
+	h := &Hasher{Cost: cost, MinLength: minLength, dummy: dummy(cost), blocked: blocked}
 	for _, k := range keys {
 		h.Peppers = append(h.Peppers, Pepper{ID: k.ID, Key: k.Derive(secret.LabelPepper)})
 	}
-	return h
+	return h, nil
 }
 
 // dummy is a well-formed bcrypt string that no password is known for.
@@ -93,8 +104,9 @@ func dummy(cost int) string {
 	return fmt.Sprintf("$2a$%02d$%s", cost, random[:])
 }
 
-// Check returns why a new password is not taken, or "".
-func (h *Hasher) Check(password string) string {
+// Check returns why a new password is not taken, or "". own are the owner's words: address,
+// name and the like.
+func (h *Hasher) Check(password string, own ...string) string {
 	if utf8.RuneCountInString(password) > MaxLength {
 		return ReasonTooLong
 	}
@@ -106,6 +118,12 @@ func (h *Hasher) Check(password string) string {
 		return ReasonTooShort
 	case n > MaxLength:
 		return ReasonTooLong
+	}
+	switch {
+	case h.blocked.isCommon(password):
+		return ReasonTooCommon
+	case h.blocked.isContext(password, own, h.MinLength):
+		return ReasonContext
 	}
 	return ""
 }

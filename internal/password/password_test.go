@@ -22,7 +22,11 @@ func newHasher(t testing.TB, masters ...string) *password.Hasher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return password.New(keys, bcrypt.MinCost, password.MinLength)
+	h, err := password.New(keys, bcrypt.MinCost, password.MinLength, "zyotra")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 func hash(t *testing.T, h *password.Hasher, pw string) string {
@@ -46,8 +50,8 @@ func compare(t *testing.T, h *password.Hasher, stored, pw string) password.Resul
 func TestCheckCountsCodePoints(t *testing.T) {
 	h := newHasher(t)
 	for _, tt := range []struct{ name, in, reason string }{
-		{"7 letters", "1234567", "too_short"},
-		{"8 letters", "12345678", ""},
+		{"7 letters", "8346719", "too_short"},
+		{"8 letters", "83467194", ""},
 		{"8 emoji, 32 bytes", strings.Repeat("😀", 8), ""},
 		{"7 composed letters, 14 as typed", strings.Repeat("e\u0301", 7), "too_short"},
 		{"64 emoji, 256 bytes", strings.Repeat("😀", 64), ""},
@@ -63,6 +67,28 @@ func TestCheckCountsCodePoints(t *testing.T) {
 	} {
 		if got := h.Check(tt.in); got != tt.reason {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.reason)
+		}
+	}
+}
+
+func TestCheckRefusesWhatOthersWouldTry(t *testing.T) {
+	h := newHasher(t)
+	own := []string{"ada.lovelace@example.com", "ada.lovelace", "Ada Lovelace", "Al"}
+	for _, tt := range []struct{ in, reason string }{
+		{"password", "too_common"},
+		{"PassWord", "too_common"},
+		{"football", "too_common"},
+		{"ada.lovelace@example.com", "contains_context"},
+		{"Ada.Lovelace2026", "contains_context"},
+		{"ada lovelace", "contains_context"},
+		{"Zyotra-123", "contains_context"},
+		{"zyotrazyotra", "contains_context"},
+		{"ada.lovelace wrote the first program", ""},
+		{"all about Al and Ada", ""},
+		{"football, rowing", ""},
+	} {
+		if got := h.Check(tt.in, own...); got != tt.reason {
+			t.Errorf("%q: got %q, want %q", tt.in, got, tt.reason)
 		}
 	}
 }
