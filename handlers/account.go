@@ -22,9 +22,6 @@ type Accounts struct {
 // Register answers auth.register: it creates an account. It returns auth.ErrEmailTaken, or
 // an auth.ErrInvalid error that names all members at fault; nothing is stored then.
 func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth.RegisterReply, error) {
-	if _, err := client(req.Client); err != nil {
-		return auth.RegisterReply{}, err
-	}
 	address, err := a.checkRegister(req)
 	if err != nil {
 		return auth.RegisterReply{}, err
@@ -59,7 +56,8 @@ func (a *Accounts) checkRegister(req auth.RegisterRequest) (email.Address, error
 	if reason := checkName(req.Name); reason != "" {
 		faults = append(faults, auth.Field{Field: "name", Reason: reason})
 	}
-	if faults != nil {
+	_, wrong := client(req.Client)
+	if faults = append(faults, wrong...); faults != nil {
 		return email.Address{}, auth.ErrInvalid.With(faults...)
 	}
 	return address, nil

@@ -67,8 +67,9 @@ func checkName(name string) string {
 	return ""
 }
 
-// client checks where a request says that it comes from. No client is an empty one.
-func client(c *auth.Client) (auth.Client, error) {
+// client reads where a request says that it comes from, and returns the members at fault.
+// No client is an empty one.
+func client(c *auth.Client) (auth.Client, []auth.Field) {
 	if c == nil {
 		return auth.Client{}, nil
 	}
@@ -78,7 +79,7 @@ func client(c *auth.Client) (auth.Client, error) {
 	}
 	ip, err := netip.ParseAddr(c.IP)
 	if err != nil {
-		return auth.Client{}, auth.ErrInvalid.With(auth.Field{Field: "client.ip", Reason: reasonInvalid})
+		return auth.Client{}, []auth.Field{{Field: "client.ip", Reason: reasonInvalid}}
 	}
 	kept.IP = ip.Unmap().WithZone("").String()
 	return kept, nil

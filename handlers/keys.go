@@ -25,7 +25,7 @@ const reloadEvery = 5 * time.Second
 type Keys struct {
 	Store  *persistence.Store
 	Master secret.Keys // seals the private halves
-	Secret []byte      // set: tokens are HS256 with this secret, and Store is not asked
+	Secret []byte      // set: tokens are HS256 with this secret, and the stored keys are not used
 	Clock  Clock
 
 	set    atomic.Pointer[keySet]
@@ -42,7 +42,8 @@ type keySet struct {
 
 // Load reads the keys from the database and makes the first one if there is none; of
 // several instances that start at once, one makes it. It returns secret.ErrSealed if the
-// master secret is not the one the keys were sealed with.
+// master secret is not the one the keys were sealed with, in HS256 mode too: the passwords
+// hang on it all the same.
 func (k *Keys) Load(ctx context.Context) error {
 	k.reload.Lock()
 	defer k.reload.Unlock()
@@ -51,11 +52,6 @@ func (k *Keys) Load(ctx context.Context) error {
 
 func (k *Keys) load(ctx context.Context) error {
 	k.loaded = k.Clock.now()
-	if k.Secret != nil {
-		key := token.Key{Secret: k.Secret}
-		k.set.Store(&keySet{signing: key, byID: map[string][]token.Key{"": {key}}, public: auth.KeySet{Keys: []auth.Key{}}})
-		return nil
-	}
 	stored, err := k.Store.SigningKeys(ctx)
 	if err != nil {
 		return err
@@ -69,8 +65,17 @@ func (k *Keys) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if k.Secret != nil {
+		set = symmetric(k.Secret)
+	}
 	k.set.Store(set)
 	return nil
+}
+
+// symmetric is the set of HS256 mode: one secret, nothing public.
+func symmetric(secret []byte) *keySet {
+	key := token.Key{Secret: secret}
+	return &keySet{signing: key, byID: map[string][]token.Key{"": {key}}, public: auth.KeySet{Keys: []auth.Key{}}}
 }
 
 // create makes the first key, unless another instance did meanwhile.

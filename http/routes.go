@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"mime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/gofiber/fiber/v2"
+	"github.com/valyala/fasthttp"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
@@ -147,6 +149,22 @@ func (e *Edge) ready(c *fiber.Ctx) error {
 		return fmt.Errorf("%w: %w", auth.ErrUnavailable.With(auth.Field{Field: "bus", Reason: "away"}), err)
 	}
 	return c.JSON(reply)
+}
+
+// knownMethods refuses methods that HTTP does not define, to which Fiber would answer in
+// its own words.
+func (e *Edge) knownMethods(next fasthttp.RequestHandler) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		if slices.Contains(fiber.DefaultMethods, string(ctx.Method())) {
+			next(ctx)
+			return
+		}
+		c := e.app.AcquireCtx(ctx)
+		defer e.app.ReleaseCtx(c)
+		if err := e.fail(c, auth.ErrMalformed); err != nil {
+			e.log.Error("encode problem", "err", err)
+		}
+	}
 }
 
 // guard is around every route: it sets the headers that every answer has, and a panic ends

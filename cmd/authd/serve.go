@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -250,22 +249,11 @@ func (s *service) connect(role string) (*nats.Conn, error) {
 		nats.ReconnectHandler(func(c *nats.Conn) { s.log.Info("bus back", "server", c.ConnectedUrlRedacted()) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.log.Error("bus", "err", err) }),
 	}
-	if file := s.settings.NATSCreds; file != "" {
-		if _, err := os.Stat(file); err != nil {
-			return nil, &settingError{"NATS_CREDS", "cannot be read: " + reason(err), "/run/secrets/authd.creds"}
-		}
-		options = append(options, nats.UserCredentials(file))
+	credentials, err := s.settings.natsCredentials()
+	if err != nil {
+		return nil, err
 	}
-	if file := s.settings.NATSNKeySeedFile; file != "" {
-		option, err := nats.NkeyOptionFromSeed(file)
-		if err != nil {
-			return nil, &settingError{"NATS_NKEY_SEED_FILE", "cannot be read: " + reason(err), "data/nats/keys/edge.nk"}
-		}
-		options = append(options, option)
-	}
-	if file := s.settings.NATSTLSCA; file != "" {
-		options = append(options, nats.RootCAs(file))
-	}
+	options = append(options, credentials...)
 	conn, err := bus.Connect(s.config.natsURL, options...)
 	if err != nil {
 		return nil, fmt.Errorf("NATS_URL: %w", err)
@@ -311,7 +299,7 @@ func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 	}
 	switch {
 	case s.embedded == nil:
-		natsURL = s.config.natsURL
+		natsURL = redacted(s.config.natsURL)
 	case s.embedded.URL() == "":
 		natsURL = "in this process only"
 	default:

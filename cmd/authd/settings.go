@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/mattn/go-isatty"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/internal/password"
@@ -138,11 +141,16 @@ const year = 365 * 24 * time.Hour
 
 // url is the database to use.
 func (s databaseSettings) url() (string, error) {
-	switch scheme, rest, _ := strings.Cut(s.DatabaseURL, "://"); {
+	scheme, rest, _ := strings.Cut(s.DatabaseURL, "://")
+	switch {
 	case s.DatabaseURL == "":
 		return "sqlite://" + s.DataDir + "/authd.db", nil
-	case scheme == "sqlite" && rest != "", scheme == "postgres", scheme == "postgresql":
+	case scheme == "sqlite" && rest != "":
 		return s.DatabaseURL, nil
+	case scheme == "postgres", scheme == "postgresql":
+		if _, err := url.Parse(s.DatabaseURL); err == nil {
+			return s.DatabaseURL, nil
+		}
 	}
 	// The value may hold a password.
 	return "", &settingError{"DATABASE_URL", "is neither a postgres:// nor a sqlite:// URL", "postgres://authd@localhost:5432/auth"}
@@ -184,6 +192,59 @@ func (s serveSettings) checkListen() error {
 		return &settingError{"NATS_LISTEN", fmt.Sprintf("%q is not host:port or off", s.NATSListen), "127.0.0.1:4222"}
 	}
 	return nil
+}
+
+// natsCredentials reads the files that let us into the external cluster, so that one that
+// will not do is named here.
+func (s serveSettings) natsCredentials() (options []nats.Option, err error) {
+	if s.NATSCreds != "" {
+		if err := checkFile("NATS_CREDS", s.NATSCreds, "/run/secrets/authd.creds", isCredentials); err != nil {
+			return nil, err
+		}
+		options = append(options, nats.UserCredentials(s.NATSCreds))
+	}
+	if s.NATSNKeySeedFile != "" {
+		option, err := nats.NkeyOptionFromSeed(s.NATSNKeySeedFile)
+		if err != nil {
+			return nil, &settingError{"NATS_NKEY_SEED_FILE", "is no file that holds the seed of a user", "data/nats/keys/edge.nk"}
+		}
+		options = append(options, option)
+	}
+	if s.NATSTLSCA != "" {
+		if err := checkFile("NATS_TLS_CA", s.NATSTLSCA, "/etc/ssl/nats-ca.pem", x509.NewCertPool().AppendCertsFromPEM); err != nil {
+			return nil, err
+		}
+		options = append(options, nats.RootCAs(s.NATSTLSCA))
+	}
+	return options, nil
+}
+
+func isCredentials(content []byte) bool {
+	_, err := nkeys.ParseDecoratedUserNKey(content)
+	return err == nil
+}
+
+// checkFile reads the file of a setting and refuses content that will not do.
+func checkFile(name, path, example string, good func([]byte) bool) error {
+	content, err := os.ReadFile(path)
+	switch {
+	case err != nil:
+		return &settingError{name, "cannot be read: " + reason(err), example}
+	case !good(content):
+		return &settingError{name, "is no such file: it holds something else", example}
+	}
+	return nil
+}
+
+// redacted is a list of URLs without the passwords in them.
+func redacted(urls string) string {
+	var out []string
+	for one := range strings.SplitSeq(urls, ",") {
+		if u, err := url.Parse(strings.TrimSpace(one)); err == nil {
+			out = append(out, u.Redacted())
+		}
+	}
+	return strings.Join(out, ",")
 }
 
 // secretKeys reads the master secret from its setting or file; nil if there is neither.
