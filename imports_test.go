@@ -42,6 +42,7 @@ var owners = map[string][]string{
 	"github.com/nats-io/nats-server": {"bus/embedded"},
 	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "http", "cmd/authd"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
+	"github.com/valyala/fasthttp":    {"http"},
 	"golang.org/x/crypto/bcrypt":     {"internal/password"},
 	"modernc.org/sqlite":             {"persistence"},
 }

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"github.com/zyotra/auth/bus/embedded"
+)
+
+// compose reads compose.yaml as docker compose does, with the environment.
+func compose(t *testing.T, environment map[string]string) (*types.Project, error) {
+	t.Helper()
+	path := filepath.Join("..", "..", "compose.yaml")
+	return loader.LoadWithContext(t.Context(), types.ConfigDetails{
+		WorkingDir: t.TempDir(), ConfigFiles: []types.ConfigFile{{Filename: path}}, Environment: environment,
+	}, func(o *loader.Options) { o.SetProjectName("zyotra-auth", true) })
+}
+
+var composeSecrets = map[string]string{"POSTGRES_PASSWORD": "pg", "NATS_PASSWORD": "n0123", "SECRET_KEY": "key"}
+
+func TestComposeHasNoDefaultSecrets(t *testing.T) {
+	for missing := range composeSecrets {
+		environment := map[string]string{}
+		for name, value := range composeSecrets {
+			if name != missing {
+				environment[name] = value
+			}
+		}
+		if _, err := compose(t, environment); err == nil || !strings.Contains(err.Error(), missing) {
+			t.Errorf("without %s: %v", missing, err)
+		}
+	}
+}
+
+func TestComposeChecksHealthAndWaitsForIt(t *testing.T) {
+	project, err := compose(t, composeSecrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, service := range project.Services {
+		if service.HealthCheck == nil || len(service.HealthCheck.Test) == 0 {
+			t.Errorf("%s has no health check", name)
+		}
+	}
+	for name, needed := range project.Services["authd"].DependsOn {
+		if needed.Condition != types.ServiceConditionHealthy {
+			t.Errorf("authd does not wait for %s to be healthy", name)
+		}
+	}
+	if len(project.Services["authd"].DependsOn) != 2 {
+		t.Error("authd waits for less than its database and its bus")
+	}
+}
+
+// The NATS server of compose.yaml gives the service and strangers the rights that the
+// embedded one gives them.
+func TestComposeServerHasTheRoles(t *testing.T) {
+	project, err := compose(t, composeSecrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NATS_PASSWORD", composeSecrets["NATS_PASSWORD"])
+	store := t.TempDir()
+	config := strings.NewReplacer("port: 4222", "listen: 127.0.0.1:-1", "http: 127.0.0.1:8222", "", "/data", store).
+		Replace(project.Configs["nats"].Content)
+	path := filepath.Join(store, "nats.conf")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options, err := server.ProcessConfigFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.NoLog, options.NoSigs = true, true
+	s, err := server.NewServer(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(5 * time.Second) {
+		t.Fatal("the server does not start")
+	}
+	conn, err := nats.Connect(s.ClientURL(), nats.UserInfo("authd", composeSecrets["NATS_PASSWORD"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if _, err := nats.Connect(s.ClientURL(), nats.UserInfo("authd", "")); err == nil {
+		t.Error("the service needs no password")
+	}
+
+	written := map[string]*server.Permissions{}
+	for _, u := range options.Users {
+		written[u.Username] = u.Permissions
+	}
+	for user, role := range map[string]string{"authd": embedded.Service, "app": embedded.App} {
+		for _, r := range embedded.Roles() {
+			if r.Name != role {
+				continue
+			}
+			same(t, user+" publishes", written[user].Publish.Allow, remove(r.Publish.Allow, "_INBOX_edge.>", "_INBOX_admin.>"))
+			same(t, user+" subscribes", written[user].Subscribe.Allow, r.Subscribe.Allow)
+		}
+	}
+}
+
+// remove takes the inboxes of roles that compose.yaml does not have out of a list.
+func remove(list []string, unwanted ...string) (rest []string) {
+	for _, s := range list {
+		if !strings.Contains(" "+strings.Join(unwanted, " ")+" ", " "+s+" ") {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+// same compares two lists as sets.
+func same(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	for _, s := range want {
+		if !strings.Contains(" "+strings.Join(got, " ")+" ", " "+s+" ") {
+			t.Errorf("%s lacks %s", what, s)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/testpg"
+)
+
+// withPostgres are the flags of an instance on a Postgres database.
+func withPostgres(url string) []string {
+	return []string{"--database-url=" + url, "--migrate", "--secret-key=" + masterSecret}
+}
+
+// startApart runs the handlers, with the bus, and the edge as two processes.
+func startApart(t *testing.T, flags ...string) (edge, handlers *instance) {
+	t.Helper()
+	handlers = start(t, append([]string{"serve", "--handlers"}, flags...)...)
+	return startEdge(t, handlers), handlers
+}
+
+func startEdge(t *testing.T, handlers *instance) *instance {
+	t.Helper()
+	return start(t, "serve", "--edge", "--nats-url="+handlers.nats,
+		"--nats-nkey-seed-file="+embedded.SeedFile(handlers.dir+"/data/nats", embedded.Edge))
+}
+
+// deployments are the ways to run the service. Each returns one instance with an edge, whose
+// bus lets in clients without credentials.
+var deployments = map[string]func(*testing.T) *instance{
+	"SQLite and embedded bus": func(t *testing.T) *instance { return startInside(t) },
+	"Postgres and embedded bus": func(t *testing.T) *instance {
+		return start(t, withPostgres(testpg.URL(t))...)
+	},
+	"Postgres and external bus": func(t *testing.T) *instance {
+		return start(t, append(withPostgres(testpg.URL(t)), "--nats-url="+externalNATS(t, server.Options{}))...)
+	},
+	"edge and handlers apart": func(t *testing.T) *instance {
+		edge, _ := startApart(t)
+		return edge
+	},
+}
+
+func TestAccountFromRegistrationToLogout(t *testing.T) {
+	t.Parallel()
+	for name, deploy := range deployments {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			story(t, deploy(t))
+		})
+	}
+}
+
+const (
+	tokens = `"accessToken":"<token>","refreshToken":"<token>","tokenType":"Bearer","expiresIn":900,"sessionId":"<session>"`
+
+	verified = `{"userId":1,"sessionId":"<session>","scopes":[],"amr":["pwd"],"authTime":"<time>","issuedAt":"<time>","expiresAt":"<time>"}`
+	account  = `{"userId":1,"email":"ada@example.com","name":"Ada","createdAt":"<time>","updatedAt":"<time>"}`
+)
+
+func story(t *testing.T, a *instance) {
+	conn := connect(t, a.nats)
+
+	a.post(t, "/register", `{"email":"ada@example.com","password":"correct horse battery","name":"Ada"}`).
+		answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	login := a.post(t, "/login", credentials)
+	login.answered(t, 200, `{"message":"Login successful","userId":1,`+tokens+`}`)
+	access, session := login.member(t, "accessToken"), login.member(t, "sessionId")
+
+	ask(t, conn, "auth.verify", nil, `{"token":"`+access+`"}`).replied(t, verified)
+	verify := a.get(t, "/verify", access)
+	verify.answered(t, 200, verified)
+	for name, want := range map[string]string{"X-Auth-User-Id": "1", "X-Auth-Session-Id": session, "X-Auth-Scopes": ""} {
+		if got, ok := verify.Answer.Header[name]; !ok || got[0] != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	a.get(t, "/me", access).answered(t, 200, account)
+	ask(t, conn, "auth.account.get", bearer(access), "").replied(t, account)
+
+	refreshed := a.post(t, "/refresh", `{"refreshToken":"`+login.member(t, "refreshToken")+`"}`)
+	refreshed.answered(t, 200, `{`+tokens+`}`)
+	again := ask(t, conn, "auth.refresh", nil, `{"refreshToken":"`+refreshed.member(t, "refreshToken")+`"}`)
+	again.replied(t, `{`+tokens+`}`)
+	for _, token := range []string{access, refreshed.member(t, "accessToken"), again.member(t, "accessToken")} {
+		a.get(t, "/verify", token).answered(t, 200, verified)
+		verifyAlone(t, token, session, a.get(t, "/.well-known/jwks.json", "").Answer.Body)
+	}
+
+	body := `{"refreshToken":"` + again.member(t, "refreshToken") + `"}`
+	a.post(t, "/logout", body).answered(t, 204, "")
+	a.post(t, "/logout", body).answered(t, 204, "")
+	a.do(t, "POST /logout", bearer(access), "").answered(t, 204, "")
+	ask(t, conn, "auth.logout", bearer(access), "{}").replied(t, "{}")
+
+	for _, token := range []string{access, again.member(t, "accessToken")} {
+		a.get(t, "/verify", token).refused(t, 401, "token_revoked", "")
+		a.get(t, "/me", token).refused(t, 401, "token_revoked", "")
+		ask(t, conn, "auth.verify", nil, `{"token":"`+token+`"}`).refused(t, 401, "token_revoked", "")
+	}
+	a.post(t, "/refresh", body).refused(t, 401, "token_revoked", "")
+}
+
+// verifyAlone checks an access token as a service would that knows nothing but the key set.
+func verifyAlone(t *testing.T, token, session, jwks string) {
+	t.Helper()
+	var set struct {
+		Keys []map[string]string `json:"keys"`
+	}
+	check(t, json.Unmarshal([]byte(jwks), &set))
+	parsed, err := jwt.Parse(token, func(token *jwt.Token) (any, error) {
+		i := slices.IndexFunc(set.Keys, func(k map[string]string) bool { return k["kid"] == token.Header["kid"] })
+		if i < 0 {
+			t.Fatalf("no key %v in %s", token.Header["kid"], jwks)
+		}
+		key, err := base64.RawURLEncoding.DecodeString(set.Keys[i]["x"])
+		return ed25519.PublicKey(key), err
+	}, jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithIssuer("http://localhost:3000"),
+		jwt.WithAudience("zyotra"), jwt.WithSubject("1"), jwt.WithExpirationRequired(), jwt.WithIssuedAt())
+	check(t, err)
+	claimsOf(t, parsed, session)
+}
+
+// claimsOf wants the claims that the contract names, and no other.
+func claimsOf(t *testing.T, token *jwt.Token, session string) {
+	t.Helper()
+	if token.Header["typ"] != "at+jwt" {
+		t.Errorf("typ is %v", token.Header["typ"])
+	}
+	claims := token.Claims.(jwt.MapClaims)
+	names := slices.Sorted(maps.Keys(claims))
+	if got, want := strings.Join(names, " "), "amr aud auth_time exp iat iss jti nbf scope sid sub userId"; got != want {
+		t.Errorf("claims %s, want %s", got, want)
+	}
+	if claims["userId"] != "1" || claims["sid"] != session {
+		t.Errorf("userId %v, sid %v", claims["userId"], claims["sid"])
+	}
+	if exp, iat := claims["exp"].(float64), claims["iat"].(float64); exp-iat != 900 {
+		t.Errorf("the token lives for %v s", exp-iat)
+	}
+}
+
+func TestAccessTokenSecretSignsHS256(t *testing.T) {
+	t.Parallel()
+	const secret = "Jx7!mQ2z-Rk9vTb4.Wn6yPe1uHs8dLg3cFa5"
+	a := startInside(t, "--access-token-secret="+secret)
+	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	login := a.post(t, "/login", credentials)
+
+	parsed, err := jwt.Parse(login.member(t, "accessToken"), func(*jwt.Token) (any, error) { return []byte(secret), nil },
+		jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer("http://localhost:3000"), jwt.WithAudience("zyotra"))
+	check(t, err)
+	claimsOf(t, parsed, login.member(t, "sessionId"))
+	a.get(t, "/verify", login.member(t, "accessToken")).answered(t, 200, verified)
+	a.get(t, "/.well-known/jwks.json", "").answered(t, 200, `{"keys":[]}`)
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/nats-io/nats.go"
+
+	"github.com/zyotra/auth/bus/embedded"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/golden")
+
+// golden compares an exchange with the one in testdata/golden. A difference is a change of
+// the contract; -update makes it, for review in the diff.
+func golden(t *testing.T, name string, e exchange) {
+	t.Helper()
+	got := encode(t, struct {
+		Request shown `json:"request"`
+		Answer  shown `json:"answer"`
+	}{show(e.Request), show(e.Answer)})
+	path := filepath.Join("testdata", "golden", name+".json")
+	if *update {
+		check(t, os.WriteFile(path, []byte(got), 0o600))
+	}
+	want, err := os.ReadFile(path)
+	check(t, err)
+	if got != string(want) {
+		t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+// shown is a message with its body as JSON, and without what is volatile.
+type shown struct {
+	message
+	Header map[string]string `json:"header,omitempty"`
+	Body   any               `json:"body,omitempty"`
+}
+
+func show(m message) shown {
+	s := shown{message: m, Header: map[string]string{}}
+	for name, values := range m.Header {
+		if name != "Date" && name != "Content-Length" {
+			s.Header[name] = mask(strings.Join(values, ", "))
+		}
+	}
+	switch {
+	case len(m.Body) > 4096:
+		s.Body = "<too much>"
+	case m.Body != "":
+		s.Body = json.RawMessage(mask(m.Body))
+	}
+	return s
+}
+
+func TestGoldenHTTP(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	keep := func(name string, e exchange) exchange {
+		t.Helper()
+		golden(t, "http-"+name, e)
+		return e
+	}
+	refresh := func(token string) string { return `{"refreshToken":"` + token + `"}` }
+	const ada = `{"email":"ada@example.com","password":"correct horse battery","name":"Ada"}`
+
+	keep("healthz", a.get(t, "/healthz", ""))
+	keep("readyz", a.get(t, "/readyz", ""))
+	keep("jwks", a.get(t, "/.well-known/jwks.json", ""))
+	keep("register", a.post(t, "/register", ada))
+	keep("email-taken", a.post(t, "/register", ada))
+	keep("validation-failed", a.post(t, "/register", `{"email":"ada","password":"short"}`))
+	login := keep("login", a.post(t, "/login", credentials))
+	access := login.member(t, "accessToken")
+	keep("verify", a.get(t, "/verify", access))
+	keep("me", a.get(t, "/me", access))
+	next := keep("refresh", a.post(t, "/refresh", refresh(login.member(t, "refreshToken")))).member(t, "refreshToken")
+	keep("logout", a.post(t, "/logout", refresh(next)))
+	keep("logout-bearer", a.do(t, "POST /logout", bearer(access), ""))
+
+	keep("invalid-credentials", a.post(t, "/login", `{"email":"ada@example.com","password":"wrong"}`))
+	keep("unauthenticated", a.get(t, "/me", ""))
+	keep("invalid-token", a.get(t, "/me", "e30.e30.e30"))
+	keep("token-revoked", a.get(t, "/me", access))
+	keep("malformed-request", a.post(t, "/login", `{"user":"ada"}`))
+	keep("not-found", a.get(t, "/login/", ""))
+	keep("method-not-allowed", a.get(t, "/login", ""))
+	keep("payload-too-large", a.post(t, "/login", padded(64<<10+1)))
+	keep("unsupported-media-type", a.do(t, "POST /login", nil, credentials))
+}
+
+// asEdge is a client of an embedded bus that may ask about health.
+func asEdge(t *testing.T, a *instance) *nats.Conn {
+	t.Helper()
+	return connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Edge))
+}
+
+func TestGoldenNATS(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	conn := connect(t, a.nats)
+	keep := func(name, subject string, header map[string][]string, body string) exchange {
+		t.Helper()
+		e := ask(t, conn, subject, header, body)
+		golden(t, "nats-"+name, e)
+		return e
+	}
+	refresh := func(token string) string { return `{"refreshToken":"` + token + `"}` }
+	verify := func(token string) string { return `{"token":"` + token + `"}` }
+	const ada = `{"email":"ada@example.com","password":"correct horse battery","name":"Ada","client":{"ip":"192.0.2.1","userAgent":"curl/8"}}`
+
+	golden(t, "nats-health", ask(t, asEdge(t, a), "auth.health", nil, "{}"))
+	keep("keys", "auth.keys", nil, "{}")
+	keep("register", "auth.register", nil, ada)
+	keep("email-taken", "auth.register", nil, ada)
+	keep("validation-failed", "auth.register", nil, `{"email":"ada","password":"short","client":{"ip":"192.0.2.256"}}`)
+	login := keep("login", "auth.login", nil, credentials)
+	access := login.member(t, "accessToken")
+	keep("verify", "auth.verify", nil, verify(access))
+	keep("insufficient-scope", "auth.verify", nil, `{"token":"`+access+`","scopes":["admin"]}`)
+	keep("account-get", "auth.account.get", bearer(access), "{}")
+	next := keep("refresh", "auth.refresh", nil, refresh(login.member(t, "refreshToken"))).member(t, "refreshToken")
+	keep("logout", "auth.logout", nil, refresh(next))
+	keep("logout-bearer", "auth.logout", bearer(access), "{}")
+
+	keep("invalid-credentials", "auth.login", nil, `{"email":"ada@example.com","password":"wrong"}`)
+	keep("unauthenticated", "auth.account.get", nil, "{}")
+	keep("invalid-token", "auth.verify", nil, verify("e30.e30.e30"))
+	keep("token-revoked", "auth.verify", nil, verify(access))
+	keep("malformed-request", "auth.login", nil, `{"user":"ada"}`)
+	keep("payload-too-large", "auth.login", nil, padded(64<<10+1))
+}
+
+// A token of ours whose time is over, made with the secret that the service was given.
+func TestGoldenTokenExpired(t *testing.T) {
+	t.Parallel()
+	const secret = "Jx7!mQ2z-Rk9vTb4.Wn6yPe1uHs8dLg3cFa5"
+	a := startInside(t, "--access-token-secret="+secret)
+	signUp(t, a)
+	claims := jwt.MapClaims{}
+	token, _, err := jwt.NewParser().ParseUnverified(a.post(t, "/login", credentials).member(t, "accessToken"), claims)
+	check(t, err)
+	for _, name := range []string{"iat", "nbf", "exp", "auth_time"} {
+		claims[name] = claims[name].(float64) - 3600
+	}
+	signed, err := token.SignedString([]byte(secret))
+	check(t, err)
+
+	e := a.get(t, "/verify", signed)
+	e.refused(t, 401, "token_expired", "")
+	golden(t, "http-token-expired", e)
+	e = ask(t, connect(t, a.nats), "auth.verify", nil, `{"token":"`+signed+`"}`)
+	e.refused(t, 401, "token_expired", "")
+	golden(t, "nats-token-expired", e)
+}
