@@ -64,22 +64,3 @@ func TestRightPasswordIsTakenWhileItIsStoredAfresh(t *testing.T) {
 	}
 	want(t, "login", <-login, nil)
 }
-
-// Away is not valid: what cannot be looked up is refused as unavailable, and is as it was
-// once it can.
-func TestWithoutADatabaseNothingIsValid(t *testing.T) {
-	each(t, func(t *testing.T, s *service) {
-		tokens := s.begun(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		_, err := s.sessions.Verify(ctx, auth.VerifyRequest{Token: tokens.AccessToken})
-		want(t, "verify", err, auth.ErrUnavailable)
-		_, err = s.sessions.Refresh(ctx, auth.RefreshRequest{RefreshToken: tokens.RefreshToken})
-		want(t, "refresh", err, auth.ErrUnavailable)
-		_, err = s.sessions.Logout(ctx, auth.LogoutRequest{RefreshToken: tokens.RefreshToken})
-		want(t, "logout", err, auth.ErrUnavailable)
-		_, err = s.sessions.Login(ctx, auth.LoginRequest{Email: ada, Password: horse})
-		want(t, "login", err, auth.ErrUnavailable)
-		want(t, "when it is back", s.verify(t, tokens.AccessToken), nil)
-	})
-}
