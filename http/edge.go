@@ -26,8 +26,11 @@ const (
 	writeTimeout   = bus.Timeout + 5*time.Second
 	idleTimeout    = time.Minute
 	maxHeaderBytes = 16 << 10
-	drainTimeout   = 30 * time.Second // for requests under way when the edge stops
-	keysMaxAge     = "public, max-age=300"
+	// maxSkippedBytes is the longest body that is taken off the wire. A longer one than may
+	// be read gets its answer that way: a connection closed on unread bytes loses it.
+	maxSkippedBytes = 4 * auth.MaxRequestBytes
+	drainTimeout    = 30 * time.Second // for requests under way when the edge stops
+	keysMaxAge      = "public, max-age=300"
 )
 
 // Edge serves HTTP on a listener. Make it with New.
@@ -45,7 +48,7 @@ func New(conn *nats.Conn, log *slog.Logger) *Edge {
 		Immutable:             true, // what a handler keeps outlives fasthttp's buffers
 		StrictRouting:         true,
 		CaseSensitive:         true,
-		BodyLimit:             auth.MaxRequestBytes,
+		BodyLimit:             maxSkippedBytes,
 		ReadBufferSize:        maxHeaderBytes,
 		ReadTimeout:           readTimeout,
 		WriteTimeout:          writeTimeout,

@@ -167,8 +167,8 @@ func (e *Edge) knownMethods(next fasthttp.RequestHandler) fasthttp.RequestHandle
 	}
 }
 
-// guard is around every route: it sets the headers that every answer has, and a panic ends
-// the request, not the process.
+// guard is around every route: it sets the headers that every answer has, bounds the body,
+// and a panic ends the request, not the process.
 func (e *Edge) guard(c *fiber.Ctx) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -176,5 +176,8 @@ func (e *Edge) guard(c *fiber.Ctx) (err error) {
 		}
 	}()
 	secure(c)
+	if len(c.Request().Body()) > auth.MaxRequestBytes {
+		return auth.ErrPayloadTooLarge
+	}
 	return c.Next()
 }

@@ -168,7 +168,7 @@ func migrator(db *bun.DB, options ...migrate.MigratorOption) (*migrate.Migrator,
 }
 
 // markInTransaction notes a step as applied in the step's own transaction. The migrator
-// notes it again afterwards, which then changes nothing.
+// notes it again afterwards, which then sets the time anew and nothing else.
 func markInTransaction(ctx context.Context, tx bun.IConn, step *migrate.Migration) error {
 	note := fmt.Sprintf("INSERT INTO %s (name, group_id, migrated_at) VALUES ('%s', %d, '%s')",
 		table, step.Name, step.GroupID, time.Now().UTC().Format("2006-01-02 15:04:05.999999-07:00"))

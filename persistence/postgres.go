@@ -24,7 +24,7 @@ const connectTimeout = 5 * time.Second
 func openPostgres(ctx context.Context, url string) (*Store, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
-		return nil, errors.New("not a Postgres URL that can be read") // pgx's error repeats the URL
+		return nil, ErrURL // pgx's error repeats the URL
 	}
 	// bun writes the values into the statement itself, so there is nothing to prepare, and
 	// nothing that PgBouncer would lose between two transactions.

@@ -40,8 +40,13 @@ type dialect struct {
 	isAway func(error) bool
 }
 
+// ErrURL means that a URL does not name a database. It does not repeat the URL, which may
+// hold a password.
+var ErrURL = errors.New("is neither a postgres:// nor a sqlite:// URL that can be read")
+
 // Open connects to the database of the URL: postgres://… or sqlite://path. The connection
-// is tried, so a wrong URL is an error here. Close must be called in the end.
+// is tried, so a database that is away is an error here, and so is ErrURL. Close must be
+// called in the end.
 func Open(ctx context.Context, url string) (*Store, error) {
 	switch scheme, rest, _ := strings.Cut(url, "://"); scheme {
 	case "postgres", "postgresql":
@@ -49,7 +54,7 @@ func Open(ctx context.Context, url string) (*Store, error) {
 	case "sqlite":
 		return openSQLite(ctx, rest)
 	}
-	return nil, errors.New("not a postgres:// or sqlite:// URL")
+	return nil, ErrURL
 }
 
 // DB is the database for package migrations. Nobody else needs it.

@@ -115,6 +115,9 @@ func (s databaseSettings) withDatabase(ctx context.Context, fn func(*bun.DB) err
 // openStore connects to the database and says which one it is if that fails.
 func openStore(ctx context.Context, url string) (*persistence.Store, error) {
 	store, err := persistence.Open(ctx, url)
+	if errors.Is(err, persistence.ErrURL) {
+		return nil, wrongDatabaseURL
+	}
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}

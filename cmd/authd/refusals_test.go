@@ -192,7 +192,6 @@ func TestFailedLoginsLookAlike(t *testing.T) {
 		`{"email":"ada@example.com","password":"` + strings.Repeat("long ", 10_000) + `"}`,
 		`{"email":"` + strings.Repeat("a", 10_000) + `@example.com","password":"correct horse battery"}`,
 		`{"email":"ada","password":"correct horse battery"}`,
-		`{}`,
 	} {
 		both := []exchange{a.post(t, "/login", body), ask(t, conn, "auth.login", nil, body)}
 		for i, e := range both {

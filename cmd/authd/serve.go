@@ -239,15 +239,19 @@ func (s *service) openEdge(alone bool) error {
 // connect connects to the bus in a role: inside the process, or to the external cluster with
 // the credentials of the settings.
 func (s *service) connect(role string) (*nats.Conn, error) {
-	if s.embedded != nil {
-		return bus.Connect("", s.embedded.InProcess(), s.embedded.As(role))
-	}
 	options := []nats.Option{
 		nats.Name("authd " + role),
 		nats.CustomInboxPrefix("_INBOX_" + role),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { s.log.Warn("bus away", "err", err) }),
-		nats.ReconnectHandler(func(c *nats.Conn) { s.log.Info("bus back", "server", c.ConnectedUrlRedacted()) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.log.Error("bus", "err", err) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil when we close it
+				s.log.Warn("bus away", "role", role, "err", err)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { s.log.Info("bus back", "role", role) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.log.Error("bus", "role", role, "err", err) }),
+	}
+	if s.embedded != nil {
+		return bus.Connect("", append(options, s.embedded.InProcess(), s.embedded.As(role))...)
 	}
 	credentials, err := s.settings.natsCredentials()
 	if err != nil {

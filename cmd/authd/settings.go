@@ -20,6 +20,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/persistence"
 )
 
 // Settings arrive as text, by flag, environment or .env, and are checked here, one way for
@@ -145,16 +146,14 @@ func (s databaseSettings) url() (string, error) {
 	switch {
 	case s.DatabaseURL == "":
 		return "sqlite://" + s.DataDir + "/authd.db", nil
-	case scheme == "sqlite" && rest != "":
+	case scheme == "sqlite" && rest != "", scheme == "postgres", scheme == "postgresql":
 		return s.DatabaseURL, nil
-	case scheme == "postgres", scheme == "postgresql":
-		if _, err := url.Parse(s.DatabaseURL); err == nil {
-			return s.DatabaseURL, nil
-		}
 	}
-	// The value may hold a password.
-	return "", &settingError{"DATABASE_URL", "is neither a postgres:// nor a sqlite:// URL", "postgres://authd@localhost:5432/auth"}
+	return "", wrongDatabaseURL
 }
+
+// wrongDatabaseURL does not repeat the value, which may hold a password.
+var wrongDatabaseURL = &settingError{"DATABASE_URL", persistence.ErrURL.Error(), "postgres://authd@localhost:5432/auth"}
 
 // isPostgres tells whether accounts are kept outside of this machine's files.
 func isPostgres(url string) bool { return strings.HasPrefix(url, "postgres") }
@@ -236,12 +235,13 @@ func checkFile(name, path, example string, good func([]byte) bool) error {
 	return nil
 }
 
-// redacted is a list of URLs without the passwords in them.
+// redacted is a list of URLs without the users, passwords and tokens in them.
 func redacted(urls string) string {
 	var out []string
 	for one := range strings.SplitSeq(urls, ",") {
 		if u, err := url.Parse(strings.TrimSpace(one)); err == nil {
-			out = append(out, u.Redacted())
+			u.User = nil
+			out = append(out, u.String())
 		}
 	}
 	return strings.Join(out, ",")
