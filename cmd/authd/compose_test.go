@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,7 +21,8 @@ func compose(t *testing.T, environment map[string]string) (*types.Project, error
 	t.Helper()
 	path := filepath.Join("..", "..", "compose.yaml")
 	return loader.LoadWithContext(t.Context(), types.ConfigDetails{
-		WorkingDir: t.TempDir(), ConfigFiles: []types.ConfigFile{{Filename: path}}, Environment: environment,
+		WorkingDir: t.TempDir(), ConfigFiles: []types.ConfigFile{{Filename: path}},
+		Environment: maps.Clone(environment), // the loader adds to it
 	}, func(o *loader.Options) { o.SetProjectName("zyotra-auth", true) })
 }
 
