@@ -38,6 +38,8 @@ func TestRegisterNamesAllFaultsAndStoresNothing(t *testing.T) {
 				[]auth.Field{{Field: "password", Reason: "not_unicode"}, {Field: "name", Reason: "invalid"}}},
 			{"long password", auth.RegisterRequest{Email: ada, Password: strings.Repeat("a", 257)}, []auth.Field{{Field: "password", Reason: "too_long"}}},
 			{"no IP", auth.RegisterRequest{Email: ada, Password: horse, Origin: from("192.0.2.256")}, []auth.Field{{Field: "client.ip", Reason: "invalid"}}},
+			{"no IP and no address", auth.RegisterRequest{Email: "ada", Password: horse, Origin: from("localhost")},
+				[]auth.Field{{Field: "email", Reason: "invalid"}, {Field: "client.ip", Reason: "invalid"}}},
 		} {
 			reply, err := s.accounts.Register(t.Context(), tt.req)
 			want(t, tt.name, err, auth.ErrInvalid)
