@@ -53,7 +53,10 @@ func NewServer(conn *nats.Conn, version string, log *slog.Logger) (*Server, erro
 // identical endpoints. Replying from within the callback keeps the statistics, the errors
 // and the drain of the services protocol right, which handing over to goroutines would
 // not: there a request counts as served, and its subscription as drained, once it is begun.
-func workers() int { return max(4, 2*runtime.GOMAXPROCS(0)) }
+//
+// There are more than cores, since most of a request is waiting for the database, and a
+// bound, since each is a row in "nats service stats". docs/decisions.md has the figures.
+func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 
 // Handle answers op with fn, which may run several times at once. What fn returns as an
 // error is what the caller gets of it: see auth.Public.
