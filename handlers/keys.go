@@ -30,7 +30,8 @@ type Keys struct {
 
 	set    atomic.Pointer[keySet]
 	reload sync.Mutex
-	loaded time.Time // under reload
+	loaded time.Time // when it was last tried; under reload, as is
+	failed error     // what came of it
 }
 
 // keySet is immutable: a newer one takes its place.
@@ -144,19 +145,20 @@ func (k *Keys) signing() token.Key { return k.set.Load().signing }
 
 // find returns a function that looks up a kid, for package token. An unknown one may be
 // another instance's new key, so now and then the database is asked.
-func (k *Keys) find(ctx context.Context) func(kid string) []token.Key {
-	return func(kid string) []token.Key {
+func (k *Keys) find(ctx context.Context) token.Find {
+	return func(kid string) ([]token.Key, error) {
 		if found, ok := k.set.Load().byID[kid]; ok {
-			return found
+			return found, nil
 		}
 		k.reload.Lock()
 		defer k.reload.Unlock()
 		if k.Clock.now().Sub(k.loaded) >= reloadEvery {
-			if err := k.load(ctx); err != nil {
-				return nil
-			}
+			k.failed = k.load(ctx)
 		}
-		return k.set.Load().byID[kid]
+		if found, ok := k.set.Load().byID[kid]; ok {
+			return found, nil
+		}
+		return nil, k.failed
 	}
 }
 

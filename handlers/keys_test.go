@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
@@ -221,6 +222,24 @@ func TestUnknownKeyIsLookedUpOnceInFiveSeconds(t *testing.T) {
 		if set := keySet(t, s.keys); len(set) != 2 {
 			t.Errorf("the key set: %+v", set)
 		}
+	})
+}
+
+func TestUnknownKeyIsNoVerdictWithoutADatabase(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.register(t)
+		s.addKey(t, "next")
+		s.advance(time.Second)
+		next := s.another(t).login(t)
+		s.advance(5 * time.Second)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 2 { // the second time without having asked again
+			_, err := s.sessions.Verify(ctx, auth.VerifyRequest{Token: next.AccessToken})
+			want(t, "without a database", err, auth.ErrUnavailable)
+		}
+		s.advance(5 * time.Second)
+		want(t, "when it is back", s.verify(t, next.AccessToken), nil)
 	})
 }
 

@@ -56,7 +56,7 @@ func (i Issuer) Sign(k Key, a Access) (string, error) {
 // Read returns what a valid access token says. It returns auth.ErrTokenExpired for one
 // that was valid, and auth.ErrInvalidToken for anything else. Whether the session still
 // lives is another question.
-func (i Issuer) Read(text string, find func(kid string) []Key, now time.Time) (Access, error) {
+func (i Issuer) Read(text string, find Find, now time.Time) (Access, error) {
 	if i.Name == "" || i.Audience == "" {
 		return Access{}, invalid(errors.New("no issuer or audience to check"))
 	}

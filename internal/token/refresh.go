@@ -64,11 +64,11 @@ func ReadRefreshToEnd(text string, keys []Key) (Refresh, error) {
 }
 
 func openRefresh(text string, keys []Key) (c refreshClaims, err error) {
-	claims, err := open(typeRefresh, text, func(kid string) []Key {
+	claims, err := open(typeRefresh, text, func(kid string) ([]Key, error) {
 		if kid != "" {
-			return nil
+			return nil, nil
 		}
-		return keys
+		return keys, nil
 	})
 	if err != nil {
 		return refreshClaims{}, err

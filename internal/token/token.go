@@ -81,9 +81,12 @@ func sign(typ string, k Key, claims jwt.Claims) (string, error) {
 	return t.SignedString(key)
 }
 
-// open checks spelling, type and signature, and returns the claims' JSON. find looks up
-// the keys a kid may mean; it must cost next to nothing for an unknown one.
-func open(typ, text string, find func(kid string) []Key) ([]byte, error) {
+// Find returns the keys that a kid may mean, none for an unknown one, which must cost next
+// to nothing. Its error, if the keys cannot be looked up, is the reader's.
+type Find func(kid string) ([]Key, error)
+
+// open checks spelling, type and signature, and returns the claims' JSON.
+func open(typ, text string, find Find) ([]byte, error) {
 	parts, err := split(text)
 	if err != nil {
 		return nil, err
@@ -95,8 +98,12 @@ func open(typ, text string, find func(kid string) []Key) ([]byte, error) {
 	if h.Typ != typ {
 		return nil, invalid(fmt.Errorf("typ is not %q", typ))
 	}
+	keys, err := find(h.Kid)
+	if err != nil {
+		return nil, err
+	}
 	signed := text[:strings.LastIndexByte(text, '.')]
-	for _, k := range find(h.Kid) {
+	for _, k := range keys {
 		method, key := k.verifier()
 		if h.Alg == method.Alg() && method.Verify(signed, parts[2], key) == nil {
 			return parts[1], nil

@@ -33,14 +33,14 @@ func newKey(id string, seed byte) token.Key {
 }
 
 // keys finds a key by its id, as the service does.
-func keys(set ...token.Key) func(string) []token.Key {
-	return func(kid string) []token.Key {
+func keys(set ...token.Key) token.Find {
+	return func(kid string) ([]token.Key, error) {
 		for _, k := range set {
 			if k.ID == kid {
-				return []token.Key{k}
+				return []token.Key{k}, nil
 			}
 		}
-		return nil
+		return nil, nil
 	}
 }
 
@@ -204,6 +204,13 @@ func TestOneSpelling(t *testing.T) {
 		if got, err := issuer.Read(text, keys(edKey), now); !errors.Is(err, auth.ErrInvalidToken) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+}
+
+func TestKeysThatCannotBeLookedUpAreNoVerdict(t *testing.T) {
+	away := func(string) ([]token.Key, error) { return nil, auth.ErrUnavailable }
+	if _, err := issuer.Read(sign(t, edKey, access), away, now); !errors.Is(err, auth.ErrUnavailable) {
+		t.Error(err)
 	}
 }
 
