@@ -25,7 +25,12 @@ const (
 	Logout     Op[LogoutRequest, LogoutReply]     = "auth.logout"
 	Keys       Op[KeysRequest, KeySet]            = "auth.keys"
 	AccountGet Op[AccountGetRequest, Account]     = "auth.account.get"
-	Health     Op[HealthRequest, HealthReply]     = "auth.health"
+
+	SessionsList         Op[SessionsListRequest, SessionList]           = "auth.sessions.list"
+	SessionsRevoke       Op[SessionsRevokeRequest, SessionsEnded]       = "auth.sessions.revoke"
+	SessionsRevokeOthers Op[SessionsRevokeOthersRequest, SessionsEnded] = "auth.sessions.revoke_others"
+
+	Health Op[HealthRequest, HealthReply] = "auth.health"
 )
 
 // Bearer is embedded in requests made on behalf of a user. The access token is no member

@@ -57,6 +57,44 @@ type LogoutRequest struct {
 // LogoutReply is empty: the session is gone, whether it was there or not.
 type LogoutReply struct{}
 
+// SessionsListRequest asks for the live sessions of the access token's user.
+type SessionsListRequest struct {
+	Bearer
+}
+
+// SessionList is a user's live sessions, the one used last first.
+type SessionList struct {
+	Sessions []Session `json:"sessions"`
+}
+
+// Session is a login as its user may see it.
+type Session struct {
+	SessionID  string    `json:"sessionId"`
+	CreatedAt  time.Time `json:"createdAt"`
+	LastUsedAt time.Time `json:"lastUsedAt"` // when it was last refreshed
+	ExpiresAt  time.Time `json:"expiresAt"`  // unless it is refreshed
+	IP         string    `json:"ip"`         // of the last use; "" if unknown
+	UserAgent  string    `json:"userAgent"`  // of the last use; "" if unknown
+	Current    bool      `json:"current"`    // the one that asks
+}
+
+// SessionsRevokeRequest ends one session of the access token's user.
+type SessionsRevokeRequest struct {
+	Bearer
+	SessionID string `json:"sessionId"`
+}
+
+// SessionsRevokeOthersRequest ends all sessions of the access token's user but the one that
+// asks.
+type SessionsRevokeOthersRequest struct {
+	Bearer
+}
+
+// SessionsEnded tells how many sessions a request ended.
+type SessionsEnded struct {
+	Ended int `json:"ended"`
+}
+
 // KeysRequest asks for the public keys of access tokens.
 type KeysRequest struct{}
 
@@ -80,6 +118,7 @@ type Reason string
 
 // The reasons that other services may see.
 const (
-	ReasonLogout     Reason = "logout"
-	ReasonTokenReuse Reason = "token_reuse" // a spent refresh token was presented: theft
+	ReasonLogout      Reason = "logout"
+	ReasonEndedByUser Reason = "ended_by_user" // from the list of sessions
+	ReasonTokenReuse  Reason = "token_reuse"   // a spent refresh token was presented: theft
 )

@@ -72,10 +72,7 @@ func ownWords(address email.Address, name string) []string {
 // Get answers auth.account.get: the account of the token's user. It returns the errors of
 // Sessions.Verify for tokens that are not valid now.
 func (a *Accounts) Get(ctx context.Context, req auth.AccountGetRequest) (auth.Account, error) {
-	if req.AccessToken == "" {
-		return auth.Account{}, auth.ErrUnauthenticated
-	}
-	user, err := a.Sessions.authenticate(ctx, req.AccessToken)
+	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.Account{}, err
 	}

@@ -262,6 +262,14 @@ func (s *Sessions) Verify(ctx context.Context, req auth.VerifyRequest) (auth.Ver
 	}, nil
 }
 
+// user is authenticate for requests on behalf of a user, which need a token.
+func (s *Sessions) user(ctx context.Context, b auth.Bearer) (token.Access, error) {
+	if b.AccessToken == "" {
+		return token.Access{}, auth.ErrUnauthenticated
+	}
+	return s.authenticate(ctx, b.AccessToken)
+}
+
 // authenticate reads an access token and makes sure that its session lives.
 func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access, error) {
 	access, err := s.Issuer.Read(text, s.Keys.find(ctx), s.Clock.now())

@@ -124,6 +124,19 @@ func (e *Edge) verify(c *fiber.Ctx) error {
 	return c.JSON(reply)
 }
 
+// endSession is forward with the session's id from the path.
+func (e *Edge) endSession(c *fiber.Ctx) error {
+	token, err := authorization(c)
+	if err != nil {
+		return err
+	}
+	req := auth.SessionsRevokeRequest{Bearer: auth.Bearer{AccessToken: token}, SessionID: c.Params("id")}
+	if _, err := bus.Call(context.Background(), e.conn, auth.SessionsRevoke, req); err != nil {
+		return err
+	}
+	return c.SendStatus(fiber.StatusNoContent)
+}
+
 func (e *Edge) keys(c *fiber.Ctx) error {
 	set, err := bus.Call(context.Background(), e.conn, auth.Keys, auth.KeysRequest{})
 	if err != nil {

@@ -94,13 +94,53 @@ func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) 
 	return row.session(), nil
 }
 
-// EndSession ends a live session and tells whether it did: false if it had ended before,
+// EndSession ends a session and tells whether it did: false if it had ended before,
 // or never was.
 func (s *Store) EndSession(ctx context.Context, id string, reason auth.Reason, at time.Time) (bool, error) {
-	ended, err := changed(s.write.NewUpdate().Model((*sessionRow)(nil)).
-		Set("revoked_at = ?", at).Set("revoke_reason = ?", reason).
-		Where("id = ? AND revoked_at IS NULL", id).Exec(ctx))
+	ended, err := changed(s.endSessions(reason, at).Where("id = ?", id).Exec(ctx))
 	return ended, s.fault("end session", err)
+}
+
+// LiveSessions returns the sessions of a user that are neither ended nor expired, the one
+// used last first.
+func (s *Store) LiveSessions(ctx context.Context, user auth.UserID, now time.Time) ([]Session, error) {
+	var rows []sessionRow
+	err := s.read.NewSelect().Model(&rows).
+		Where("user_id = ? AND revoked_at IS NULL AND expires_at > ?", user, now).
+		Order("used_at DESC", "id DESC").Scan(ctx)
+	if err != nil {
+		return nil, s.fault("select sessions", err)
+	}
+	sessions := make([]Session, len(rows))
+	for i, row := range rows {
+		sessions[i] = row.session()
+	}
+	return sessions, nil
+}
+
+// EndSessionOf ends a session of a user and tells whether it did: false if it had
+// ended before, or is not theirs.
+func (s *Store) EndSessionOf(ctx context.Context, user auth.UserID, id string, reason auth.Reason, at time.Time) (bool, error) {
+	ended, err := changed(s.endSessions(reason, at).Where("user_id = ? AND id = ?", user, id).Exec(ctx))
+	return ended, s.fault("end session", err)
+}
+
+// EndOtherSessions ends all sessions of a user but one, and tells how many.
+func (s *Store) EndOtherSessions(ctx context.Context, user auth.UserID, keep string, reason auth.Reason, at time.Time) (int, error) {
+	result, err := s.endSessions(reason, at).Where("user_id = ? AND id <> ?", user, keep).Exec(ctx)
+	if err != nil {
+		return 0, s.fault("end sessions", err)
+	}
+	n, err := result.RowsAffected()
+	return int(n), s.fault("end sessions", err)
+}
+
+// endSessions is the statement that ends sessions; the caller says which. One that expired
+// is ended too: an access token of it may be good for a while yet.
+func (s *Store) endSessions(reason auth.Reason, at time.Time) *bun.UpdateQuery {
+	return s.write.NewUpdate().Model((*sessionRow)(nil)).
+		Set("revoked_at = ?", at).Set("revoke_reason = ?", reason).
+		Where("revoked_at IS NULL")
 }
 
 func (r sessionRow) session() Session {

@@ -110,6 +110,42 @@ func story(t *testing.T, a *instance) {
 	a.post(t, "/refresh", body).refused(t, 401, "token_revoked", "")
 }
 
+// Sessions end from their list, over either door, and for both.
+func TestSessionsAreListedAndEnded(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	conn := connect(t, a.nats)
+	a.post(t, "/register", credentials)
+	login := func() (access, id string) {
+		e := a.post(t, "/login", credentials)
+		return e.member(t, "accessToken"), e.member(t, "sessionId")
+	}
+	kept, _ := login()
+	phone, phoneID := login()
+	laptop, _ := login()
+
+	var list struct{ Sessions []map[string]any }
+	check(t, json.Unmarshal([]byte(a.get(t, "/sessions", kept).Answer.Body), &list))
+	if len(list.Sessions) != 3 || list.Sessions[0]["current"] != false || list.Sessions[2]["current"] != true {
+		t.Errorf("%v", list.Sessions)
+	}
+	for _, s := range list.Sessions {
+		if s["ip"] != "127.0.0.1" || s["userAgent"] != "Go-http-client/1.1" {
+			t.Errorf("%v", s)
+		}
+	}
+	a.do(t, "DELETE /sessions/"+phoneID, bearer(kept), "").answered(t, 204, "")
+	a.do(t, "DELETE /sessions/"+phoneID, bearer(kept), "").refused(t, 404, "not_found", "")
+	a.do(t, "DELETE /sessions/"+phoneID, nil, "").refused(t, 401, "unauthenticated", "")
+	ask(t, conn, "auth.verify", nil, `{"token":"`+phone+`"}`).refused(t, 401, "token_revoked", "")
+	a.get(t, "/verify", laptop).answered(t, 200, verified)
+
+	ask(t, conn, "auth.sessions.revoke_others", bearer(kept), "").replied(t, `{"ended":1}`)
+	a.get(t, "/sessions", laptop).refused(t, 401, "token_revoked", "")
+	a.do(t, "DELETE /sessions", bearer(kept), "").answered(t, 204, "")
+	a.get(t, "/verify", kept).answered(t, 200, verified)
+}
+
 // verifyAlone checks an access token as a service would that knows nothing but the key set.
 func verifyAlone(t *testing.T, token, session, jwks string) {
 	t.Helper()

@@ -200,6 +200,9 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
 		bus.Handle(s.server, auth.Keys, keys.Keys),
 		bus.Handle(s.server, auth.AccountGet, accounts.Get),
+		bus.Handle(s.server, auth.SessionsList, sessions.List),
+		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
+		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)

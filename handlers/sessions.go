@@ -1,0 +1,56 @@
+package handlers
+
+import (
+	"context"
+
+	"github.com/zyotra/auth"
+)
+
+// List answers auth.sessions.list: the live sessions of the token's user, the one used last
+// first. It returns the errors of Verify for tokens that are not valid now.
+func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth.SessionList, error) {
+	access, err := s.user(ctx, req.Bearer)
+	if err != nil {
+		return auth.SessionList{}, err
+	}
+	live, err := s.Store.LiveSessions(ctx, access.UserID, s.Clock.now())
+	if err != nil {
+		return auth.SessionList{}, err
+	}
+	list := auth.SessionList{Sessions: make([]auth.Session, len(live))}
+	for i, l := range live {
+		list.Sessions[i] = auth.Session{
+			SessionID: l.ID, CreatedAt: l.CreatedAt, LastUsedAt: l.UsedAt, ExpiresAt: l.ExpiresAt,
+			IP: l.Used.IP, UserAgent: l.Used.UserAgent, Current: l.ID == access.SessionID,
+		}
+	}
+	return list, nil
+}
+
+// Revoke answers auth.sessions.revoke: it ends one session of the token's user, the one that
+// asks included. It returns auth.ErrNotFound for one that has ended or is not theirs.
+func (s *Sessions) Revoke(ctx context.Context, req auth.SessionsRevokeRequest) (auth.SessionsEnded, error) {
+	access, err := s.user(ctx, req.Bearer)
+	if err != nil {
+		return auth.SessionsEnded{}, err
+	}
+	ended, err := s.Store.EndSessionOf(ctx, access.UserID, req.SessionID, auth.ReasonEndedByUser, s.Clock.now())
+	if err != nil {
+		return auth.SessionsEnded{}, err
+	}
+	if !ended {
+		return auth.SessionsEnded{}, auth.ErrNotFound
+	}
+	return auth.SessionsEnded{Ended: 1}, nil
+}
+
+// RevokeOthers answers auth.sessions.revoke_others: it ends all sessions of the token's user
+// but the one that asks.
+func (s *Sessions) RevokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest) (auth.SessionsEnded, error) {
+	access, err := s.user(ctx, req.Bearer)
+	if err != nil {
+		return auth.SessionsEnded{}, err
+	}
+	n, err := s.Store.EndOtherSessions(ctx, access.UserID, access.SessionID, auth.ReasonEndedByUser, s.Clock.now())
+	return auth.SessionsEnded{Ended: n}, err
+}

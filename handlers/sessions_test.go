@@ -1,0 +1,132 @@
+package handlers_test
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/zyotra/auth"
+)
+
+const bob = "bob@example.com"
+
+func (s *service) bearer(tokens auth.Tokens) auth.Bearer {
+	return auth.Bearer{AccessToken: tokens.AccessToken}
+}
+
+// stranger is a session of somebody else.
+func (s *service) stranger(t *testing.T) auth.Tokens {
+	t.Helper()
+	if _, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: bob, Password: horse}); err != nil {
+		t.Fatal(err)
+	}
+	reply, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: bob, Password: horse})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply.Tokens
+}
+
+func (s *service) list(t *testing.T, tokens auth.Tokens) []auth.Session {
+	t.Helper()
+	list, err := s.sessions.List(t.Context(), auth.SessionsListRequest{Bearer: s.bearer(tokens)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Sessions
+}
+
+func TestSessionsAreListedByTheirLastUse(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		phone := s.begun(t)
+		s.stranger(t)
+		s.advance(time.Minute)
+		laptop := s.login(t).Tokens
+		ended := s.login(t).Tokens
+		want(t, "logout", s.logout(t, ended.AccessToken, ""), nil)
+		s.advance(time.Minute)
+		next, err := s.sessions.Refresh(t.Context(), auth.RefreshRequest{
+			RefreshToken: phone.RefreshToken,
+			Origin:       auth.Origin{Client: &auth.Client{IP: "2001:db8::1", UserAgent: "phone"}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		got := s.list(t, next)
+		wanted := []auth.Session{
+			{SessionID: phone.SessionID, CreatedAt: begin, LastUsedAt: begin.Add(2 * time.Minute), ExpiresAt: begin.Add(2*time.Minute + idleTTL),
+				IP: "2001:db8::1", UserAgent: "phone", Current: true},
+			{SessionID: laptop.SessionID, CreatedAt: begin.Add(time.Minute), LastUsedAt: begin.Add(time.Minute), ExpiresAt: begin.Add(time.Minute + idleTTL)},
+		}
+		if !reflect.DeepEqual(got, wanted) {
+			t.Errorf("got  %+v\nwant %+v", got, wanted)
+		}
+	})
+}
+
+func TestExpiredSessionsAreNotListed(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.begun(t)
+		s.advance(idleTTL)
+		now := s.login(t).Tokens
+		if got := s.list(t, now); len(got) != 1 || got[0].SessionID != now.SessionID {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+func TestEndingASessionEndsItsTokens(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		phone := s.begun(t)
+		laptop := s.login(t).Tokens
+		revoke := func(by auth.Tokens, id string) error {
+			_, err := s.sessions.Revoke(t.Context(), auth.SessionsRevokeRequest{Bearer: s.bearer(by), SessionID: id})
+			return err
+		}
+		want(t, "end the phone's", revoke(laptop, phone.SessionID), nil)
+		want(t, "its access token", s.verify(t, phone.AccessToken), auth.ErrTokenRevoked)
+		_, err := s.tryRefresh(t, phone.RefreshToken)
+		want(t, "its refresh token", err, auth.ErrTokenRevoked)
+		want(t, "end it again", revoke(laptop, phone.SessionID), auth.ErrNotFound)
+		want(t, "the laptop's", s.verify(t, laptop.AccessToken), nil)
+
+		stranger := s.stranger(t)
+		want(t, "end somebody else's", revoke(laptop, stranger.SessionID), auth.ErrNotFound)
+		want(t, "end none", revoke(laptop, ""), auth.ErrNotFound)
+		want(t, "somebody else's", s.verify(t, stranger.AccessToken), nil)
+
+		want(t, "end one's own", revoke(laptop, laptop.SessionID), nil)
+		want(t, "with an ended session", revoke(laptop, laptop.SessionID), auth.ErrTokenRevoked)
+	})
+}
+
+func TestEndingAllOthersKeepsTheOneThatAsks(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		kept := s.begun(t)
+		others := []auth.Tokens{s.login(t).Tokens, s.login(t).Tokens}
+		stranger := s.stranger(t)
+		for _, ended := range []int{2, 0} {
+			reply, err := s.sessions.RevokeOthers(t.Context(), auth.SessionsRevokeOthersRequest{Bearer: s.bearer(kept)})
+			if err != nil || reply.Ended != ended {
+				t.Errorf("%+v, %v, want %d ended", reply, err, ended)
+			}
+		}
+		for _, o := range others {
+			want(t, "another", s.verify(t, o.AccessToken), auth.ErrTokenRevoked)
+		}
+		want(t, "the one that asks", s.verify(t, kept.AccessToken), nil)
+		want(t, "somebody else's", s.verify(t, stranger.AccessToken), nil)
+	})
+}
+
+func TestSessionsNeedAToken(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		_, err := s.sessions.List(t.Context(), auth.SessionsListRequest{})
+		want(t, "list", err, auth.ErrUnauthenticated)
+		_, err = s.sessions.Revoke(t.Context(), auth.SessionsRevokeRequest{})
+		want(t, "revoke", err, auth.ErrUnauthenticated)
+		_, err = s.sessions.RevokeOthers(t.Context(), auth.SessionsRevokeOthersRequest{})
+		want(t, "revoke others", err, auth.ErrUnauthenticated)
+	})
+}
