@@ -32,3 +32,31 @@ type Account struct {
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 }
+
+// AccountUpdateRequest changes the members that are there.
+type AccountUpdateRequest struct {
+	Bearer
+	Name *string `json:"name,omitempty"` // at most 200 code points
+}
+
+// AccountDeleteRequest deletes the account of the access token's user, with its sessions.
+// The password may be left out if the user authenticated within REAUTH_WINDOW.
+type AccountDeleteRequest struct {
+	Bearer
+	Password string `json:"password,omitempty"`
+}
+
+// AccountDeleted is empty: the account is gone.
+type AccountDeleted struct{}
+
+// PasswordChangeRequest sets another password. Every other session ends.
+type PasswordChangeRequest struct {
+	Bearer
+	CurrentPassword string `json:"currentPassword"`
+	NewPassword     string `json:"newPassword"` // as at registration
+}
+
+// PasswordChanged tells how many other sessions ended.
+type PasswordChanged struct {
+	Ended int `json:"ended"`
+}

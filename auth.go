@@ -26,6 +26,10 @@ const (
 	Keys       Op[KeysRequest, KeySet]            = "auth.keys"
 	AccountGet Op[AccountGetRequest, Account]     = "auth.account.get"
 
+	AccountUpdate  Op[AccountUpdateRequest, Account]          = "auth.account.update"
+	AccountDelete  Op[AccountDeleteRequest, AccountDeleted]   = "auth.account.delete"
+	PasswordChange Op[PasswordChangeRequest, PasswordChanged] = "auth.password.change"
+
 	SessionsList         Op[SessionsListRequest, SessionList]           = "auth.sessions.list"
 	SessionsRevoke       Op[SessionsRevokeRequest, SessionsEnded]       = "auth.sessions.revoke"
 	SessionsRevokeOthers Op[SessionsRevokeOthersRequest, SessionsEnded] = "auth.sessions.revoke_others"

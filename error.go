@@ -11,22 +11,23 @@ type Code string
 
 // The codes of every failure, on the bus and over HTTP.
 const (
-	CodeMalformed          Code = "malformed_request"      // not JSON, wrong type, unknown or duplicate member
-	CodeUnauthenticated    Code = "unauthenticated"        // no token
-	CodeInvalidToken       Code = "invalid_token"          // not ours, or tampered with
-	CodeTokenExpired       Code = "token_expired"          // past its exp
-	CodeTokenRevoked       Code = "token_revoked"          // its session has ended
-	CodeInvalidCredentials Code = "invalid_credentials"    // the one answer to every failed login
-	CodeInsufficientScope  Code = "insufficient_scope"     // a required scope is missing
-	CodeNotFound           Code = "not_found"              // no such thing, or not the caller's
-	CodeMethodNotAllowed   Code = "method_not_allowed"     // HTTP only
-	CodePayloadTooLarge    Code = "payload_too_large"      // more than MaxRequestBytes
-	CodeUnsupportedMedia   Code = "unsupported_media_type" // HTTP only: not application/json
-	CodeEmailTaken         Code = "email_taken"            // the address has an account
-	CodeConflict           Code = "conflict"               // somebody else was faster
-	CodeInvalid            Code = "validation_failed"      // see Fields
-	CodeInternal           Code = "internal"               // nothing else is said
-	CodeUnavailable        Code = "unavailable"            // a part is away; try again
+	CodeMalformed          Code = "malformed_request"         // not JSON, wrong type, unknown or duplicate member
+	CodeUnauthenticated    Code = "unauthenticated"           // no token
+	CodeInvalidToken       Code = "invalid_token"             // not ours, or tampered with
+	CodeTokenExpired       Code = "token_expired"             // past its exp
+	CodeTokenRevoked       Code = "token_revoked"             // its session has ended
+	CodeInvalidCredentials Code = "invalid_credentials"       // the one answer to every failed login
+	CodeInsufficientScope  Code = "insufficient_scope"        // a required scope is missing
+	CodeReauthentication   Code = "reauthentication_required" // the password, or a newer login
+	CodeNotFound           Code = "not_found"                 // no such thing, or not the caller's
+	CodeMethodNotAllowed   Code = "method_not_allowed"        // HTTP only
+	CodePayloadTooLarge    Code = "payload_too_large"         // more than MaxRequestBytes
+	CodeUnsupportedMedia   Code = "unsupported_media_type"    // HTTP only: not application/json
+	CodeEmailTaken         Code = "email_taken"               // the address has an account
+	CodeConflict           Code = "conflict"                  // somebody else was faster
+	CodeInvalid            Code = "validation_failed"         // see Fields
+	CodeInternal           Code = "internal"                  // nothing else is said
+	CodeUnavailable        Code = "unavailable"               // a part is away; try again
 )
 
 // MaxRequestBytes bounds one request, on the bus and over HTTP.
@@ -41,6 +42,7 @@ var statuses = map[Code]int{
 	CodeTokenRevoked:       http.StatusUnauthorized,
 	CodeInvalidCredentials: http.StatusUnauthorized,
 	CodeInsufficientScope:  http.StatusForbidden,
+	CodeReauthentication:   http.StatusForbidden,
 	CodeNotFound:           http.StatusNotFound,
 	CodeMethodNotAllowed:   http.StatusMethodNotAllowed,
 	CodePayloadTooLarge:    http.StatusRequestEntityTooLarge,
@@ -83,6 +85,7 @@ var (
 	ErrTokenRevoked       = &Error{Code: CodeTokenRevoked, Message: "The session of this token has ended."}
 	ErrInvalidCredentials = &Error{Code: CodeInvalidCredentials, Message: "The address or the password is wrong."}
 	ErrInsufficientScope  = &Error{Code: CodeInsufficientScope, Message: "The token lacks a required scope."}
+	ErrReauthentication   = &Error{Code: CodeReauthentication, Message: "Give the password, or log in again."}
 	ErrNotFound           = &Error{Code: CodeNotFound, Message: "There is no such thing."}
 	ErrMethodNotAllowed   = &Error{Code: CodeMethodNotAllowed, Message: "The method is not allowed here."}
 	ErrPayloadTooLarge    = &Error{Code: CodePayloadTooLarge, Message: "The request is larger than 64 KiB."}

@@ -118,7 +118,8 @@ type Reason string
 
 // The reasons that other services may see.
 const (
-	ReasonLogout      Reason = "logout"
-	ReasonEndedByUser Reason = "ended_by_user" // from the list of sessions
-	ReasonTokenReuse  Reason = "token_reuse"   // a spent refresh token was presented: theft
+	ReasonLogout          Reason = "logout"
+	ReasonEndedByUser     Reason = "ended_by_user" // from the list of sessions
+	ReasonPasswordChanged Reason = "password_changed"
+	ReasonTokenReuse      Reason = "token_reuse" // a spent refresh token was presented: theft
 )

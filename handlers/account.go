@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/internal/email"
@@ -16,6 +17,7 @@ type Accounts struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
 	Sessions  *Sessions
+	Reauth    time.Duration // how long a login is recent enough for what is sensitive; 0 never
 	Clock     Clock
 }
 
@@ -48,9 +50,7 @@ func (a *Accounts) checkRegister(req auth.RegisterRequest) (email.Address, error
 	case err != nil:
 		faults = append(faults, auth.Field{Field: "email", Reason: reasonInvalid})
 	}
-	if req.Password == "" {
-		faults = append(faults, auth.Field{Field: "password", Reason: reasonRequired})
-	} else if reason := a.Passwords.Check(req.Password, ownWords(address, req.Name)...); reason != "" {
+	if reason := a.checkNew(req.Password, auth.Account{Email: address.Display, Name: req.Name}); reason != "" {
 		faults = append(faults, auth.Field{Field: "password", Reason: reason})
 	}
 	if reason := checkName(req.Name); reason != "" {
@@ -61,12 +61,6 @@ func (a *Accounts) checkRegister(req auth.RegisterRequest) (email.Address, error
 		return email.Address{}, auth.ErrInvalid.With(faults...)
 	}
 	return address, nil
-}
-
-// ownWords are what a password of the account should not be made of.
-func ownWords(address email.Address, name string) []string {
-	local, _, _ := strings.Cut(address.Display, "@")
-	return []string{address.Display, local, name}
 }
 
 // Get answers auth.account.get: the account of the token's user. It returns the errors of
@@ -81,4 +75,111 @@ func (a *Accounts) Get(ctx context.Context, req auth.AccountGetRequest) (auth.Ac
 		return auth.Account{}, auth.ErrTokenRevoked // deleted since the token was looked at
 	}
 	return account, err
+}
+
+// Update answers auth.account.update: it changes what the request names, and returns the
+// account as it is then. It returns the errors of Sessions.Verify, or auth.ErrInvalid.
+func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (auth.Account, error) {
+	user, err := a.Sessions.user(ctx, req.Bearer)
+	if err != nil {
+		return auth.Account{}, err
+	}
+	if req.Name == nil {
+		return a.Store.Account(ctx, user.UserID)
+	}
+	if reason := checkName(*req.Name); reason != "" {
+		return auth.Account{}, auth.ErrInvalid.With(auth.Field{Field: "name", Reason: reason})
+	}
+	return a.Store.Rename(ctx, user.UserID, *req.Name, a.Clock.now())
+}
+
+// Delete answers auth.account.delete: the account goes, and its sessions with it. It returns
+// auth.ErrInvalidCredentials for a wrong password, and auth.ErrReauthentication if there is
+// none and the login is not recent.
+func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (auth.AccountDeleted, error) {
+	user, err := a.Sessions.user(ctx, req.Bearer)
+	if err != nil {
+		return auth.AccountDeleted{}, err
+	}
+	recent := a.Clock.now().Sub(user.AuthTime) < a.Reauth
+	if req.Password == "" && !recent {
+		return auth.AccountDeleted{}, auth.ErrReauthentication
+	}
+	stored, err := a.Store.Password(ctx, user.UserID)
+	if err != nil {
+		return auth.AccountDeleted{}, err
+	}
+	if req.Password != "" {
+		if err := a.compare(ctx, stored, req.Password); err != nil {
+			return auth.AccountDeleted{}, err
+		}
+	}
+	deleted, err := a.Store.DeleteUser(ctx, user.UserID, stored)
+	if err == nil && !deleted {
+		err = auth.ErrConflict // the password was changed meanwhile
+	}
+	return auth.AccountDeleted{}, err
+}
+
+// ChangePassword answers auth.password.change: it needs the current password, however recent
+// the login, and ends every other session. It returns auth.ErrInvalidCredentials for a wrong
+// one, and auth.ErrInvalid for a new one that is not taken.
+func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChanged, error) {
+	user, err := a.Sessions.user(ctx, req.Bearer)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	account, err := a.Store.Account(ctx, user.UserID)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	if reason := a.checkNew(req.NewPassword, account); reason != "" {
+		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
+	}
+	stored, err := a.Store.Password(ctx, user.UserID)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	if err := a.compare(ctx, stored, req.CurrentPassword); err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	fresh, err := a.Passwords.Hash(ctx, req.NewPassword)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	var done auth.PasswordChanged
+	now := a.Clock.now()
+	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		changed, err := tx.ChangePassword(ctx, user.UserID, stored, fresh, now)
+		if err != nil {
+			return err
+		}
+		if !changed {
+			return auth.ErrConflict // somebody else was faster
+		}
+		done.Ended, err = tx.EndOtherSessions(ctx, user.UserID, user.SessionID, auth.ReasonPasswordChanged, now)
+		return err
+	})
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	return done, nil
+}
+
+// checkNew returns why a new password of an account is not taken, or "".
+func (a *Accounts) checkNew(plain string, account auth.Account) string {
+	if plain == "" {
+		return reasonRequired
+	}
+	local, _, _ := strings.Cut(account.Email, "@")
+	return a.Passwords.Check(plain, account.Email, local, account.Name)
+}
+
+// compare returns auth.ErrInvalidCredentials unless the password is the stored one.
+func (a *Accounts) compare(ctx context.Context, stored, plain string) error {
+	found, err := a.Passwords.Compare(ctx, stored, plain)
+	if err == nil && !found.Match {
+		err = auth.ErrInvalidCredentials
+	}
+	return err
 }

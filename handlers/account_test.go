@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -123,4 +124,117 @@ func TestAccountNeedsALivingToken(t *testing.T) {
 
 func from(ip string) auth.Origin {
 	return auth.Origin{Client: &auth.Client{IP: ip, UserAgent: "curl"}}
+}
+
+func TestUpdateChangesWhatItNames(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		tokens := s.begun(t)
+		update := func(name *string) (auth.Account, error) {
+			return s.accounts.Update(t.Context(), auth.AccountUpdateRequest{Bearer: s.bearer(tokens), Name: name})
+		}
+		s.advance(time.Minute)
+		name, long, none := "Countess Lovelace", strings.Repeat("a", 201), ""
+		got, err := update(&name)
+		if err != nil || got.Name != name || !got.UpdatedAt.Equal(begin.Add(time.Minute)) || !got.CreatedAt.Equal(begin) {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if _, err := update(&long); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("a long name: %v", err)
+		}
+		if got, err := update(nil); err != nil || got.Name != name {
+			t.Errorf("nothing named: %+v, %v", got, err)
+		}
+		if got, err := update(&none); err != nil || got.Name != "" {
+			t.Errorf("no name: %+v, %v", got, err)
+		}
+		_, err = s.accounts.Update(t.Context(), auth.AccountUpdateRequest{Name: &name})
+		want(t, "without a token", err, auth.ErrUnauthenticated)
+	})
+}
+
+func TestDeletingAnAccountNeedsThePasswordOrARecentLogin(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.accounts.Reauth = 5 * time.Minute
+		tokens := s.begun(t)
+		remove := func(tokens auth.Tokens, plain string) error {
+			_, err := s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: s.bearer(tokens), Password: plain})
+			return err
+		}
+		s.advance(5 * time.Minute)
+		want(t, "without a token", remove(auth.Tokens{}, horse), auth.ErrUnauthenticated)
+		want(t, "a wrong password", remove(tokens, "wrong"), auth.ErrInvalidCredentials)
+		want(t, "no password and an old login", remove(tokens, ""), auth.ErrReauthentication)
+		want(t, "after a refresh", remove(s.refresh(t, tokens), ""), auth.ErrReauthentication)
+		if s.count(t, "users") != 1 {
+			t.Fatal("the account is gone")
+		}
+		want(t, "a recent login", remove(s.login(t).Tokens, ""), nil)
+		if users, sessions := s.count(t, "users"), s.count(t, "login_sessions"); users+sessions != 0 {
+			t.Errorf("%d users and %d sessions remain", users, sessions)
+		}
+		want(t, "its tokens", s.verify(t, tokens.AccessToken), auth.ErrTokenRevoked)
+
+		tokens = s.begun(t)
+		s.advance(5 * time.Minute)
+		want(t, "the password", remove(tokens, horse), nil)
+	})
+}
+
+func TestChangingThePasswordEndsAllOtherSessions(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		kept := s.begun(t)
+		other := s.login(t).Tokens
+		const fresh = "battery staple, corrected"
+		change := func(current, next string) (auth.PasswordChanged, error) {
+			return s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{
+				Bearer: s.bearer(kept), CurrentPassword: current, NewPassword: next,
+			})
+		}
+		_, err := change("wrong", fresh)
+		want(t, "a wrong current one", err, auth.ErrInvalidCredentials)
+		_, err = change("", fresh)
+		want(t, "no current one", err, auth.ErrInvalidCredentials)
+		for next, reason := range map[string]string{"": "required", "short": "too_short", "football": "too_common", "ada@example.com": "contains_context"} {
+			_, err = change(horse, next)
+			if fields := auth.Public(err).Fields; !reflect.DeepEqual(fields, []auth.Field{{Field: "newPassword", Reason: reason}}) {
+				t.Errorf("%q: %v, %v", next, err, fields)
+			}
+		}
+		want(t, "the other session before", s.verify(t, other.AccessToken), nil)
+
+		done, err := change(horse, fresh)
+		if err != nil || done.Ended != 1 {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		want(t, "the session that asked", s.verify(t, kept.AccessToken), nil)
+		want(t, "the other", s.verify(t, other.AccessToken), auth.ErrTokenRevoked)
+		_, err = s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse})
+		want(t, "login with the old one", err, auth.ErrInvalidCredentials)
+		_, err = s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: fresh})
+		want(t, "login with the new one", err, nil)
+	})
+}
+
+func TestOfTwoPasswordChangesAtOnceOneWins(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		tokens := s.begun(t)
+		errs := atOnce(4, func(i int) error {
+			_, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{
+				Bearer: s.bearer(tokens), CurrentPassword: horse, NewPassword: "battery staple " + strings.Repeat("x", i),
+			})
+			return err
+		})
+		won := 0
+		for _, err := range errs {
+			switch {
+			case err == nil:
+				won++
+			case !errors.Is(err, auth.ErrConflict) && !errors.Is(err, auth.ErrInvalidCredentials):
+				t.Error(err)
+			}
+		}
+		if won != 1 {
+			t.Errorf("%d changes won", won)
+		}
+	})
 }

@@ -64,9 +64,10 @@ func read(c *fiber.Ctx, req any) error {
 	return nil
 }
 
-// readBody reads the JSON of a POST. A body may be absent where a token can take its place.
+// readBody reads the JSON of a request that changes something. A body may be absent where a
+// token can take its place.
 func readBody(c *fiber.Ctx, req any) error {
-	if c.Method() != fiber.MethodPost {
+	if c.Method() == fiber.MethodGet || c.Method() == fiber.MethodHead {
 		return nil
 	}
 	if _, ok := req.(bearer); ok && len(c.Body()) == 0 {

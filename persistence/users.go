@@ -52,13 +52,44 @@ func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) 
 func (s *Store) Account(ctx context.Context, id auth.UserID) (auth.Account, error) {
 	var row userRow
 	err := s.read.NewSelect().Model(&row).ExcludeColumn("password", "email_key").Where("id = ?", id).Scan(ctx)
-	if err != nil {
-		return auth.Account{}, s.fault("select user", err)
-	}
+	return row.account(), s.fault("select user", err)
+}
+
+// Rename gives the account another name and returns it as it is then, or auth.ErrNotFound.
+func (s *Store) Rename(ctx context.Context, id auth.UserID, name string, at time.Time) (auth.Account, error) {
+	var row userRow
+	err := s.write.NewUpdate().Model(&row).Set("name = ?", name).Set("updated_at = ?", at).
+		Where("id = ?", id).Returning("id, email, name, created_at, updated_at").Scan(ctx)
+	return row.account(), s.fault("rename user", err)
+}
+
+// DeleteUser deletes an account, with all that hangs on it, if its stored password is still
+// the given one, and tells whether it did.
+func (s *Store) DeleteUser(ctx context.Context, id auth.UserID, password string) (bool, error) {
+	deleted, err := changed(s.write.NewDelete().Model((*userRow)(nil)).Where("id = ? AND password = ?", id, password).Exec(ctx))
+	return deleted, s.fault("delete user", err)
+}
+
+// Password returns the stored password of a user, or auth.ErrNotFound.
+func (s *Store) Password(ctx context.Context, id auth.UserID) (string, error) {
+	var password string
+	err := s.read.NewSelect().Model((*userRow)(nil)).Column("password").Where("id = ?", id).Scan(ctx, &password)
+	return password, s.fault("select password", err)
+}
+
+// ChangePassword stores another password, if the stored one is still old, and tells whether
+// it did.
+func (s *Store) ChangePassword(ctx context.Context, id auth.UserID, old, fresh string, at time.Time) (bool, error) {
+	changed, err := changed(s.write.NewUpdate().Model((*userRow)(nil)).Set("password = ?", fresh).Set("updated_at = ?", at).
+		Where("id = ? AND password = ?", id, old).Exec(ctx))
+	return changed, s.fault("change password", err)
+}
+
+func (r userRow) account() auth.Account {
 	return auth.Account{
-		UserID: row.ID, Email: row.Email, Name: row.Name,
-		CreatedAt: row.CreatedAt.UTC(), UpdatedAt: row.UpdatedAt.UTC(),
-	}, nil
+		UserID: r.ID, Email: r.Email, Name: r.Name,
+		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
+	}
 }
 
 // Credentials is what a login is compared with.

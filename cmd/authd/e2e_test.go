@@ -146,6 +146,40 @@ func TestSessionsAreListedAndEnded(t *testing.T) {
 	a.get(t, "/verify", kept).answered(t, 200, verified)
 }
 
+func TestAnAccountIsChangedAndDeleted(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	conn := connect(t, a.nats)
+	a.post(t, "/register", credentials)
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	send := func(line, body string) exchange {
+		header := bearer(access)
+		header["Content-Type"] = []string{"application/json"}
+		return a.do(t, line, header, body)
+	}
+	send("PATCH /me", `{"name":"Ada"}`).answered(t, 200, account)
+	send("PATCH /me", `{"email":"bob@example.com"}`).refused(t, 400, "malformed_request", `[{"field":"email","reason":"unknown_member"}]`)
+	send("PATCH /me", `{"name":null}`).refused(t, 400, "malformed_request", `[{"field":"name","reason":"wrong_type"}]`)
+	send("POST /me/password", `{"currentPassword":"wrong","newPassword":"battery staple"}`).refused(t, 401, "invalid_credentials", "")
+	send("POST /me/password", `{"currentPassword":"correct horse battery","newPassword":"battery staple"}`).answered(t, 204, "")
+	ask(t, conn, "auth.password.change", bearer(access), `{"currentPassword":"battery staple","newPassword":"staple battery"}`).replied(t, `{"ended":0}`)
+	ask(t, conn, "auth.account.update", bearer(access), `{"name":"Ada"}`).replied(t, account)
+	send("DELETE /me", `{"password":"wrong"}`).refused(t, 401, "invalid_credentials", "")
+	send("DELETE /me", `{"password":"staple battery"}`).answered(t, 204, "")
+	a.get(t, "/me", access).refused(t, 401, "token_revoked", "")
+	ask(t, conn, "auth.account.delete", bearer(access), "").refused(t, 401, "token_revoked", "")
+}
+
+// An instance that is told so asks for the password however recent the login is.
+func TestSensitiveChangesAskForARecentLogin(t *testing.T) {
+	t.Parallel()
+	a := startInside(t, "--reauth-window=0s")
+	a.post(t, "/register", credentials)
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	a.do(t, "DELETE /me", bearer(access), "").refused(t, 403, "reauthentication_required", "")
+	a.get(t, "/me", access).answered(t, 200, strings.Replace(account, "Ada", "", 1))
+}
+
 // verifyAlone checks an access token as a service would that knows nothing but the key set.
 func verifyAlone(t *testing.T, token, session, jwks string) {
 	t.Helper()

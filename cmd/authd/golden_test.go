@@ -79,6 +79,10 @@ func TestGoldenHTTP(t *testing.T) {
 	access := login.member(t, "accessToken")
 	keep("verify", a.get(t, "/verify", access))
 	keep("me", a.get(t, "/me", access))
+	own := bearer(access)
+	own["Content-Type"] = []string{"application/json"}
+	keep("me-patch", a.do(t, "PATCH /me", own, `{"name":"Countess"}`))
+	keep("me-password", a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"correct horse battery"}`))
 	keep("sessions", a.get(t, "/sessions", access))
 	keep("sessions-delete", a.do(t, "DELETE /sessions", bearer(access), ""))
 	next := keep("refresh", a.post(t, "/refresh", refresh(login.member(t, "refreshToken")))).member(t, "refreshToken")
@@ -126,6 +130,8 @@ func TestGoldenNATS(t *testing.T) {
 	keep("verify", "auth.verify", nil, verify(access))
 	keep("insufficient-scope", "auth.verify", nil, `{"token":"`+access+`","scopes":["admin"]}`)
 	keep("account-get", "auth.account.get", bearer(access), "{}")
+	keep("account-update", "auth.account.update", bearer(access), `{"name":"Countess"}`)
+	keep("password-change", "auth.password.change", bearer(access), `{"currentPassword":"correct horse battery","newPassword":"correct horse battery"}`)
 	keep("sessions-list", "auth.sessions.list", bearer(access), "{}")
 	keep("sessions-revoke-others", "auth.sessions.revoke_others", bearer(access), "{}")
 	other := ask(t, conn, "auth.login", nil, credentials).member(t, "sessionId")
@@ -140,6 +146,23 @@ func TestGoldenNATS(t *testing.T) {
 	keep("token-revoked", "auth.verify", nil, verify(access))
 	keep("malformed-request", "auth.login", nil, `{"user":"ada"}`)
 	keep("payload-too-large", "auth.login", nil, padded(64<<10+1))
+}
+
+// What cannot be undone, and the way it is refused where a login is never recent enough.
+func TestGoldenDeletion(t *testing.T) {
+	t.Parallel()
+	a := startInside(t, "--reauth-window=0s")
+	conn := connect(t, a.nats)
+	const give = `{"password":"correct horse battery"}`
+	signUp(t, a)
+	own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
+	golden(t, "http-reauthentication-required", a.do(t, "DELETE /me", own, ""))
+	golden(t, "nats-reauthentication-required", ask(t, conn, "auth.account.delete", own, "{}"))
+	golden(t, "nats-account-delete", ask(t, conn, "auth.account.delete", own, give))
+	a.post(t, "/register", credentials) // the id is not given out again
+	own = bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
+	own["Content-Type"] = []string{"application/json"}
+	golden(t, "http-me-delete", a.do(t, "DELETE /me", own, give))
 }
 
 // A token of ours whose time is over, made with the secret that the service was given.

@@ -181,7 +181,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 	}
-	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions}
+	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Reauth: s.config.reauth}
 	health := &handlers.Health{Store: s.store}
 
 	conn, err := s.connect(embedded.Service)
@@ -200,6 +200,9 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
 		bus.Handle(s.server, auth.Keys, keys.Keys),
 		bus.Handle(s.server, auth.AccountGet, accounts.Get),
+		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
+		bus.Handle(s.server, auth.AccountDelete, accounts.Delete),
+		bus.Handle(s.server, auth.PasswordChange, accounts.ChangePassword),
 		bus.Handle(s.server, auth.SessionsList, sessions.List),
 		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
 		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),

@@ -66,6 +66,8 @@ type serveSettings struct {
 	SessionMaxAge   string `env:"SESSION_MAX_AGE" default:"2160h" placeholder:"DURATION" help:"Lifetime of a session, however often it is refreshed."`
 	RefreshGrace    string `env:"REFRESH_GRACE" default:"10s" placeholder:"DURATION" help:"How long a spent refresh token still yields its successor, for a second tab or a lost reply; 0 is strict."`
 
+	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
+
 	BcryptCost        string `env:"BCRYPT_COST" default:"10" placeholder:"COST" help:"Work of hashing a password, 10 to 15; each doubles it."`
 	PasswordMinLength string `env:"PASSWORD_MIN_LENGTH" default:"8" placeholder:"LENGTH" help:"Shortest password in characters, 8 to 64."`
 }
@@ -81,8 +83,8 @@ type config struct {
 	accessSecret  []byte // nil for EdDSA
 	refreshSecret []byte // nil for a derived one
 
-	accessTTL, refreshTTL, maxAge, grace time.Duration
-	bcryptCost, passwordMinLength        int
+	accessTTL, refreshTTL, maxAge, grace, reauth time.Duration
+	bcryptCost, passwordMinLength                int
 }
 
 // check reads all settings that need no file.
@@ -129,6 +131,9 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 		return err
 	}
 	if c.grace, err = duration("REFRESH_GRACE", s.RefreshGrace, 0, time.Minute, "10s"); err != nil {
+		return err
+	}
+	if c.reauth, err = duration("REAUTH_WINDOW", s.ReauthWindow, 0, 24*time.Hour, "15m"); err != nil {
 		return err
 	}
 	if c.bcryptCost, err = integer("BCRYPT_COST", s.BcryptCost, password.MinCost, password.MaxCost, "10"); err != nil {
