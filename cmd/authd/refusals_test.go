@@ -117,7 +117,7 @@ func TestWrongMethodNamesTheRightOnes(t *testing.T) {
 	for line, allow := range map[string]string{
 		"GET /login":     "POST",
 		"DELETE /logout": "POST",
-		"POST /me":       "GET, HEAD",
+		"POST /me":       "GET, HEAD, DELETE, PATCH",
 		"PUT /verify":    "GET, HEAD",
 		"POST /healthz":  "GET, HEAD",
 	} {
