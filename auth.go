@@ -11,7 +11,10 @@
 // only what crosses a package boundary, imports only the standard library and does no I/O.
 package auth
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Op is a request-reply subject whose requests are Req and whose replies are Resp.
 type Op[Req, Resp any] string
@@ -55,6 +58,23 @@ func ParseBearer(header string) (token string, ok bool) {
 		return "", false
 	}
 	return token, true
+}
+
+// BearerToken returns the token of a request's Authorization headers, "" if it has none. It
+// returns ErrInvalidToken for one that ParseBearer does not take, and ErrMalformed for more
+// than one: two credentials in one request are an error (RFC 6750 §2).
+func BearerToken(headers []string) (string, error) {
+	switch len(headers) {
+	case 0:
+		return "", nil
+	case 1:
+		token, ok := ParseBearer(headers[0])
+		if !ok {
+			return "", ErrInvalidToken
+		}
+		return token, nil
+	}
+	return "", fmt.Errorf("%w: two credentials", ErrMalformed)
 }
 
 // Origin is embedded in requests whose sender is worth remembering.

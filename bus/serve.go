@@ -126,18 +126,9 @@ func decode(r micro.Request, req any) error {
 	if !ok {
 		return nil
 	}
-	switch values := r.Headers().Values(headerAuthorization); len(values) {
-	case 0:
-		return nil
-	case 1:
-		token, ok := auth.ParseBearer(values[0])
-		if !ok {
-			return auth.ErrInvalidToken
-		}
-		*b.Credential() = token
-		return nil
-	}
-	return fmt.Errorf("%w: two credentials", auth.ErrMalformed) // RFC 6750 §2
+	token, err := auth.BearerToken(r.Headers().Values(headerAuthorization))
+	*b.Credential() = token
+	return err
 }
 
 // refuse is the one place where an error becomes a reply, and is logged if it is ours.

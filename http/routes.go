@@ -89,21 +89,13 @@ func isJSON(contentType string) bool {
 	return !named || strings.EqualFold(charset, "utf-8")
 }
 
-// authorization returns the bearer token of the request, "" if it has no Authorization
-// header. Two headers, or one of another scheme, are errors.
+// authorization is auth.BearerToken of the request.
 func authorization(c *fiber.Ctx) (string, error) {
-	values := c.Request().Header.PeekAll(fiber.HeaderAuthorization)
-	switch len(values) {
-	case 0:
-		return "", nil
-	case 1:
-		token, ok := auth.ParseBearer(string(values[0]))
-		if !ok {
-			return "", auth.ErrInvalidToken
-		}
-		return token, nil
+	var headers []string
+	for _, h := range c.Request().Header.PeekAll(fiber.HeaderAuthorization) {
+		headers = append(headers, string(h))
 	}
-	return "", fmt.Errorf("%w: two credentials", auth.ErrMalformed) // RFC 6750 §2
+	return auth.BearerToken(headers)
 }
 
 // verify answers a gateway's forward-auth: the headers are for what stands behind it.

@@ -76,7 +76,6 @@ type serveSettings struct {
 type config struct {
 	databaseURL string // complete
 	natsURL     string // "" for the embedded server
-	publicURL   string
 	issuer      string
 	audience    string
 
@@ -99,11 +98,12 @@ func (s serveSettings) check() (c config, err error) {
 		return c, err
 	}
 	c.natsURL = s.NATSURL
-	if c.publicURL, err = webURL("PUBLIC_URL", s.PublicURL); err != nil {
+	publicURL, err := webURL("PUBLIC_URL", s.PublicURL)
+	if err != nil {
 		return c, err
 	}
 	if c.issuer = s.TokenIssuer; c.issuer == "" {
-		c.issuer = c.publicURL
+		c.issuer = publicURL
 	}
 	if c.audience = s.TokenAudience; c.audience == "" {
 		return c, &settingError{"TOKEN_AUDIENCE", "is empty", "zyotra"}
@@ -117,7 +117,8 @@ func (s serveSettings) check() (c config, err error) {
 	if s.AccessTokenSecret != "" && s.AccessTokenSecret == s.RefreshTokenSecret {
 		return c, &settingError{"REFRESH_TOKEN_SECRET", "is the same as ACCESS_TOKEN_SECRET", exampleSecret}
 	}
-	return c, s.checkNumbers(&c)
+	err = s.checkNumbers(&c)
+	return c, err
 }
 
 func (s serveSettings) checkNumbers(c *config) (err error) {
