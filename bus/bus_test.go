@@ -45,11 +45,12 @@ func connect(t *testing.T, b *embedded.Server, role string) *nats.Conn {
 // serve runs a server until the test ends. register adds what it answers.
 func serve(t *testing.T, b *embedded.Server, log io.Writer, register func(*bus.Server) error) (stop func() error) {
 	t.Helper()
-	server, err := bus.NewServer(connect(t, b, embedded.Service), "1.2.3", slog.New(slog.NewTextHandler(log, nil)))
+	conn := connect(t, b, embedded.Service)
+	server, err := bus.NewServer(conn, "1.2.3", slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := register(server); err != nil {
+	if err := errors.Join(register(server), conn.Flush()); err != nil { // as the program does: ready is ready
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
