@@ -2,10 +2,21 @@ package auth
 
 import "time"
 
+// Carrier is what brings a session's tokens back: the requests themselves, or a browser's
+// cookies. A refresh token is good in its own alone.
+type Carrier string
+
+// The carriers.
+const (
+	CarrierBody   Carrier = "body" // and the header Authorization
+	CarrierCookie Carrier = "cookie"
+)
+
 // LoginRequest asks for a session.
 type LoginRequest struct {
-	Email    string `json:"email"`
-	Password string `json:"password"`
+	Email    string  `json:"email"`
+	Password string  `json:"password"`
+	Carrier  Carrier `json:"carrier,omitempty"` // "body" if it is not there
 	Origin
 }
 
@@ -44,7 +55,8 @@ type VerifyReply struct {
 
 // RefreshRequest exchanges a refresh token for the session's next tokens.
 type RefreshRequest struct {
-	RefreshToken string `json:"refreshToken"`
+	RefreshToken string  `json:"refreshToken"`
+	Carrier      Carrier `json:"carrier,omitempty"` // that the token came in; "body" if it is not there
 	Origin
 }
 
@@ -121,5 +133,6 @@ const (
 	ReasonLogout          Reason = "logout"
 	ReasonEndedByUser     Reason = "ended_by_user" // from the list of sessions
 	ReasonPasswordChanged Reason = "password_changed"
-	ReasonTokenReuse      Reason = "token_reuse" // a spent refresh token was presented: theft
+	ReasonTokenReuse      Reason = "token_reuse"   // a spent refresh token was presented: theft
+	ReasonSessionLimit    Reason = "session_limit" // the user began a newer one than SESSION_LIMIT allows
 )

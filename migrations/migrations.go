@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +67,8 @@ func Up(ctx context.Context, db *bun.DB) ([]string, error) {
 	return done, err
 }
 
-// Down undoes the steps that the last Up applied, and returns them in that order.
+// Down undoes the steps that the last Up applied, and returns them, newest first. If one
+// fails, Status tells how far it came.
 func Down(ctx context.Context, db *bun.DB) ([]string, error) {
 	m, err := migrator(db)
 	if err != nil {
@@ -81,8 +83,12 @@ func Down(ctx context.Context, db *bun.DB) ([]string, error) {
 			return err
 		}
 		group, err := m.Rollback(ctx)
-		undone = names(group.Migrations, err)
-		return err
+		if err != nil {
+			return err
+		}
+		undone = names(group.Migrations, nil)
+		slices.Reverse(undone) // the newest was undone first
+		return nil
 	})
 	return undone, err
 }

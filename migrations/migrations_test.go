@@ -296,3 +296,39 @@ func TestBothFoldersHoldTheSameSteps(t *testing.T) {
 		}
 	}
 }
+
+// The second step meets sessions that the first one's version made.
+func TestSessionsFromBeforeTheSecondStepAreSweptInTheirTime(t *testing.T) {
+	each(t, func(t *testing.T, db *bun.DB) {
+		up(t, db)
+		for _, statement := range []string{
+			"DROP TABLE peppers", "ALTER TABLE signing_keys DROP COLUMN retired_at", "DROP INDEX login_sessions_sweep_at",
+			"ALTER TABLE login_sessions DROP COLUMN sweep_at", "ALTER TABLE login_sessions DROP COLUMN carrier",
+			"DELETE FROM " + table + " WHERE name <> '0001'",
+			"INSERT INTO users (email, email_key, password, name, created_at, updated_at) VALUES ('a', 'a', '', '', '2026-03-01 12:00:00+00:00', '2026-03-01 12:00:00+00:00')",
+			session("live", "NULL"), session("ended", "'2026-03-02 12:00:00+00:00'"),
+		} {
+			if _, err := db.ExecContext(t.Context(), statement); err != nil {
+				t.Fatalf("%s: %v", statement, err)
+			}
+		}
+		if done := up(t, db); !slices.Equal(done, []string{"0002_sessions_keys"}) {
+			t.Fatalf("Up applied %q", done)
+		}
+		for id, want := range map[string]int{"live": 10, "ended": 2} {
+			var carrier string
+			var sweep time.Time
+			err := db.NewRaw("SELECT carrier, sweep_at FROM login_sessions WHERE id = ?", id).Scan(t.Context(), &carrier, &sweep)
+			if err != nil || carrier != "body" || !sweep.Equal(time.Date(2026, time.March, want, 12, 0, 0, 0, time.UTC)) {
+				t.Errorf("%s: %q, %v, %v", id, carrier, sweep, err)
+			}
+		}
+	})
+}
+
+// session inserts one of the first step's sessions.
+func session(id, revoked string) string {
+	const at = "'2026-03-01 12:00:00+00:00'"
+	return "INSERT INTO login_sessions (id, user_id, generation, amr, created_at, created_ip, created_agent, used_at, used_ip, used_agent, expires_at, deadline_at, revoked_at) " +
+		"SELECT '" + id + "', id, 1, 'pwd', " + at + ", '', '', " + at + ", '', '', '2026-03-10 12:00:00+00:00', '2026-05-10 12:00:00+00:00', " + revoked + " FROM users"
+}

@@ -15,6 +15,7 @@ type keyRow struct {
 	PrivateKey []byte    `bun:"private_key"`
 	CreatedAt  time.Time `bun:"created_at"`
 	ActiveFrom time.Time `bun:"active_from"`
+	RetiredAt  time.Time `bun:"retired_at,nullzero"`
 }
 
 // SigningKey is an Ed25519 key as it is kept.

@@ -27,6 +27,8 @@ type sessionRow struct {
 	DeadlineAt   time.Time   `bun:"deadline_at"`
 	RevokedAt    time.Time   `bun:"revoked_at,nullzero"`
 	RevokeReason string      `bun:"revoke_reason,nullzero"`
+	Carrier      string      `bun:"carrier"`
+	SweepAt      time.Time   `bun:"sweep_at"` // no clean-up looks at it before
 }
 
 // Session is a login and what has become of it.
@@ -42,6 +44,7 @@ type Session struct {
 	ExpiresAt  time.Time // of the current refresh token
 	DeadlineAt time.Time // beyond which no refreshing leads
 	RevokedAt  time.Time // zero while nobody ended it
+	Carrier    auth.Carrier
 }
 
 // CreateSession stores a new session: its first generation, used when it was created.
@@ -51,6 +54,7 @@ func (s *Store) CreateSession(ctx context.Context, n Session) error {
 		CreatedAt: n.CreatedAt, CreatedIP: n.Created.IP, CreatedAgent: n.Created.UserAgent,
 		UsedAt: n.UsedAt, UsedIP: n.Used.IP, UsedAgent: n.Used.UserAgent,
 		ExpiresAt: n.ExpiresAt, DeadlineAt: n.DeadlineAt,
+		Carrier: string(n.Carrier), SweepAt: n.ExpiresAt,
 	}
 	_, err := s.write.NewInsert().Model(&row).Exec(ctx)
 	return s.fault("insert session", err)
@@ -139,7 +143,7 @@ func (s *Store) EndOtherSessions(ctx context.Context, user auth.UserID, keep str
 // is ended too: an access token of it may be good for a while yet.
 func (s *Store) endSessions(reason auth.Reason, at time.Time) *bun.UpdateQuery {
 	return s.write.NewUpdate().Model((*sessionRow)(nil)).
-		Set("revoked_at = ?", at).Set("revoke_reason = ?", reason).
+		Set("revoked_at = ?", at).Set("revoke_reason = ?", reason).Set("sweep_at = ?", at).
 		Where("revoked_at IS NULL")
 }
 
@@ -149,5 +153,6 @@ func (r sessionRow) session() Session {
 		CreatedAt: r.CreatedAt.UTC(), Created: auth.Client{IP: r.CreatedIP, UserAgent: r.CreatedAgent},
 		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
+		Carrier: auth.Carrier(r.Carrier),
 	}
 }

@@ -54,7 +54,7 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 	}
 	pool.SetMaxOpenConns(connections)
 	pool.SetMaxIdleConns(connections)
-	db := bun.NewDB(pool, sqlitedialect.New())
+	db := bun.NewDB(pool, sqlitedialect.New(), bun.WithDiscardUnknownColumns())
 	if err := db.PingContext(ctx); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
 	}
