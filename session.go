@@ -81,13 +81,17 @@ type SessionList struct {
 
 // Session is a login as its user may see it.
 type Session struct {
-	SessionID  string    `json:"sessionId"`
-	CreatedAt  time.Time `json:"createdAt"`
-	LastUsedAt time.Time `json:"lastUsedAt"` // when it was last refreshed
-	ExpiresAt  time.Time `json:"expiresAt"`  // unless it is refreshed
-	IP         string    `json:"ip"`         // of the last use; "" if unknown
-	UserAgent  string    `json:"userAgent"`  // of the last use; "" if unknown
-	Current    bool      `json:"current"`    // the one that asks
+	SessionID        string    `json:"sessionId"`
+	CreatedAt        time.Time `json:"createdAt"`
+	LastUsedAt       time.Time `json:"lastUsedAt"` // when it was last refreshed
+	ExpiresAt        time.Time `json:"expiresAt"`  // unless it is refreshed
+	IP               string    `json:"ip"`         // of the last use; "" if unknown, as are those below
+	UserAgent        string    `json:"userAgent"`
+	Device           string    `json:"device"` // the user agent for people, as in "Firefox 128 on Windows"
+	CreatedIP        string    `json:"createdIp"`
+	CreatedUserAgent string    `json:"createdUserAgent"`
+	CreatedDevice    string    `json:"createdDevice"`
+	Current          bool      `json:"current"` // the one that asks
 }
 
 // SessionsRevokeRequest ends one session of the access token's user.

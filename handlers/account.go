@@ -71,10 +71,15 @@ func (a *Accounts) Get(ctx context.Context, req auth.AccountGetRequest) (auth.Ac
 		return auth.Account{}, err
 	}
 	account, err := a.Store.Account(ctx, user.UserID)
+	return account, gone(err)
+}
+
+// gone is the error of an account that was deleted since its token was looked at.
+func gone(err error) error {
 	if errors.Is(err, auth.ErrNotFound) {
-		return auth.Account{}, auth.ErrTokenRevoked // deleted since the token was looked at
+		return auth.ErrTokenRevoked
 	}
-	return account, err
+	return err
 }
 
 // Update answers auth.account.update: it changes what the request names, and returns the
@@ -85,12 +90,14 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 		return auth.Account{}, err
 	}
 	if req.Name == nil {
-		return a.Store.Account(ctx, user.UserID)
+		account, err := a.Store.Account(ctx, user.UserID)
+		return account, gone(err)
 	}
 	if reason := checkName(*req.Name); reason != "" {
 		return auth.Account{}, auth.ErrInvalid.With(auth.Field{Field: "name", Reason: reason})
 	}
-	return a.Store.Rename(ctx, user.UserID, *req.Name, a.Clock.now())
+	account, err := a.Store.Rename(ctx, user.UserID, *req.Name, a.Clock.now())
+	return account, gone(err)
 }
 
 // Delete answers auth.account.delete: the account goes, and its sessions with it. It returns
@@ -107,7 +114,7 @@ func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (a
 	}
 	stored, err := a.Store.Password(ctx, user.UserID)
 	if err != nil {
-		return auth.AccountDeleted{}, err
+		return auth.AccountDeleted{}, gone(err)
 	}
 	if req.Password != "" {
 		if err := a.compare(ctx, stored, req.Password); err != nil {
@@ -131,14 +138,14 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 	}
 	account, err := a.Store.Account(ctx, user.UserID)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChanged{}, gone(err)
 	}
 	if reason := a.checkNew(req.NewPassword, account); reason != "" {
 		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
 	}
 	stored, err := a.Store.Password(ctx, user.UserID)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChanged{}, gone(err)
 	}
 	if err := a.compare(ctx, stored, req.CurrentPassword); err != nil {
 		return auth.PasswordChanged{}, err

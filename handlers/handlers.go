@@ -67,6 +67,29 @@ func checkName(name string) string {
 	return ""
 }
 
+// source is where a session's tokens are asked for, and what carries them.
+type source struct {
+	client  auth.Client
+	carrier auth.Carrier
+}
+
+// origin reads the source of a request. It returns an auth.ErrInvalid error that names the
+// members at fault.
+func origin(c *auth.Client, carrier auth.Carrier) (source, error) {
+	kept, faults := client(c)
+	switch carrier {
+	case auth.CarrierBody, auth.CarrierCookie:
+	case "":
+		carrier = auth.CarrierBody
+	default:
+		faults = append(faults, auth.Field{Field: "carrier", Reason: reasonInvalid})
+	}
+	if faults != nil {
+		return source{}, auth.ErrInvalid.With(faults...)
+	}
+	return source{client: kept, carrier: carrier}, nil
+}
+
 // client reads where a request says that it comes from, and returns the members at fault.
 // No client is an empty one.
 func client(c *auth.Client) (auth.Client, []auth.Field) {

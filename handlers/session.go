@@ -19,7 +19,8 @@ import (
 // amrPassword is how a login by password is told (RFC 8176 §2).
 const amrPassword = "pwd"
 
-// Sessions makes, continues and ends logins. All fields but Clock and Grace are required.
+// Sessions makes, continues and ends logins. All fields but Clock, Grace and Limit are
+// required.
 type Sessions struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
@@ -30,15 +31,16 @@ type Sessions struct {
 	IdleTTL   time.Duration // of a refresh token, and so of a session that is not refreshed
 	MaxAge    time.Duration // of a session, however often it is refreshed
 	Grace     time.Duration // in which a spent refresh token gets its successor again; 0 is strict
+	Limit     int           // of a user's live sessions; the oldest end first; 0 is none
 	Clock     Clock
 }
 
 // Login answers auth.login: it begins a session. Whatever is wrong with address or
 // password, the answer is auth.ErrInvalidCredentials.
 func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
-	from, faults := client(req.Client)
-	if faults != nil {
-		return auth.LoginReply{}, auth.ErrInvalid.With(faults...)
+	from, err := origin(req.Client, req.Carrier)
+	if err != nil {
+		return auth.LoginReply{}, err
 	}
 	user, err := s.check(ctx, req.Email, req.Password)
 	if err != nil {
@@ -116,12 +118,12 @@ var errPasswordMoved = fmt.Errorf("%w: the stored password is another one by now
 
 // begin stores a new session, if the password that was compared is still the user's; it
 // returns errPasswordMoved if it is not.
-func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from auth.Client) (persistence.Session, error) {
+func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source) (persistence.Session, error) {
 	now := s.Clock.now()
 	deadline := now.Add(s.MaxAge)
 	session := persistence.Session{
 		ID: newID(now), UserID: user.UserID, Generation: 1, AMR: []string{amrPassword},
-		CreatedAt: now, Created: from, UsedAt: now, Used: from,
+		CreatedAt: now, Created: from.client, UsedAt: now, Used: from.client, Carrier: from.carrier,
 		ExpiresAt: earlier(now.Add(s.IdleTTL), deadline), DeadlineAt: deadline,
 	}
 	err := s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
@@ -134,18 +136,34 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 		case stored != user.Password:
 			return errPasswordMoved
 		}
-		return tx.CreateSession(ctx, session)
+		return s.create(ctx, tx, session)
 	})
 	return session, err
+}
+
+// create stores a session and ends the oldest ones of its user beyond the limit. The lock
+// keeps logins at the same moment from passing over each other's.
+func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
+	if s.Limit == 0 {
+		return tx.CreateSession(ctx, session)
+	}
+	if err := tx.Lock(ctx, fmt.Sprintf("login_sessions/%d", session.UserID)); err != nil {
+		return err
+	}
+	if err := tx.CreateSession(ctx, session); err != nil {
+		return err
+	}
+	_, err := tx.EndOldestSessions(ctx, session.UserID, session.ID, s.Limit-1, auth.ReasonSessionLimit, session.CreatedAt)
+	return err
 }
 
 // Refresh answers auth.refresh: the next tokens of a session. It returns
 // auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked; a spent token ends
 // its session although the request fails.
 func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.Tokens, error) {
-	from, faults := client(req.Client)
-	if faults != nil {
-		return auth.Tokens{}, auth.ErrInvalid.With(faults...)
+	from, err := origin(req.Client, req.Carrier)
+	if err != nil {
+		return auth.Tokens{}, err
 	}
 	now := s.Clock.now()
 	presented, err := token.ReadRefresh(req.RefreshToken, s.Refreshes, now)
@@ -154,10 +172,10 @@ func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.T
 	}
 	session, err := s.Store.AdvanceSession(ctx, persistence.Step{
 		SessionID: presented.SessionID, Generation: presented.Generation,
-		At: now, ExpiresAt: now.Add(s.IdleTTL), Client: from,
+		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
 	})
 	if errors.Is(err, auth.ErrNotFound) {
-		session, err = s.repeat(ctx, presented, now)
+		session, err = s.repeat(ctx, presented, from.carrier, now)
 	}
 	if err != nil {
 		return auth.Tokens{}, err
@@ -167,14 +185,16 @@ func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.T
 
 // repeat decides about a token that is not its session's current one. The immediate
 // predecessor within the grace window is answered again; any other spent one ends the
-// session.
-func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, now time.Time) (persistence.Session, error) {
+// session. One that came in another carrier than its own means nothing.
+func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier, now time.Time) (persistence.Session, error) {
 	session, err := s.Store.Session(ctx, presented.SessionID)
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
 		return persistence.Session{}, auth.ErrTokenRevoked // deleted, with or without its user
 	case err != nil:
 		return persistence.Session{}, err
+	case session.Carrier != carrier:
+		return persistence.Session{}, fmt.Errorf("%w: issued to another carrier", auth.ErrInvalidToken)
 	case !session.RevokedAt.IsZero():
 		return persistence.Session{}, auth.ErrTokenRevoked
 	case !now.Before(session.ExpiresAt):

@@ -21,7 +21,9 @@ func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth
 	for i, l := range live {
 		list.Sessions[i] = auth.Session{
 			SessionID: l.ID, CreatedAt: l.CreatedAt, LastUsedAt: l.UsedAt, ExpiresAt: l.ExpiresAt,
-			IP: l.Used.IP, UserAgent: l.Used.UserAgent, Current: l.ID == access.SessionID,
+			IP: l.Used.IP, UserAgent: l.Used.UserAgent, Device: device(l.Used.UserAgent),
+			CreatedIP: l.Created.IP, CreatedUserAgent: l.Created.UserAgent, CreatedDevice: device(l.Created.UserAgent),
+			Current: l.ID == access.SessionID,
 		}
 	}
 	return list, nil

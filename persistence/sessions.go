@@ -75,6 +75,7 @@ type Step struct {
 	Generation int64     // of the token presented
 	At         time.Time // now
 	ExpiresAt  time.Time // of the next token, if the deadline allows as much
+	Carrier    auth.Carrier
 	Client     auth.Client
 }
 
@@ -90,7 +91,7 @@ func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) 
 		Set("used_agent = ?", step.Client.UserAgent).
 		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", step.ExpiresAt, step.ExpiresAt).
 		Where("id = ? AND generation = ? AND revoked_at IS NULL", step.SessionID, step.Generation).
-		Where("expires_at > ?", step.At).
+		Where("carrier = ? AND expires_at > ?", step.Carrier, step.At).
 		Returning("*").Scan(ctx)
 	if err != nil {
 		return Session{}, s.fault("advance session", err)
@@ -132,11 +133,50 @@ func (s *Store) EndSessionOf(ctx context.Context, user auth.UserID, id string, r
 // EndOtherSessions ends all sessions of a user but one, and tells how many.
 func (s *Store) EndOtherSessions(ctx context.Context, user auth.UserID, keep string, reason auth.Reason, at time.Time) (int, error) {
 	result, err := s.endSessions(reason, at).Where("user_id = ? AND id <> ?", user, keep).Exec(ctx)
+	return count(result, s.fault("end sessions", err))
+}
+
+// EndOldestSessions ends all live sessions of a user but one and the keep newest of the
+// others, and tells how many it ended.
+func (s *Store) EndOldestSessions(ctx context.Context, user auth.UserID, newest string, keep int, reason auth.Reason, at time.Time) (int, error) {
+	const others = "user_id = ? AND id <> ? AND revoked_at IS NULL AND expires_at > ?"
+	result, err := s.endSessions(reason, at).Where(others, user, newest, at).
+		Where("id NOT IN (SELECT id FROM login_sessions WHERE "+others+" ORDER BY created_at DESC, id DESC LIMIT ?)", user, newest, at, keep).
+		Exec(ctx)
+	return count(result, s.fault("end oldest sessions", err))
+}
+
+// SweepSessions deletes sessions that ended or expired before a time, in one small batch,
+// and tells how many it looked at: fewer than the batch means that none is left. It holds
+// no lock longer than a statement takes, and several at once do no harm.
+func (s *Store) SweepSessions(ctx context.Context, before time.Time, batch int64) (looked, deleted int, err error) {
+	var rows []sessionRow
+	err = s.read.NewSelect().Model(&rows).Column("id", "revoked_at", "expires_at").
+		Where("sweep_at <= ?", before).Order("sweep_at").Limit(batch).Scan(ctx)
 	if err != nil {
-		return 0, s.fault("end sessions", err)
+		return 0, 0, s.fault("select sessions to sweep", err)
 	}
-	n, err := result.RowsAffected()
-	return int(n), s.fault("end sessions", err)
+	var over, refreshed []string
+	for _, r := range rows {
+		if r.RevokedAt.IsZero() && r.ExpiresAt.After(before) {
+			refreshed = append(refreshed, r.ID)
+			continue
+		}
+		over = append(over, r.ID)
+	}
+	if len(refreshed) > 0 {
+		_, err := s.write.NewUpdate().Model((*sessionRow)(nil)).Set("sweep_at = expires_at").
+			Where("id IN (?) AND revoked_at IS NULL", bun.In(refreshed)).Exec(ctx)
+		if err != nil {
+			return 0, 0, s.fault("put off sweeping sessions", err)
+		}
+	}
+	if len(over) == 0 {
+		return len(rows), 0, nil
+	}
+	result, err := s.write.NewDelete().Model((*sessionRow)(nil)).Where("id IN (?)", bun.In(over)).Exec(ctx)
+	deleted, err = count(result, s.fault("delete sessions", err))
+	return len(rows), deleted, err
 }
 
 // endSessions is the statement that ends sessions; the caller says which. One that expired

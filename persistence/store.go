@@ -104,9 +104,15 @@ func (s *Store) fault(doing string, err error) error {
 
 // changed tells whether a statement met a row.
 func changed(result sql.Result, err error) (bool, error) {
+	n, err := count(result, err)
+	return n > 0, err
+}
+
+// count tells how many rows a statement met.
+func count(result sql.Result, err error) (int, error) {
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	n, err := result.RowsAffected()
-	return n > 0, err
+	return int(n), err
 }
