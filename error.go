@@ -17,6 +17,7 @@ const (
 	CodeTokenExpired       Code = "token_expired"             // past its exp
 	CodeTokenRevoked       Code = "token_revoked"             // its session has ended
 	CodeInvalidCredentials Code = "invalid_credentials"       // the one answer to every failed login
+	CodeForbidden          Code = "forbidden"                 // made with a cookie, and not from a page that may
 	CodeInsufficientScope  Code = "insufficient_scope"        // a required scope is missing
 	CodeReauthentication   Code = "reauthentication_required" // the password, or a newer login
 	CodeNotFound           Code = "not_found"                 // no such thing, or not the caller's
@@ -41,6 +42,7 @@ var statuses = map[Code]int{
 	CodeTokenExpired:       http.StatusUnauthorized,
 	CodeTokenRevoked:       http.StatusUnauthorized,
 	CodeInvalidCredentials: http.StatusUnauthorized,
+	CodeForbidden:          http.StatusForbidden,
 	CodeInsufficientScope:  http.StatusForbidden,
 	CodeReauthentication:   http.StatusForbidden,
 	CodeNotFound:           http.StatusNotFound,
@@ -84,6 +86,7 @@ var (
 	ErrTokenExpired       = &Error{Code: CodeTokenExpired, Message: "The token has expired."}
 	ErrTokenRevoked       = &Error{Code: CodeTokenRevoked, Message: "The session of this token has ended."}
 	ErrInvalidCredentials = &Error{Code: CodeInvalidCredentials, Message: "The address or the password is wrong."}
+	ErrForbidden          = &Error{Code: CodeForbidden, Message: "The request is not allowed from there."}
 	ErrInsufficientScope  = &Error{Code: CodeInsufficientScope, Message: "The token lacks a required scope."}
 	ErrReauthentication   = &Error{Code: CodeReauthentication, Message: "Give the password, or log in again."}
 	ErrNotFound           = &Error{Code: CodeNotFound, Message: "There is no such thing."}

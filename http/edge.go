@@ -4,6 +4,10 @@
 // bus does, asks the subject of the same meaning and translates the reply; a refusal
 // becomes a problem (RFC 9457) with the same code. The edge holds no rule of accounts or
 // sessions and no database, and so it runs as well in a process of its own.
+//
+// What is HTTP's alone is decided here: where a token is read from (credentials.go), which
+// pages may send one in a cookie and read the answer (origin.go), and whom a request comes
+// from if there are proxies (client.go).
 package http
 
 import (
@@ -11,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
@@ -35,14 +40,25 @@ const (
 
 // Edge serves HTTP on a listener. Make it with New.
 type Edge struct {
+	Config
 	app  *fiber.App
 	conn *nats.Conn
-	log  *slog.Logger
+}
+
+// Config says whom the edge trusts. The zero value trusts nobody; Log is required.
+type Config struct {
+	// PublicOrigin is the edge's own as browsers know it, as in "https://auth.example.com".
+	PublicOrigin string
+	// Origins are the pages that may use a session in cookies and read the answers.
+	Origins []string
+	// Proxies may say whom they ask for, in X-Forwarded-For.
+	Proxies []netip.Prefix
+	Log     *slog.Logger
 }
 
 // New makes an edge that asks over conn.
-func New(conn *nats.Conn, log *slog.Logger) *Edge {
-	e := &Edge{conn: conn, log: log}
+func New(conn *nats.Conn, config Config) *Edge {
+	e := &Edge{Config: config, conn: conn}
 	e.app = fiber.New(fiber.Config{
 		DisableStartupMessage: true,
 		Immutable:             true, // what a handler keeps outlives fasthttp's buffers
@@ -58,14 +74,17 @@ func New(conn *nats.Conn, log *slog.Logger) *Edge {
 	e.app.Server().CloseOnShutdown = true // tells kept-alive clients to go elsewhere
 	e.app.Server().Handler = e.knownMethods(e.app.Server().Handler)
 	e.app.Use(e.guard)
+	if len(e.Origins) > 0 {
+		e.app.Use(e.shareWithOrigins())
+	}
 
 	e.app.Post("/register", forward(e, auth.Register, fiber.StatusCreated))
-	e.app.Post("/login", forward(e, auth.Login, fiber.StatusOK))
-	e.app.Post("/refresh", forward(e, auth.Refresh, fiber.StatusOK))
-	e.app.Post("/logout", forward(e, auth.Logout, fiber.StatusNoContent))
+	e.app.Post("/login", e.login)
+	e.app.Post("/refresh", e.refresh)
+	e.app.Post("/logout", e.logout)
 	e.app.Get("/me", forward(e, auth.AccountGet, fiber.StatusOK))
 	e.app.Patch("/me", forward(e, auth.AccountUpdate, fiber.StatusOK))
-	e.app.Delete("/me", forward(e, auth.AccountDelete, fiber.StatusNoContent))
+	e.app.Delete("/me", e.deleteAccount)
 	e.app.Post("/me/password", forward(e, auth.PasswordChange, fiber.StatusNoContent))
 	e.app.Get("/sessions", forward(e, auth.SessionsList, fiber.StatusOK))
 	e.app.Delete("/sessions", forward(e, auth.SessionsRevokeOthers, fiber.StatusNoContent))

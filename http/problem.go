@@ -31,9 +31,9 @@ func (e *Edge) fail(c *fiber.Ctx, err error) error {
 	status := public.Code.Status()
 	switch public.Code {
 	case auth.CodeInternal:
-		e.log.Error("request failed", "method", c.Method(), "path", c.Path(), "err", err)
+		e.Log.Error("request failed", "method", c.Method(), "path", c.Path(), "err", err)
 	case auth.CodeUnavailable:
-		e.log.Warn("request failed", "method", c.Method(), "path", c.Path(), "err", err)
+		e.Log.Warn("request failed", "method", c.Method(), "path", c.Path(), "err", err)
 	}
 	switch status {
 	case http.StatusUnauthorized:

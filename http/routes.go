@@ -28,11 +28,10 @@ type (
 func forward[Req, Resp any](e *Edge, op auth.Op[Req, Resp], status int) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		var req Req
-		if err := read(c, &req); err != nil {
+		if err := e.read(c, &req); err != nil {
 			return err
 		}
-		// Fiber's own context never ends; Call sets the timeout.
-		resp, err := bus.Call(context.Background(), e.conn, op, req)
+		resp, err := ask(e, op, req)
 		if err != nil {
 			return err
 		}
@@ -43,40 +42,65 @@ func forward[Req, Resp any](e *Edge, op auth.Op[Req, Resp], status int) fiber.Ha
 	}
 }
 
-// read fills a request from the body, the Authorization header and the connection.
-func read(c *fiber.Ctx, req any) error {
-	if err := readBody(c, req); err != nil {
+// ask is bus.Call. Fiber's own context never ends, and Call sets the timeout.
+func ask[Req, Resp any](e *Edge, op auth.Op[Req, Resp], req Req) (Resp, error) {
+	return bus.Call(context.Background(), e.conn, op, req)
+}
+
+// read fills a request from the body, the credential and the connection.
+func (e *Edge) read(c *fiber.Ctx, req any) error {
+	body, err := readBody(c, req)
+	if err != nil {
 		return err
 	}
-	if b, ok := req.(bearer); ok {
-		token, err := authorization(c)
-		if err != nil {
+	b, isBearer := req.(bearer)
+	if isBearer {
+		if *b.Credential(), body, err = e.credential(c, body); err != nil {
 			return err
 		}
-		*b.Credential() = token
+	}
+	if body != nil {
+		if err := strictjson.Unmarshal(body, req); err != nil {
+			return err
+		}
 	}
 	if o, ok := req.(origin); ok {
 		if *o.From() != nil { // a member of the bus alone: here the edge knows better
-			return auth.ErrMalformed.With(auth.Field{Field: "client", Reason: strictjson.ReasonUnknown})
+			return notHere("client")
 		}
-		*o.From() = &auth.Client{IP: c.IP(), UserAgent: c.Get(fiber.HeaderUserAgent)}
+		*o.From() = &auth.Client{IP: e.address(c), UserAgent: c.Get(fiber.HeaderUserAgent)}
 	}
 	return nil
 }
 
-// readBody reads the JSON of a request that changes something. A body may be absent where a
-// token can take its place.
-func readBody(c *fiber.Ctx, req any) error {
-	if c.Method() == fiber.MethodGet || c.Method() == fiber.MethodHead {
-		return nil
+// notHere refuses a member that the bus has and HTTP has not.
+func notHere(member string) error {
+	return auth.ErrMalformed.With(auth.Field{Field: member, Reason: strictjson.ReasonUnknown})
+}
+
+// readBody returns the JSON of a request that changes something, nil of any other. A body
+// may be absent where a token can take its place.
+func readBody(c *fiber.Ctx, req any) ([]byte, error) {
+	if isSafe(c.Method()) {
+		return nil, nil
 	}
-	if _, ok := req.(bearer); ok && len(c.Body()) == 0 {
-		return nil
+	_, isBearer := req.(bearer)
+	if len(c.Body()) == 0 && (isBearer || c.Cookies(refreshCookie) != "") {
+		return nil, nil
 	}
 	if !isJSON(c.Get(fiber.HeaderContentType)) || c.Get(fiber.HeaderContentEncoding) != "" {
-		return auth.ErrUnsupportedMedia
+		return nil, auth.ErrUnsupportedMedia
 	}
-	return strictjson.Unmarshal(c.Body(), req)
+	return c.Body(), nil
+}
+
+// isSafe tells whether a method changes nothing (RFC 9110 §9.2.1).
+func isSafe(method string) bool {
+	switch method {
+	case fiber.MethodGet, fiber.MethodHead, fiber.MethodOptions, fiber.MethodTrace:
+		return true
+	}
+	return false
 }
 
 // isJSON takes application/json, in UTF-8 if it names a charset (RFC 8259 §8.1, §11).
@@ -89,25 +113,133 @@ func isJSON(contentType string) bool {
 	return !named || strings.EqualFold(charset, "utf-8")
 }
 
-// authorization is auth.BearerToken of the request.
-func authorization(c *fiber.Ctx) (string, error) {
-	var headers []string
-	for _, h := range c.Request().Header.PeekAll(fiber.HeaderAuthorization) {
-		headers = append(headers, string(h))
+// login begins a session, in cookies if the request asks for that.
+func (e *Edge) login(c *fiber.Ctx) error {
+	var req auth.LoginRequest
+	if err := e.read(c, &req); err != nil {
+		return err
 	}
-	return auth.BearerToken(headers)
+	if req.Carrier == auth.CarrierCookie {
+		if err := e.proveOrigin(c); err != nil {
+			return err
+		}
+	}
+	reply, err := ask(e, auth.Login, req)
+	if err != nil {
+		return err
+	}
+	if req.Carrier != auth.CarrierCookie {
+		return c.JSON(reply)
+	}
+	kept, err := setCookies(c, reply.Tokens)
+	if err != nil {
+		return err
+	}
+	return c.JSON(struct {
+		Message string      `json:"message"`
+		UserID  auth.UserID `json:"userId"`
+		inCookies
+	}{reply.Message, reply.UserID, kept})
 }
 
-// verify answers a gateway's forward-auth: the headers are for what stands behind it.
+// refresh exchanges the refresh token of the body or of the cookie, and answers in kind.
+func (e *Edge) refresh(c *fiber.Ctx) error {
+	var req auth.RefreshRequest
+	if err := e.read(c, &req); err != nil {
+		return err
+	}
+	if req.Carrier != "" { // what carries the token is what it came in
+		return notHere("carrier")
+	}
+	cookie, err := readCookie(c, refreshCookie)
+	if err != nil {
+		return err
+	}
+	if cookie == "" {
+		reply, err := ask(e, auth.Refresh, req)
+		if err != nil {
+			return err
+		}
+		return c.JSON(reply)
+	}
+	if req.RefreshToken != "" {
+		return errTwoCredentials
+	}
+	if err := e.proveOrigin(c); err != nil {
+		return err
+	}
+	req.RefreshToken, req.Carrier = cookie, auth.CarrierCookie
+	reply, err := ask(e, auth.Refresh, req)
+	if err != nil {
+		return err
+	}
+	kept, err := setCookies(c, reply)
+	if err != nil {
+		return err
+	}
+	return c.JSON(kept)
+}
+
+// logout ends the session of whichever token the request has. Of a session in cookies the
+// refresh token is taken, which lives longer; the cookies go with the session.
+func (e *Edge) logout(c *fiber.Ctx) error {
+	var req auth.LogoutRequest
+	if err := e.read(c, &req); err != nil {
+		return err
+	}
+	access, err := readCookie(c, accessCookie)
+	if err != nil {
+		return err
+	}
+	refresh, err := readCookie(c, refreshCookie)
+	if err != nil {
+		return err
+	}
+	if refresh != "" {
+		if req.RefreshToken != "" || req.AccessToken != access {
+			return errTwoCredentials
+		}
+		if err := e.proveOrigin(c); err != nil {
+			return err
+		}
+		req = auth.LogoutRequest{RefreshToken: refresh}
+	}
+	_, err = ask(e, auth.Logout, req)
+	if access+refresh != "" && (err == nil || auth.Public(err).Code.Status() == fiber.StatusUnauthorized) {
+		clearCookies(c) // of no use any more
+	}
+	if err != nil {
+		return err
+	}
+	return c.SendStatus(fiber.StatusNoContent)
+}
+
+// deleteAccount is forward, and the cookies go with the account.
+func (e *Edge) deleteAccount(c *fiber.Ctx) error {
+	var req auth.AccountDeleteRequest
+	if err := e.read(c, &req); err != nil {
+		return err
+	}
+	if _, err := ask(e, auth.AccountDelete, req); err != nil {
+		return err
+	}
+	if c.Cookies(accessCookie) != "" {
+		clearCookies(c)
+	}
+	return c.SendStatus(fiber.StatusNoContent)
+}
+
+// verify answers a gateway's forward-auth: the headers are for what stands behind it. The
+// query member scope, space-separated, names scopes that the token must have.
 func (e *Edge) verify(c *fiber.Ctx) error {
-	token, err := authorization(c)
+	token, err := e.forwarded(c)
 	if err != nil {
 		return err
 	}
 	if token == "" {
 		return auth.ErrUnauthenticated
 	}
-	reply, err := bus.Call(context.Background(), e.conn, auth.Verify, auth.VerifyRequest{Token: token})
+	reply, err := ask(e, auth.Verify, auth.VerifyRequest{Token: token, Scopes: strings.Fields(c.Query("scope"))})
 	if err != nil {
 		return err
 	}
@@ -119,19 +251,19 @@ func (e *Edge) verify(c *fiber.Ctx) error {
 
 // endSession is forward with the session's id from the path.
 func (e *Edge) endSession(c *fiber.Ctx) error {
-	token, err := authorization(c)
+	token, _, err := e.credential(c, nil)
 	if err != nil {
 		return err
 	}
 	req := auth.SessionsRevokeRequest{Bearer: auth.Bearer{AccessToken: token}, SessionID: c.Params("id")}
-	if _, err := bus.Call(context.Background(), e.conn, auth.SessionsRevoke, req); err != nil {
+	if _, err := ask(e, auth.SessionsRevoke, req); err != nil {
 		return err
 	}
 	return c.SendStatus(fiber.StatusNoContent)
 }
 
 func (e *Edge) keys(c *fiber.Ctx) error {
-	set, err := bus.Call(context.Background(), e.conn, auth.Keys, auth.KeysRequest{})
+	set, err := ask(e, auth.Keys, auth.KeysRequest{})
 	if err != nil {
 		return err
 	}
@@ -146,7 +278,7 @@ func (e *Edge) healthy(c *fiber.Ctx) error {
 
 // ready answers 200 if requests would succeed, and otherwise names the part that is away.
 func (e *Edge) ready(c *fiber.Ctx) error {
-	reply, err := bus.Call(context.Background(), e.conn, auth.Health, auth.HealthRequest{})
+	reply, err := ask(e, auth.Health, auth.HealthRequest{})
 	var known *auth.Error
 	if errors.As(err, &known) && known.Fields != nil {
 		return err
@@ -168,7 +300,7 @@ func (e *Edge) knownMethods(next fasthttp.RequestHandler) fasthttp.RequestHandle
 		c := e.app.AcquireCtx(ctx)
 		defer e.app.ReleaseCtx(c)
 		if err := e.fail(c, auth.ErrMalformed); err != nil {
-			e.log.Error("encode problem", "err", err)
+			e.Log.Error("encode problem", "err", err)
 		}
 	}
 }

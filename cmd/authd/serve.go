@@ -46,9 +46,10 @@ type service struct {
 	dir      *dataDir         // nil if nothing is kept in files
 	embedded *embedded.Server // nil with an external cluster
 	store    *persistence.Store
-	server   *bus.Server  // nil for --edge
-	edge     *http.Edge   // nil for --handlers
-	listener net.Listener // of the edge
+	server   *bus.Server       // nil for --edge, as is
+	cleanup  *handlers.Cleanup // this
+	edge     *http.Edge        // nil for --handlers
+	listener net.Listener      // of the edge
 	close    []func() error
 }
 
@@ -180,9 +181,11 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
+		Limit: s.config.sessionLimit,
 	}
 	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Reauth: s.config.reauth}
 	health := &handlers.Health{Store: s.store}
+	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
 
 	conn, err := s.connect(embedded.Service)
 	if err != nil {
@@ -238,7 +241,9 @@ func (s *service) openEdge(alone bool) error {
 	if s.listener, err = net.Listen("tcp", address); err != nil {
 		return fmt.Errorf("HOST, PORT: %w", err)
 	}
-	s.edge = http.New(conn, s.log)
+	s.edge = http.New(conn, http.Config{
+		PublicOrigin: s.config.publicOrigin, Origins: s.config.origins, Proxies: s.config.proxies, Log: s.log,
+	})
 	return nil
 }
 
@@ -278,6 +283,7 @@ func (s *service) run(ctx context.Context) error {
 	defer stopBus()
 	if s.server != nil {
 		g.Go(func() error { return s.server.Run(busCtx) })
+		g.Go(func() error { return s.cleanup.Run(ctx) })
 	}
 	g.Go(func() error {
 		defer stopBus()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
@@ -52,6 +53,9 @@ type serveSettings struct {
 	NATSTLSCA        string `name:"nats-tls-ca" env:"NATS_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the external cluster's certificates are checked against (PEM)."`
 	NATSListen       string `name:"nats-listen" env:"NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens; \"off\" keeps it inside the process."`
 
+	CORSOrigins    string `name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGINS" help:"Comma-separated origins whose pages may use sessions in cookies and read the answers, as in https://app.example.com. Without one: none but the service's own."`
+	TrustedProxies string `env:"TRUSTED_PROXIES" placeholder:"NETWORKS" help:"Comma-separated addresses or networks of proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8. Without one: none."`
+
 	PublicURL     string `name:"public-url" env:"PUBLIC_URL" default:"http://localhost:3000" placeholder:"URL" help:"Base of every link, and the default issuer of tokens."`
 	TokenIssuer   string `env:"TOKEN_ISSUER" placeholder:"ISSUER" help:"iss of access tokens. Without one: PUBLIC_URL."`
 	TokenAudience string `env:"TOKEN_AUDIENCE" default:"zyotra" placeholder:"AUDIENCE" help:"aud of access tokens."`
@@ -64,6 +68,7 @@ type serveSettings struct {
 	AccessTokenTTL  string `name:"access-token-ttl" env:"ACCESS_TOKEN_TTL" default:"15m" placeholder:"DURATION" help:"Lifetime of an access token."`
 	RefreshTokenTTL string `name:"refresh-token-ttl" env:"REFRESH_TOKEN_TTL" default:"360h" placeholder:"DURATION" help:"Lifetime of a refresh token, and so of an idle session."`
 	SessionMaxAge   string `env:"SESSION_MAX_AGE" default:"2160h" placeholder:"DURATION" help:"Lifetime of a session, however often it is refreshed."`
+	SessionLimit    string `env:"SESSION_LIMIT" default:"0" placeholder:"NUMBER" help:"Most live sessions of a user; the oldest end first. 0 is no limit."`
 	RefreshGrace    string `env:"REFRESH_GRACE" default:"10s" placeholder:"DURATION" help:"How long a spent refresh token still yields its successor, for a second tab or a lost reply; 0 is strict."`
 
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
@@ -74,16 +79,19 @@ type serveSettings struct {
 
 // config is serveSettings, checked.
 type config struct {
-	databaseURL string // complete
-	natsURL     string // "" for the embedded server
-	issuer      string
-	audience    string
+	databaseURL  string // complete
+	natsURL      string // "" for the embedded server
+	publicOrigin string
+	origins      []string
+	proxies      []netip.Prefix
+	issuer       string
+	audience     string
 
 	accessSecret  []byte // nil for EdDSA
 	refreshSecret []byte // nil for a derived one
 
 	accessTTL, refreshTTL, maxAge, grace, reauth time.Duration
-	bcryptCost, passwordMinLength                int
+	bcryptCost, passwordMinLength, sessionLimit  int
 }
 
 // check reads all settings that need no file.
@@ -100,6 +108,15 @@ func (s serveSettings) check() (c config, err error) {
 	c.natsURL = s.NATSURL
 	publicURL, err := webURL("PUBLIC_URL", s.PublicURL)
 	if err != nil {
+		return c, err
+	}
+	if c.publicOrigin, err = origin("PUBLIC_URL", publicURL); err != nil {
+		return c, err
+	}
+	if c.origins, err = list(s.CORSOrigins, func(one string) (string, error) { return origin("CORS_ORIGINS", one) }); err != nil {
+		return c, err
+	}
+	if c.proxies, err = list(s.TrustedProxies, network); err != nil {
 		return c, err
 	}
 	if c.issuer = s.TokenIssuer; c.issuer == "" {
@@ -129,6 +146,9 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 		return err
 	}
 	if c.maxAge, err = duration("SESSION_MAX_AGE", s.SessionMaxAge, time.Second, 10*year, "2160h"); err != nil {
+		return err
+	}
+	if c.sessionLimit, err = integer("SESSION_LIMIT", s.SessionLimit, 0, 10_000, "5"); err != nil {
 		return err
 	}
 	if c.grace, err = duration("REFRESH_GRACE", s.RefreshGrace, 0, time.Minute, "10s"); err != nil {
@@ -313,6 +333,46 @@ func webURL(name, value string) (string, error) {
 		return "", &settingError{name, fmt.Sprintf("%q is not an http:// or https:// URL without query", value), "https://auth.example.com"}
 	}
 	return strings.TrimRight(value, "/"), nil
+}
+
+// origin is the origin of a URL as browsers write it (RFC 6454 §6.2): scheme and host in
+// lower case, and the port unless it is the scheme's own. CORS_ORIGINS has origins alone.
+func origin(name, value string) (string, error) {
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || strings.Contains(u.Host, "*") || u.Scheme != "http" && u.Scheme != "https" ||
+		name == "CORS_ORIGINS" && u.Scheme+"://"+u.Host != strings.TrimSuffix(value, "/") {
+		return "", &settingError{name, fmt.Sprintf("%q is not an origin like https://app.example.com; there are no wildcards", value), "https://app.example.com,https://admin.example.com"}
+	}
+	host := strings.ToLower(u.Host)
+	host = strings.TrimSuffix(host, map[string]string{"http": ":80", "https": ":443"}[u.Scheme])
+	return u.Scheme + "://" + host, nil
+}
+
+// network reads an address or a network of TRUSTED_PROXIES.
+func network(value string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(value); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(value)
+	if err != nil || p.Bits() == 0 {
+		return netip.Prefix{}, &settingError{"TRUSTED_PROXIES", fmt.Sprintf("%q is not an address or a network, or it is everybody's", value), "10.0.0.0/8,192.0.2.7"}
+	}
+	return p.Masked(), nil
+}
+
+// list reads the values of a comma-separated setting.
+func list[T any](text string, read func(string) (T, error)) (values []T, err error) {
+	for part := range strings.SplitSeq(text, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		value, err := read(part)
+		if err != nil {
+			return nil, err
+		}
+		values = append(values, value)
+	}
+	return values, nil
 }
 
 const (

@@ -61,6 +61,24 @@ func Unmarshal(data []byte, v any) error {
 	return nil
 }
 
+// Take reads one member of the object in data into v, and returns the object without it. An
+// object that has no such member comes back as it is. The errors are those of Unmarshal.
+func Take(data []byte, member string, v any) (rest []byte, err error) {
+	var members map[string]jsontext.Value
+	if err := Unmarshal(data, &members); err != nil {
+		return nil, err
+	}
+	value, ok := members[member]
+	if !ok {
+		return data, nil
+	}
+	if err := json.Unmarshal(value, v, strict); err != nil {
+		return nil, at(jsontext.Pointer("/"+member), ReasonType)
+	}
+	delete(members, member)
+	return json.Marshal(members)
+}
+
 // UnmarshalKnown is Unmarshal, but passes over members that v's type does not have: for
 // what newer versions of ourselves may have written more into.
 func UnmarshalKnown(data []byte, v any) error {

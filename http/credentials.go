@@ -1,0 +1,157 @@
+package http
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/strictjson"
+)
+
+// The cookies of a session. The prefix makes browsers take them over TLS (or from localhost)
+// alone, for this very host and the whole of it (RFC 6265bis §4.1.3.2).
+const (
+	accessCookie  = "__Host-access"
+	refreshCookie = "__Host-refresh"
+)
+
+var errTwoCredentials = fmt.Errorf("%w: two credentials", auth.ErrMalformed) // RFC 6750 §2
+
+// credential finds the access token of a request: in the header Authorization, in the access
+// cookie, or, as the service's ancestor read it, in the member token of a POST's body, which
+// is then taken out of it. Two of them are an error, and a cookie counts for a change only if
+// a page of ours sent it. "" means that there is none.
+func (e *Edge) credential(c *fiber.Ctx, body []byte) (token string, rest []byte, err error) {
+	var member string
+	if body != nil && c.Method() == fiber.MethodPost {
+		if body, err = strictjson.Take(body, "token", &member); err != nil {
+			return "", nil, err
+		}
+	}
+	token, isCookie, err := one(c, member)
+	if err != nil {
+		return "", nil, err
+	}
+	if isCookie && !isSafe(c.Method()) {
+		if err := e.proveOrigin(c); err != nil {
+			return "", nil, err
+		}
+	}
+	return token, body, nil
+}
+
+// forwarded is credential for a gateway that asks about a request of its own. The method
+// that counts is that request's, in X-Forwarded-Method.
+func (e *Edge) forwarded(c *fiber.Ctx) (string, error) {
+	token, isCookie, err := one(c, "")
+	if err != nil {
+		return "", err
+	}
+	if isCookie && !isSafe(c.Get("X-Forwarded-Method", fiber.MethodGet)) {
+		if err := e.proveOrigin(c); err != nil {
+			return "", err
+		}
+	}
+	return token, nil
+}
+
+// one returns the one access token of a request, whose body may have had one too.
+func one(c *fiber.Ctx, member string) (token string, isCookie bool, err error) {
+	header, err := authorization(c)
+	if err != nil {
+		return "", false, err
+	}
+	cookie, err := readCookie(c, accessCookie)
+	if err != nil {
+		return "", false, err
+	}
+	given := slices.DeleteFunc([]string{header, cookie, member}, func(s string) bool { return s == "" })
+	switch len(given) {
+	case 0:
+		return "", false, nil
+	case 1:
+		return given[0], cookie != "", nil
+	}
+	return "", false, errTwoCredentials
+}
+
+// authorization is auth.BearerToken of the request.
+func authorization(c *fiber.Ctx) (string, error) {
+	var headers []string
+	for _, h := range c.Request().Header.PeekAll(fiber.HeaderAuthorization) {
+		headers = append(headers, string(h))
+	}
+	return auth.BearerToken(headers)
+}
+
+// readCookie returns the value of a cookie, "" if there is none. Two of one name are two
+// credentials.
+func readCookie(c *fiber.Ctx, name string) (value string, err error) {
+	for key, v := range c.Request().Header.Cookies() {
+		if string(key) != name {
+			continue
+		}
+		if value != "" {
+			return "", errTwoCredentials
+		}
+		value = string(v)
+	}
+	return value, nil
+}
+
+// inCookies is what an answer says of tokens that are in cookies.
+type inCookies struct {
+	TokenType string `json:"tokenType"`
+	ExpiresIn int64  `json:"expiresIn"`
+	SessionID string `json:"sessionId"`
+}
+
+// setCookies hands tokens to a browser. Scripts do not see them. The access cookie comes
+// along when a person follows a link to a page behind a gateway (Lax), the refresh cookie
+// never from another site (Strict).
+func setCookies(c *fiber.Ctx, tokens auth.Tokens) (inCookies, error) {
+	until, err := expiry(tokens.RefreshToken)
+	if err != nil {
+		return inCookies{}, err
+	}
+	setCookie(c, accessCookie, tokens.AccessToken, tokens.ExpiresIn, fiber.CookieSameSiteLaxMode)
+	setCookie(c, refreshCookie, tokens.RefreshToken, int64(time.Until(until)/time.Second), fiber.CookieSameSiteStrictMode)
+	return inCookies{TokenType: tokens.TokenType, ExpiresIn: tokens.ExpiresIn, SessionID: tokens.SessionID}, nil
+}
+
+func clearCookies(c *fiber.Ctx) {
+	setCookie(c, accessCookie, "", -1, fiber.CookieSameSiteLaxMode)
+	setCookie(c, refreshCookie, "", -1, fiber.CookieSameSiteStrictMode)
+}
+
+func setCookie(c *fiber.Ctx, name, value string, seconds int64, sameSite string) {
+	cookie := &fiber.Cookie{Name: name, Value: value, Path: "/", Secure: true, HTTPOnly: true, SameSite: sameSite, MaxAge: int(seconds)}
+	if seconds <= 0 {
+		cookie.MaxAge, cookie.Expires = 0, time.Unix(1, 0) // the way that every browser understands as "delete"
+	}
+	c.Cookie(cookie)
+}
+
+// expiry reads exp of a token that the service has just made. The edge has no key to check
+// it with and no need to: it tells the browser how long to keep the cookie, no more.
+func expiry(token string) (time.Time, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}, fmt.Errorf("refresh token has %d parts", len(parts))
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}, fmt.Errorf("refresh token: %w", err)
+	}
+	var claims struct{ Exp int64 }
+	if err := json.Unmarshal(text, &claims); err != nil {
+		return time.Time{}, fmt.Errorf("refresh token: %w", err)
+	}
+	return time.Unix(claims.Exp, 0), nil
+}
