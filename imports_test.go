@@ -39,6 +39,7 @@ var owners = map[string][]string{
 	"github.com/gofiber/fiber":       {"http"},
 	"github.com/golang-jwt/jwt":      {"internal/token"},
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
+	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bus/embedded"},
 	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "http", "cmd/authd"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
