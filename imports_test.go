@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"internal/strictjson":        {""},
 	"internal/testpg":            {},
 	"internal/testpg/cmd/withpg": {"internal/testpg"},
+	"internal/testtool":          {},
 	"internal/token":             {"", "internal/strictjson"},
 	"migrations":                 {},
 	"persistence":                {""},
