@@ -115,7 +115,7 @@ func start(t *testing.T, url, master string, c *clock) *service {
 	s := &service{clock: c, url: url, master: master, store: open(t, url)}
 	secrets := parse(t, master)
 	passwords := hasher(t, master, bcrypt.MinCost)
-	s.keys = &handlers.Keys{Store: s.store, Master: secrets, Clock: c.now}
+	s.keys = &handlers.Keys{Store: s.store, Master: secrets, AccessTTL: accessTTL, Clock: c.now}
 	if err := s.keys.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
