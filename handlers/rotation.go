@@ -21,6 +21,9 @@ import (
 // differ and instances that were cut off.
 const publishLead = 10 * time.Minute
 
+// lockKeys is held by whoever changes what is stored of keys and peppers.
+const lockKeys = "signing_keys"
+
 // timeline is the stored keys, newest first, with when they leave.
 type timeline []timedKey
 
@@ -102,7 +105,7 @@ func (k *Keys) renew(ctx context.Context) (timeline, error) {
 // rest would stop every instance, so it returns secret.ErrSealed first.
 func (k *Keys) change(ctx context.Context, fn func(ctx context.Context, tx *persistence.Store, keys timeline, now time.Time) error) (after timeline, err error) {
 	err = k.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		if err := tx.Lock(ctx, "signing_keys"); err != nil {
+		if err := tx.Lock(ctx, lockKeys); err != nil {
 			return err
 		}
 		now := k.Clock.now()

@@ -381,6 +381,7 @@ func TestRunSaysOnceThatKeysCannotBeRead(t *testing.T) {
 		}
 		s.wantPublished(t, "while the table is away", stored...)
 		s.execute(t, "ALTER TABLE elsewhere RENAME TO signing_keys")
+		s.advance(time.Second)
 		s.rotate(t, true)
 		if said := turns(2); strings.Count(said, "\n") != 2 || !strings.Contains(said, "read again") || !strings.Contains(said, s.published(t)[0]) {
 			t.Errorf("when it is back, with another key: %s", said)
