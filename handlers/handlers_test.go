@@ -103,7 +103,7 @@ func parse(t *testing.T, master string) secret.Keys {
 // hasher is as the program makes it, but for its cost.
 func hasher(t *testing.T, master string, cost int) *password.Hasher {
 	t.Helper()
-	h, err := password.New(parse(t, master), cost, password.MinLength, "zyotra")
+	h, err := password.New(password.Peppers(parse(t, master)), cost, password.MinLength, "zyotra")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,8 +114,13 @@ func start(t *testing.T, url, master string, c *clock) *service {
 	t.Helper()
 	s := &service{clock: c, url: url, master: master, store: open(t, url)}
 	secrets := parse(t, master)
+	peppers, err := (&handlers.Secrets{Store: s.store, Master: secrets, Clock: c.now}).Peppers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	passwords := hasher(t, master, bcrypt.MinCost)
-	s.keys = &handlers.Keys{Store: s.store, Master: secrets, Clock: c.now}
+	passwords.Peppers = peppers
+	s.keys = &handlers.Keys{Store: s.store, Master: secrets, AccessTTL: accessTTL, Clock: c.now}
 	if err := s.keys.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}

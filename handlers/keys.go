@@ -3,10 +3,9 @@ package handlers
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,52 +16,66 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// reloadEvery is how often an unknown kid may make Keys look into the database, so that
-// made-up ones cost next to nothing.
+// reloadEvery is how often Run reads the keys, and so how soon an instance learns what
+// another did. It is also how often an unknown kid may make Keys look into the database, so
+// that made-up ones cost next to nothing.
 const reloadEvery = 5 * time.Second
 
-// Keys signs access tokens and knows what verifies them. Load must be called first.
+// Keys signs access tokens and knows what verifies them. Load must be called first, and Run
+// keeps it up to date. Rotate, Retire and List, in rotation.go, are for operators and need
+// neither.
 type Keys struct {
-	Store  *persistence.Store
-	Master secret.Keys // seals the private halves
-	Secret []byte      // set: tokens are HS256 with this secret, and the stored keys are not used
-	Clock  Clock
+	Store     *persistence.Store
+	Master    secret.Keys   // seals the private halves
+	Secret    []byte        // set: tokens are HS256 with this secret, and the stored keys are not used
+	Rotation  time.Duration // age at which the next key takes over; 0 is never
+	AccessTTL time.Duration // of an access token, and so how long a key verifies when it no longer signs
+	Log       *slog.Logger  // of Run
+	Clock     Clock
 
 	set    atomic.Pointer[keySet]
 	reload sync.Mutex
-	loaded time.Time // when it was last tried; under reload, as is
-	failed error     // what came of it
+	asked  time.Time // when an unknown kid last made us look; under reload, as is
+	failed error     // what came of the last look, whoever made it
 }
 
 // keySet is immutable: a newer one takes its place.
 type keySet struct {
-	signing token.Key
+	signers []signer // newest first, back to the one that signed when the set was made
 	byID    map[string][]token.Key
 	public  auth.KeySet
 }
 
-// Load reads the keys from the database and makes the first one if there is none; of
-// several instances that start at once, one makes it. It returns secret.ErrSealed if the
-// master secret is not the one the keys were sealed with, in HS256 mode too: the passwords
-// hang on it all the same.
+// signer is a key with the time from which it signs.
+type signer struct {
+	token.Key
+	from time.Time
+}
+
+// Load reads the keys from the database, makes one if there is none or the next one is due,
+// and forgets those whose time is over; of several instances that do so at once, one makes
+// it. It returns secret.ErrSealed if the master secret is not the one the keys were sealed
+// with, in HS256 mode too: the passwords hang on it all the same.
 func (k *Keys) Load(ctx context.Context) error {
 	k.reload.Lock()
 	defer k.reload.Unlock()
 	return k.load(ctx)
 }
 
-func (k *Keys) load(ctx context.Context) error {
-	k.loaded = k.Clock.now()
+func (k *Keys) load(ctx context.Context) (err error) {
+	defer func() { k.failed = err }()
+	now := k.Clock.now()
 	stored, err := k.Store.SigningKeys(ctx)
 	if err != nil {
 		return err
 	}
-	if len(stored) == 0 {
-		if stored, err = k.create(ctx); err != nil {
+	keys := k.timeline(stored)
+	if k.outdated(keys, now) {
+		if keys, err = k.renew(ctx); err != nil {
 			return err
 		}
 	}
-	set, err := k.open(stored)
+	set, err := k.open(keys, now)
 	if err != nil {
 		return err
 	}
@@ -76,72 +89,50 @@ func (k *Keys) load(ctx context.Context) error {
 // symmetric is the set of HS256 mode: one secret, nothing public.
 func symmetric(secret []byte) *keySet {
 	key := token.Key{Secret: secret}
-	return &keySet{signing: key, byID: map[string][]token.Key{"": {key}}, public: auth.KeySet{Keys: []auth.Key{}}}
+	return &keySet{signers: []signer{{Key: key}}, byID: map[string][]token.Key{"": {key}}, public: auth.KeySet{Keys: []auth.Key{}}}
 }
 
-// create makes the first key, unless another instance did meanwhile.
-func (k *Keys) create(ctx context.Context) (stored []persistence.SigningKey, err error) {
-	err = k.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		if err := tx.Lock(ctx, "signing_keys"); err != nil {
-			return err
-		}
-		if stored, err = tx.SigningKeys(ctx); err != nil || len(stored) > 0 {
-			return err
-		}
-		key, err := k.generate()
-		if err != nil {
-			return err
-		}
-		stored = append(stored, key)
-		return tx.CreateSigningKey(ctx, key)
-	})
-	return stored, err
-}
-
-func (k *Keys) generate() (persistence.SigningKey, error) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return persistence.SigningKey{}, fmt.Errorf("generate signing key: %w", err)
-	}
-	id := keyID(public)
-	sealed, err := k.Master.Seal(private.Seed(), sealedRow(id))
-	if err != nil {
-		return persistence.SigningKey{}, fmt.Errorf("seal signing key: %w", err)
-	}
-	now := k.Clock.now()
-	return persistence.SigningKey{ID: id, Public: public, Sealed: sealed, CreatedAt: now, ActiveFrom: now}, nil
-}
-
-// keyID is the key's thumbprint (RFC 7638, RFC 8037 §2), cut to 96 bits.
-func keyID(public ed25519.PublicKey) string {
-	members := fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":"%s"}`, base64.RawURLEncoding.EncodeToString(public))
-	sum := sha256.Sum256([]byte(members))
-	return base64.RawURLEncoding.EncodeToString(sum[:12])
-}
-
-func sealedRow(id string) string { return "signing_keys/" + id }
-
-// open makes a set of the stored keys, newest first. The newest one signs.
-func (k *Keys) open(stored []persistence.SigningKey) (*keySet, error) {
+// open makes a set of the keys. Private halves are opened of the key that signs now and of
+// those that will.
+func (k *Keys) open(keys timeline, now time.Time) (*keySet, error) {
 	set := &keySet{byID: map[string][]token.Key{}, public: auth.KeySet{Keys: []auth.Key{}}}
-	for _, s := range stored {
-		set.byID[s.ID] = []token.Key{{ID: s.ID, Public: s.Public}}
+	complete := false
+	for _, key := range keys {
+		if key.retired() || key.gone(now) {
+			continue
+		}
+		set.byID[key.ID] = []token.Key{{ID: key.ID, Public: key.Public}}
 		set.public.Keys = append(set.public.Keys, auth.Key{
-			KeyType: "OKP", Curve: "Ed25519", X: base64.RawURLEncoding.EncodeToString(s.Public),
-			KeyID: s.ID, Algorithm: "EdDSA", Use: "sig",
+			KeyType: "OKP", Curve: "Ed25519", X: base64.RawURLEncoding.EncodeToString(key.Public),
+			KeyID: key.ID, Algorithm: "EdDSA", Use: "sig",
 		})
+		if complete {
+			continue
+		}
+		seed, err := k.Master.Open(key.Sealed, sealedKey(key.ID))
+		if err != nil {
+			return nil, fmt.Errorf("signing key %s: %w", key.ID, err)
+		}
+		signs := token.Key{ID: key.ID, Public: key.Public, Private: ed25519.NewKeyFromSeed(seed)}
+		set.signers = append(set.signers, signer{signs, key.ActiveFrom})
+		complete = !key.ActiveFrom.After(now)
 	}
-	newest := stored[0]
-	seed, err := k.Master.Open(newest.Sealed, sealedRow(newest.ID))
-	if err != nil {
-		return nil, fmt.Errorf("signing key %s: %w", newest.ID, err)
-	}
-	set.signing = token.Key{ID: newest.ID, Public: newest.Public, Private: ed25519.NewKeyFromSeed(seed)}
 	return set, nil
 }
 
-// signing returns the key that signs now.
-func (k *Keys) signing() token.Key { return k.set.Load().signing }
+func sealedKey(id string) string { return "signing_keys/" + id }
+
+// signing returns the key that signs now: the newest whose time has come.
+func (k *Keys) signing() token.Key {
+	now := k.Clock.now()
+	signers := k.set.Load().signers
+	for _, s := range signers {
+		if !s.from.After(now) {
+			return s.Key
+		}
+	}
+	return signers[len(signers)-1].Key // made by an instance whose clock is ahead of ours
+}
 
 // find returns a function that looks up a kid, for package token. An unknown one may be
 // another instance's new key, so now and then the database is asked.
@@ -152,8 +143,9 @@ func (k *Keys) find(ctx context.Context) token.Find {
 		}
 		k.reload.Lock()
 		defer k.reload.Unlock()
-		if k.Clock.now().Sub(k.loaded) >= reloadEvery {
-			k.failed = k.load(ctx)
+		if now := k.Clock.now(); now.Sub(k.asked) >= reloadEvery {
+			k.asked = now
+			_ = k.load(ctx) // k.failed is what came of it
 		}
 		if found, ok := k.set.Load().byID[kid]; ok {
 			return found, nil
@@ -165,4 +157,42 @@ func (k *Keys) find(ctx context.Context) token.Find {
 // Keys answers auth.keys: the public keys, none of them in HS256 mode.
 func (k *Keys) Keys(context.Context, auth.KeysRequest) (auth.KeySet, error) {
 	return k.set.Load().public, nil
+}
+
+// Run loads the keys again and again until ctx ends. While that fails it goes on with those
+// it has.
+func (k *Keys) Run(ctx context.Context) error {
+	tick := time.NewTicker(reloadEvery)
+	defer tick.Stop()
+	for away := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := k.loadInTime(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !away: // said once, not every five seconds
+			k.Log.Error("signing keys cannot be read; going on with those known", "err", err)
+		case err == nil && away:
+			k.Log.Info("signing keys are read again")
+		}
+		away = err != nil
+	}
+}
+
+// loadInTime is Load for Run: a database that hangs must not keep lookups waiting.
+func (k *Keys) loadInTime(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadEvery)
+	defer cancel()
+	before := k.set.Load()
+	if err := k.Load(ctx); err != nil {
+		return err
+	}
+	if newest := k.set.Load().signers[0]; newest.ID != before.signers[0].ID {
+		k.Log.Info("signing key changes", "kid", newest.ID, "activeFrom", newest.from)
+	}
+	return nil
 }

@@ -22,9 +22,10 @@ type keyRow struct {
 type SigningKey struct {
 	ID         string    // kid
 	Public     []byte    // 32 bytes
-	Sealed     []byte    // the private half, which only the master secret opens
+	Sealed     []byte    // the private half, which only the master secret opens; empty once retired
 	CreatedAt  time.Time //
 	ActiveFrom time.Time // when it begins to sign
+	RetiredAt  time.Time // when somebody withdrew it; zero if nobody did
 }
 
 // SigningKeys returns all keys, the newest first.
@@ -37,7 +38,7 @@ func (s *Store) SigningKeys(ctx context.Context) ([]SigningKey, error) {
 	for i, r := range rows {
 		keys[i] = SigningKey{
 			ID: r.ID, Public: r.PublicKey, Sealed: r.PrivateKey,
-			CreatedAt: r.CreatedAt.UTC(), ActiveFrom: r.ActiveFrom.UTC(),
+			CreatedAt: r.CreatedAt.UTC(), ActiveFrom: r.ActiveFrom.UTC(), RetiredAt: r.RetiredAt.UTC(),
 		}
 	}
 	return keys, nil
@@ -48,4 +49,29 @@ func (s *Store) CreateSigningKey(ctx context.Context, k SigningKey) error {
 	row := keyRow{ID: k.ID, PublicKey: k.Public, PrivateKey: k.Sealed, CreatedAt: k.CreatedAt, ActiveFrom: k.ActiveFrom}
 	_, err := s.write.NewInsert().Model(&row).Exec(ctx)
 	return s.fault("insert signing key", err)
+}
+
+// ActivateSigningKey makes a key sign from another time on.
+func (s *Store) ActivateSigningKey(ctx context.Context, id string, from time.Time) error {
+	_, err := s.write.NewUpdate().Model((*keyRow)(nil)).Set("active_from = ?", from).Where("id = ?", id).Exec(ctx)
+	return s.fault("activate signing key", err)
+}
+
+// ResealSigningKey replaces the sealed private half of a key.
+func (s *Store) ResealSigningKey(ctx context.Context, id string, sealed []byte) error {
+	_, err := s.write.NewUpdate().Model((*keyRow)(nil)).Set("private_key = ?", sealed).Where("id = ?", id).Exec(ctx)
+	return s.fault("reseal signing key", err)
+}
+
+// RetireSigningKey notes that a key is withdrawn and overwrites its private half.
+func (s *Store) RetireSigningKey(ctx context.Context, id string, at time.Time) error {
+	_, err := s.write.NewUpdate().Model((*keyRow)(nil)).
+		Set("retired_at = ?", at).Set("private_key = ?", []byte{}).Where("id = ?", id).Exec(ctx)
+	return s.fault("retire signing key", err)
+}
+
+// DeleteSigningKey forgets a key.
+func (s *Store) DeleteSigningKey(ctx context.Context, id string) error {
+	_, err := s.write.NewDelete().Model((*keyRow)(nil)).Where("id = ?", id).Exec(ctx)
+	return s.fault("delete signing key", err)
 }

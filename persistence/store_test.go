@@ -253,6 +253,12 @@ func ask(ctx context.Context, s *persistence.Store) map[string]error {
 	_, errs["AdvanceSession"] = s.AdvanceSession(ctx, persistence.Step{SessionID: "s", At: now, ExpiresAt: now})
 	_, errs["EndSession"] = s.EndSession(ctx, "s", auth.ReasonLogout, now)
 	_, errs["SigningKeys"] = s.SigningKeys(ctx)
+	errs["ActivateSigningKey"] = s.ActivateSigningKey(ctx, "k", now)
+	errs["ResealSigningKey"] = s.ResealSigningKey(ctx, "k", nil)
+	errs["RetireSigningKey"] = s.RetireSigningKey(ctx, "k", now)
+	errs["DeleteSigningKey"] = s.DeleteSigningKey(ctx, "k")
+	_, errs["Peppers"] = s.Peppers(ctx)
+	errs["KeepPepper"] = s.KeepPepper(ctx, persistence.Pepper{ID: "p", Sealed: []byte{}, CreatedAt: now})
 	errs["Tx"] = s.Tx(ctx, func(context.Context, *persistence.Store) error { return nil })
 	return errs
 }

@@ -77,17 +77,25 @@ func closeToOthers(path string) error {
 
 func (d *dataDir) close() error { return d.lock.Close() }
 
+// secretFile is the master secret in the data directory.
+const secretFile = "secret.key"
+
 // secretKeys reads the master secret of the directory, and generates it the first time.
 func (d *dataDir) secretKeys() (secret.Keys, error) {
-	name := filepath.Join(d.path, "secret.key")
-	content, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		text := secret.Generate()
-		if err := writeNew(name, text+"\n"); err != nil {
-			return nil, fmt.Errorf("keep the generated secret: %w", err)
-		}
-		return secret.Parse(text)
+	name := filepath.Join(d.path, secretFile)
+	keys, err := readSecret(name)
+	if !errors.Is(err, os.ErrNotExist) {
+		return keys, err
 	}
+	text := secret.Generate()
+	if err := writeNew(name, text+"\n"); err != nil {
+		return nil, fmt.Errorf("keep the generated secret: %w", err)
+	}
+	return secret.Parse(text)
+}
+
+func readSecret(name string) (secret.Keys, error) {
+	content, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("read the generated secret: %w", err)
 	}

@@ -46,8 +46,9 @@ type service struct {
 	dir      *dataDir         // nil if nothing is kept in files
 	embedded *embedded.Server // nil with an external cluster
 	store    *persistence.Store
-	server   *bus.Server       // nil for --edge, as is
-	cleanup  *handlers.Cleanup // this
+	server   *bus.Server       // nil for --edge, as are
+	keys     *handlers.Keys    // this
+	cleanup  *handlers.Cleanup // and this
 	edge     *http.Edge        // nil for --handlers
 	listener net.Listener      // of the edge
 	close    []func() error
@@ -115,7 +116,7 @@ func (s *service) openSecrets(cmd serveCommand) (keys secret.Keys, err error) {
 			return nil, err
 		}
 		if keys == nil && isPostgres(s.config.databaseURL) {
-			return nil, &settingError{"SECRET_KEY", "is required with an external database", "$(openssl rand -base64 32)"}
+			return nil, noSecretKey
 		}
 	}
 	if s.config.natsURL != "" && (cmd.Edge || isPostgres(s.config.databaseURL)) {
@@ -156,7 +157,12 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 		}
 		return err
 	}
-	err = migrations.Check(ctx, s.store.DB())
+	return checkSchema(ctx, s.store)
+}
+
+// checkSchema refuses a schema that this binary does not know.
+func checkSchema(ctx context.Context, store *persistence.Store) error {
+	err := migrations.Check(ctx, store.DB())
 	if errors.Is(err, migrations.ErrPending) {
 		return fmt.Errorf("%w: run \"authd migrate up\", or start with --migrate", err)
 	}
@@ -165,19 +171,27 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 
 // openHandlers joins the subjects with the methods that answer them.
 func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
-	keys := &handlers.Keys{Store: s.store, Master: master, Secret: s.config.accessSecret}
-	if err := keys.Load(ctx); err != nil {
-		if errors.Is(err, secret.ErrSealed) {
-			return &settingError{"SECRET_KEY", "is not the one this database's keys were sealed with: " + err.Error(), "<the former one>"}
-		}
+	secrets := &handlers.Secrets{Store: s.store, Master: master}
+	peppers, err := secrets.Peppers(ctx)
+	if err != nil {
+		return wrongSecretKey(err)
+	}
+	if err := s.tellSpare(ctx, secrets); err != nil {
 		return err
 	}
-	passwords, err := password.New(master, s.config.bcryptCost, s.config.passwordMinLength, serviceName)
+	s.keys = &handlers.Keys{
+		Store: s.store, Master: master, Secret: s.config.accessSecret,
+		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log,
+	}
+	if err := s.keys.Load(ctx); err != nil {
+		return wrongSecretKey(err)
+	}
+	passwords, err := password.New(peppers, s.config.bcryptCost, s.config.passwordMinLength, serviceName)
 	if err != nil {
 		return err
 	}
 	sessions := &handlers.Sessions{
-		Store: s.store, Passwords: passwords, Keys: keys,
+		Store: s.store, Passwords: passwords, Keys: s.keys,
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
@@ -201,7 +215,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Verify, sessions.Verify),
 		bus.Handle(s.server, auth.Refresh, sessions.Refresh),
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
-		bus.Handle(s.server, auth.Keys, keys.Keys),
+		bus.Handle(s.server, auth.Keys, s.keys.Keys),
 		bus.Handle(s.server, auth.AccountGet, accounts.Get),
 		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
 		bus.Handle(s.server, auth.AccountDelete, accounts.Delete),
@@ -212,6 +226,26 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
+}
+
+// wrongSecretKey names the setting if err is that a secret of the database does not open.
+func wrongSecretKey(err error) error {
+	if errors.Is(err, secret.ErrSealed) {
+		return &settingError{"SECRET_KEY", "is not the one this database's keys were sealed with: " + err.Error(), "<the former one>"}
+	}
+	return err
+}
+
+// tellSpare says when the second of two master secrets has done its duty.
+func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) error {
+	if len(secrets.Master) == 1 {
+		return nil
+	}
+	needed, err := secrets.NeedsAll(ctx)
+	if err == nil && !needed {
+		s.log.Info("the second SECRET_KEY can go, once REFRESH_TOKEN_TTL has passed since it became the second")
+	}
+	return err
 }
 
 // refreshKeys sign refresh tokens: the secret that was set, or those derived from the
@@ -283,7 +317,8 @@ func (s *service) run(ctx context.Context) error {
 	defer stopBus()
 	if s.server != nil {
 		g.Go(func() error { return s.server.Run(busCtx) })
-		g.Go(func() error { return s.cleanup.Run(ctx) })
+		g.Go(func() error { return s.keys.Run(busCtx) })
+		g.Go(func() error { return s.cleanup.Run(busCtx) })
 	}
 	g.Go(func() error {
 		defer stopBus()

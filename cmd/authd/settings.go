@@ -39,9 +39,23 @@ type logSettings struct {
 	LogFormat string `env:"LOG_FORMAT" placeholder:"FORMAT" help:"text or json. Without one: text on a terminal, else json."`
 }
 
+// secretSettings say what the master secret is.
+type secretSettings struct {
+	SecretKey     string `env:"SECRET_KEY" placeholder:"BASE64" help:"The master secret, 32 bytes in base64; two of them, comma-separated and the new one first, while it is replaced. Without one: generated in DATA_DIR. Required with Postgres."`
+	SecretKeyFile string `env:"SECRET_KEY_FILE" placeholder:"FILE" help:"File that holds SECRET_KEY."`
+}
+
+// accessSettings say how access tokens are signed and how long they live.
+type accessSettings struct {
+	AccessTokenSecret string `env:"ACCESS_TOKEN_SECRET" placeholder:"SECRET" help:"Sign access tokens with HS256 and this secret of at least 32 bytes. Without one: EdDSA with generated keys."`
+	AccessTokenTTL    string `name:"access-token-ttl" env:"ACCESS_TOKEN_TTL" default:"15m" placeholder:"DURATION" help:"Lifetime of an access token."`
+}
+
 // serveSettings are all settings of "authd serve".
 type serveSettings struct {
 	databaseSettings
+	secretSettings
+	accessSettings
 	logSettings
 
 	Host string `env:"HOST" default:"127.0.0.1" placeholder:"ADDRESS" help:"Address that the HTTP edge listens on."`
@@ -60,12 +74,9 @@ type serveSettings struct {
 	TokenIssuer   string `env:"TOKEN_ISSUER" placeholder:"ISSUER" help:"iss of access tokens. Without one: PUBLIC_URL."`
 	TokenAudience string `env:"TOKEN_AUDIENCE" default:"zyotra" placeholder:"AUDIENCE" help:"aud of access tokens."`
 
-	SecretKey          string `env:"SECRET_KEY" placeholder:"BASE64" help:"The master secret, 32 bytes in base64; two of them, comma-separated and the new one first, while it is replaced. Without one: generated in DATA_DIR. Required with Postgres."`
-	SecretKeyFile      string `env:"SECRET_KEY_FILE" placeholder:"FILE" help:"File that holds SECRET_KEY."`
-	AccessTokenSecret  string `env:"ACCESS_TOKEN_SECRET" placeholder:"SECRET" help:"Sign access tokens with HS256 and this secret of at least 32 bytes. Without one: EdDSA with generated keys."`
+	KeyRotation        string `env:"KEY_ROTATION" default:"720h" placeholder:"DURATION" help:"Age at which the next key takes over signing access tokens, at least 1h; 0 is never."`
 	RefreshTokenSecret string `env:"REFRESH_TOKEN_SECRET" placeholder:"SECRET" help:"Sign refresh tokens with this secret of at least 32 bytes. Without one: derived from SECRET_KEY."`
 
-	AccessTokenTTL  string `name:"access-token-ttl" env:"ACCESS_TOKEN_TTL" default:"15m" placeholder:"DURATION" help:"Lifetime of an access token."`
 	RefreshTokenTTL string `name:"refresh-token-ttl" env:"REFRESH_TOKEN_TTL" default:"360h" placeholder:"DURATION" help:"Lifetime of a refresh token, and so of an idle session."`
 	SessionMaxAge   string `env:"SESSION_MAX_AGE" default:"2160h" placeholder:"DURATION" help:"Lifetime of a session, however often it is refreshed."`
 	SessionLimit    string `env:"SESSION_LIMIT" default:"0" placeholder:"NUMBER" help:"Most live sessions of a user; the oldest end first. 0 is no limit."`
@@ -91,6 +102,7 @@ type config struct {
 	refreshSecret []byte // nil for a derived one
 
 	accessTTL, refreshTTL, maxAge, grace, reauth time.Duration
+	rotation                                     time.Duration // 0 is never
 	bcryptCost, passwordMinLength, sessionLimit  int
 }
 
@@ -139,8 +151,14 @@ func (s serveSettings) check() (c config, err error) {
 }
 
 func (s serveSettings) checkNumbers(c *config) (err error) {
-	if c.accessTTL, err = duration("ACCESS_TOKEN_TTL", s.AccessTokenTTL, time.Second, 24*time.Hour, "15m"); err != nil {
+	if c.accessTTL, err = s.accessTTL(); err != nil {
 		return err
+	}
+	if c.rotation, err = duration("KEY_ROTATION", s.KeyRotation, 0, 10*year, "720h"); err != nil {
+		return err
+	}
+	if c.rotation > 0 && c.rotation < time.Hour {
+		return &settingError{"KEY_ROTATION", fmt.Sprintf("%q is less than an hour, and not 0", s.KeyRotation), "720h"}
 	}
 	if c.refreshTTL, err = duration("REFRESH_TOKEN_TTL", s.RefreshTokenTTL, time.Second, 10*year, "360h"); err != nil {
 		return err
@@ -162,6 +180,10 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 	}
 	c.passwordMinLength, err = integer("PASSWORD_MIN_LENGTH", s.PasswordMinLength, password.MinLength, 64, "8")
 	return err
+}
+
+func (s accessSettings) accessTTL() (time.Duration, error) {
+	return duration("ACCESS_TOKEN_TTL", s.AccessTokenTTL, time.Second, 24*time.Hour, "15m")
 }
 
 const year = 365 * 24 * time.Hour
@@ -273,8 +295,10 @@ func redacted(urls string) string {
 	return strings.Join(out, ",")
 }
 
+var noSecretKey = &settingError{"SECRET_KEY", "is required with an external database", "$(openssl rand -base64 32)"}
+
 // secretKeys reads the master secret from its setting or file; nil if there is neither.
-func (s serveSettings) secretKeys() (secret.Keys, error) {
+func (s secretSettings) secretKeys() (secret.Keys, error) {
 	const example = "$(openssl rand -base64 32)"
 	text := s.SecretKey
 	switch {

@@ -77,18 +77,22 @@ type Pepper struct {
 	Key []byte
 }
 
-// New makes a Hasher whose peppers are derived from the master secrets. names are what the
-// service is called, which makes a poor password there.
-func New(keys secret.Keys, cost, minLength int, names ...string) (*Hasher, error) {
+// Peppers derives the peppers of the master secrets.
+func Peppers(keys secret.Keys) (peppers []Pepper) {
+	for _, k := range keys {
+		peppers = append(peppers, Pepper{ID: k.ID, Key: k.Derive(secret.LabelPepper)})
+	}
+	return peppers
+}
+
+// New makes a Hasher. names are what the service is called, which makes a poor password
+// there.
+func New(peppers []Pepper, cost, minLength int, names ...string) (*Hasher, error) {
 	blocked, err := newBlocklist(names)
 	if err != nil {
 		return nil, err
 	}
-	h := &Hasher{Cost: cost, MinLength: minLength, dummy: dummy(cost), blocked: blocked}
-	for _, k := range keys {
-		h.Peppers = append(h.Peppers, Pepper{ID: k.ID, Key: k.Derive(secret.LabelPepper)})
-	}
-	return h, nil
+	return &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, dummy: dummy(cost), blocked: blocked}, nil
 }
 
 // dummy is a well-formed bcrypt string that no password is known for.

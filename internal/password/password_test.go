@@ -22,7 +22,7 @@ func newHasher(t testing.TB, masters ...string) *password.Hasher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := password.New(keys, bcrypt.MinCost, password.MinLength, "zyotra")
+	h, err := password.New(password.Peppers(keys), bcrypt.MinCost, password.MinLength, "zyotra")
 	if err != nil {
 		t.Fatal(err)
 	}
