@@ -113,7 +113,8 @@ func isJSON(contentType string) bool {
 	return !named || strings.EqualFold(charset, "utf-8")
 }
 
-// login begins a session, in cookies if the request asks for that.
+// login begins a session, in cookies if the request asks for that. The session that was in
+// the cookies before ends then: nobody would have its tokens any more (ASVS 7.2.4).
 func (e *Edge) login(c *fiber.Ctx) error {
 	var req auth.LoginRequest
 	if err := e.read(c, &req); err != nil {
@@ -130,6 +131,11 @@ func (e *Edge) login(c *fiber.Ctx) error {
 	}
 	if req.Carrier != auth.CarrierCookie {
 		return c.JSON(reply)
+	}
+	if before := c.Cookies(refreshCookie); before != "" {
+		if _, err := ask(e, auth.Logout, auth.LogoutRequest{RefreshToken: before}); err != nil {
+			e.Log.Debug("the session in the cookies before is left to itself", "err", err)
+		}
 	}
 	kept, err := setCookies(c, reply.Tokens)
 	if err != nil {

@@ -127,6 +127,35 @@ func TestSessionInCookies(t *testing.T) {
 	}
 }
 
+// A login makes a session of its own, whatever the browser brings along, and the one that
+// was in the cookies before ends.
+func TestLoginReplacesTheSessionInCookies(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	a.post(t, "/register", credentials)
+	b := from(a)
+	seen := map[string]bool{}
+	b.cookies["__Host-access"], b.cookies["__Host-refresh"] = "planted", "planted"
+	for range 3 {
+		before := maps.Clone(b.cookies)
+		id := b.login(t).member(t, "sessionId")
+		if seen[id] || len(id) != 36 {
+			t.Errorf("session %s again", id)
+		}
+		seen[id] = true
+		if len(seen) > 1 {
+			a.get(t, "/verify", before["__Host-access"]).refused(t, 401, "token_revoked", "")
+		}
+	}
+	b.send(t, "GET /verify", "").answered(t, 200, verified)
+
+	// Ended from the list of another session, the cookies are worth nothing.
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	a.do(t, "DELETE /sessions", bearer(access), "").answered(t, 204, "")
+	b.send(t, "GET /me", "").refused(t, 401, "token_revoked", "")
+	b.send(t, "POST /refresh", "").refused(t, 401, "token_revoked", "")
+}
+
 func TestCarrierIsBodyOrCookie(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)

@@ -86,6 +86,13 @@ func TestGoldenHTTP(t *testing.T) {
 	keep("sessions", a.get(t, "/sessions", access))
 	keep("sessions-delete", a.do(t, "DELETE /sessions", bearer(access), ""))
 	next := keep("refresh", a.post(t, "/refresh", refresh(login.member(t, "refreshToken")))).member(t, "refreshToken")
+	b := from(a)
+	keep("login-cookie", b.send(t, "POST /login", cookieLogin))
+	keep("refresh-cookie", b.send(t, "POST /refresh", ""))
+	b.header = nil
+	keep("forbidden", b.send(t, "PATCH /me", `{"name":"Mallory"}`))
+	b.header = from(a).header
+	keep("logout-cookie", b.send(t, "POST /logout", ""))
 	keep("logout", a.post(t, "/logout", refresh(next)))
 	keep("logout-bearer", a.do(t, "POST /logout", bearer(access), ""))
 
