@@ -40,7 +40,7 @@ type gateway struct {
 func startNginx(t *testing.T, authd, app string) *gateway {
 	program := testtool.Find(t, "nginx", "nginx-light")
 	return startGateway(t, func(dir, listen string) *exec.Cmd {
-		site := document(t, "nginx.conf", map[string]string{
+		site := document(t, "gateways/nginx.conf", map[string]string{
 			"443 ssl": listen, "127.0.0.1:3000": authd, "127.0.0.1:8080": app,
 			"    ssl_certificate     /etc/nginx/tls/app.example.com.pem;\n": "",
 			"    ssl_certificate_key /etc/nginx/tls/app.example.com.key;\n": "",
@@ -58,7 +58,7 @@ func startNginx(t *testing.T, authd, app string) *gateway {
 func startCaddy(t *testing.T, authd, app string) *gateway {
 	program := testtool.Find(t, "caddy", "caddy")
 	return startGateway(t, func(dir, listen string) *exec.Cmd {
-		site := document(t, "Caddyfile", map[string]string{
+		site := document(t, "gateways/Caddyfile", map[string]string{
 			"app.example.com": "http://" + listen, "127.0.0.1:3000": authd, "127.0.0.1:8080": app,
 		})
 		write(t, dir, "Caddyfile", "{\n\tadmin off\n\tauto_https off\n}\n"+site)
@@ -68,10 +68,10 @@ func startCaddy(t *testing.T, authd, app string) *gateway {
 	})
 }
 
-// document returns a file of docs/gateways with replacements, each of which it must hold.
+// document returns a file of docs with replacements, each of which it must hold.
 func document(t *testing.T, name string, replacements map[string]string) string {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("..", "..", "docs", "gateways", name))
+	content, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
 	check(t, err)
 	text := string(content)
 	for from, to := range replacements {
@@ -459,9 +459,9 @@ func gatewayRefusesWithoutAuthd(t *testing.T, g *guarded, u user) {
 
 // The page shows the configurations that were tested.
 func TestThePageForGatewaysShowsTheFiles(t *testing.T) {
-	page := document(t, "../gateways.md", nil)
+	page := document(t, "gateways.md", nil)
 	for _, name := range []string{"nginx.conf", "traefik.yaml", "Caddyfile"} {
-		file := document(t, name, nil)
+		file := document(t, "gateways/"+name, nil)
 		if !strings.Contains(page, "\n"+file+"```\n") {
 			t.Errorf("docs/gateways.md does not show docs/gateways/%s as it is", name)
 		}
@@ -495,7 +495,7 @@ func TestTraefikConfiguration(t *testing.T) {
 			}
 		}
 	}
-	decoder := yaml.NewDecoder(strings.NewReader(document(t, "traefik.yaml", nil)))
+	decoder := yaml.NewDecoder(strings.NewReader(document(t, "gateways/traefik.yaml", nil)))
 	decoder.KnownFields(true)
 	check(t, decoder.Decode(&config))
 
