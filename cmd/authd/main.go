@@ -9,6 +9,7 @@
 //	serve.go     which parts run, how they are joined, in what order they stop
 //	data.go      the data directory: modes, lock, the generated secret
 //	migrate.go   the schema
+//	import.go    accounts from elsewhere
 //	healthcheck.go  for containers
 package main
 
@@ -41,6 +42,7 @@ const (
 type commands struct {
 	Serve       serveCommand       `cmd:"" default:"withargs" help:"Run the service. This is what authd does when nothing else is said."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database schema up to date, back, or show where it stands."`
+	Import      importCommand      `cmd:"" help:"Take accounts over from the ancestor of this service, or from a file. It can be run again, and while the service runs."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
