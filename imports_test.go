@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"handlers":                   {"", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "internal/strictjson"},
 	"internal/email":             {},
+	"internal/jsonl":             {"internal/strictjson"},
 	"internal/password":          {"internal/secret"},
 	"internal/secret":            {},
 	"internal/strictjson":        {""},
@@ -32,7 +33,7 @@ var mayImport = map[string][]string{
 	"internal/token":             {"", "internal/strictjson"},
 	"migrations":                 {},
 	"persistence":                {""},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "handlers", "http", "migrations", "persistence", "internal/password", "internal/secret", "internal/token"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "handlers", "http", "migrations", "persistence", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
 }
 
 // owners lists who may import a technology: one package, and cmd where it joins the parts.
