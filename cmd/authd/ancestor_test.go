@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/zyotra/auth/internal/testapt"
+	"github.com/zyotra/auth/internal/testtool"
 )
 
 // question is what testdata/ancestor/tokens.js is asked, answer what it says.
@@ -73,21 +72,21 @@ func TestTheAncestorsServicesTakeOurTokens(t *testing.T) {
 // program there.
 func ancestor(t *testing.T) func(*testing.T, ...question) []answer {
 	t.Helper()
-	needNode(t)
+	node, npm := testtool.Find(t, "node", "nodejs"), testtool.Find(t, "npm", "npm")
 	dir := t.TempDir()
 	check(t, os.CopyFS(dir, os.DirFS(filepath.Join("testdata", "ancestor"))))
-	npm := exec.CommandContext(t.Context(), "npm", "install", "--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund")
-	npm.Dir = dir
-	if out, err := npm.CombinedOutput(); err != nil {
+	install := exec.CommandContext(t.Context(), npm, "install", "--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund")
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("npm install: %v\n%s", err, out)
 	}
 	return func(t *testing.T, questions ...question) (answers []answer) {
 		t.Helper()
-		node := exec.CommandContext(t.Context(), "node", "tokens.js")
-		node.Dir, node.Stdin = dir, strings.NewReader(encode(t, questions))
+		cmd := exec.CommandContext(t.Context(), node, "tokens.js")
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader(encode(t, questions))
 		var stderr strings.Builder
-		node.Stderr = &stderr
-		out, err := node.Output()
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
 		if err != nil {
 			t.Fatalf("node: %v\n%s", err, &stderr)
 		}
@@ -96,23 +95,5 @@ func ancestor(t *testing.T) func(*testing.T, ...question) []answer {
 			t.Fatalf("%d answers to %d questions: %s", len(answers), len(questions), out)
 		}
 		return answers
-	}
-}
-
-// needNode makes sure that there are node and npm, or fails: what is skipped in silence is
-// soon true no more.
-func needNode(t *testing.T) {
-	t.Helper()
-	missing := func() error {
-		_, node := exec.LookPath("node")
-		_, npm := exec.LookPath("npm")
-		return errors.Join(node, npm)
-	}
-	if missing() == nil {
-		return
-	}
-	err := testapt.Install(t.Context(), os.Geteuid() == 0, func() (bool, error) { return missing() == nil, nil }, "nodejs", "npm")
-	if err = errors.Join(err, missing()); err != nil {
-		t.Fatalf("no Node.js: install node and npm, or run with -short; %v", err)
 	}
 }

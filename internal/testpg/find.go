@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/zyotra/auth/internal/testapt"
+	"github.com/zyotra/auth/internal/testtool"
 )
 
 // host is what a search depends on besides PATH; tests describe other machines with it.
@@ -77,7 +77,7 @@ func hasServer(dir string) bool {
 
 // install gets Postgres from Debian.
 func (h host) install(ctx context.Context) (bin string, err error) {
-	if err := testapt.Install(ctx, h.root, h.prepare, "postgresql"); err != nil {
+	if err := testtool.Install(ctx, h.root, h.prepare, "postgresql"); err != nil {
 		return "", err
 	}
 	if bin = h.installed(); bin == "" {
