@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"bus":                        {"", "internal/strictjson"},
 	"bus/embedded":               {},
 	"handlers":                   {"", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
-	"http":                       {"", "bus", "internal/strictjson"},
+	"http":                       {"", "bus", "docs", "internal/strictjson"},
 	"internal/email":             {},
 	"internal/password":          {"internal/secret"},
 	"internal/secret":            {},
@@ -31,6 +31,7 @@ var mayImport = map[string][]string{
 	"internal/token":             {"", "internal/strictjson"},
 	"migrations":                 {},
 	"persistence":                {""},
+	"docs":                       {},
 	"cmd/authd":                  {"", "bus", "bus/embedded", "handlers", "http", "migrations", "persistence", "internal/password", "internal/secret", "internal/token"},
 }
 
@@ -41,6 +42,7 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
 	"github.com/nats-io/nats-server": {"bus/embedded"},
 	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "http", "cmd/authd"},
+	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
 	"golang.org/x/crypto/bcrypt":     {"internal/password"},
