@@ -273,7 +273,8 @@ func (a *instance) do(t *testing.T, line string, header map[string][]string, bod
 	return e
 }
 
-// try is do for requests that may fail, and for goroutines.
+// try is do for requests that may fail, and for goroutines. An exchange that openapi.json does
+// not describe is an error too.
 func (a *instance) try(line string, header map[string][]string, body string) (exchange, error) {
 	method, path, _ := strings.Cut(line, " ")
 	req, err := http.NewRequest(method, a.http+path, strings.NewReader(body))
@@ -287,10 +288,14 @@ func (a *instance) try(line string, header map[string][]string, body string) (ex
 	}
 	defer resp.Body.Close()
 	content, err := io.ReadAll(resp.Body)
-	return exchange{
+	if err != nil {
+		return exchange{}, err
+	}
+	e := exchange{
 		message{To: line, Header: header, Body: body},
 		message{Status: resp.StatusCode, Header: resp.Header, Body: string(content)},
-	}, err
+	}
+	return e, e.asDescribed()
 }
 
 // ask sends a request over NATS and waits for its reply.
