@@ -359,16 +359,15 @@ func TestRunSaysOnceThatKeysCannotBeRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t, sqliteURL(t), secret.Generate(), &clock{})
-		var log strings.Builder
-		s.keys.Log = slog.New(slog.NewTextHandler(&log, nil))
+		log := make(records, 100)
+		s.keys.Log = slog.New(slog.NewTextHandler(log, nil))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.keys.Run(ctx) }()
 		turns := func(n int) string {
-			log.Reset()
 			time.Sleep(time.Duration(n)*5*time.Second + time.Second)
 			synctest.Wait()
-			return log.String()
+			return log.drain()
 		}
 
 		if said := turns(2); said != "" {
@@ -391,4 +390,20 @@ func TestRunSaysOnceThatKeysCannotBeRead(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// records is a log, a record at a time.
+type records chan string
+
+func (r records) Write(p []byte) (int, error) {
+	r <- string(p)
+	return len(p), nil
+}
+
+// drain returns what was logged since the last time.
+func (r records) drain() (text string) {
+	for len(r) > 0 {
+		text += <-r
+	}
+	return text
 }

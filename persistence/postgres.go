@@ -16,6 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
+
+	"github.com/zyotra/auth"
 )
 
 // connectTimeout bounds one attempt to reach Postgres.
@@ -43,7 +45,10 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	}
 	return &Store{
 		write: db, read: db, db: db, close: db.Close,
-		dialect: dialect{forShare: "SHARE", lock: lockPostgres, isAway: isPostgresAway},
+		dialect: dialect{
+			forShare: "SHARE", lock: lockPostgres, isAway: isPostgresAway,
+			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
+		},
 	}, nil
 }
 
@@ -51,6 +56,22 @@ func lockPostgres(ctx context.Context, tx bun.IDB, name string) error {
 	h := fnv.New64a()
 	h.Write([]byte("zyotra/auth/" + name))
 	_, err := tx.NewRaw("SELECT pg_advisory_xact_lock(?)", int64(h.Sum64())).Exec(ctx)
+	return err
+}
+
+// reservePostgres moves the sequence forward. Nobody inserts meanwhile: setval would take back
+// a number that the sequence gave out since it was read.
+func reservePostgres(ctx context.Context, tx bun.IDB, last auth.UserID) error {
+	const sequence = "pg_get_serial_sequence('users', 'id')::regclass"
+	var given auth.UserID
+	err := tx.NewRaw("SELECT COALESCE(pg_sequence_last_value("+sequence+"), 0)").Scan(ctx, &given)
+	if err != nil || given >= last {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, "LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE"); err != nil {
+		return err
+	}
+	_, err = tx.NewRaw("SELECT setval("+sequence+", greatest(pg_sequence_last_value("+sequence+"), ?))", last).Exec(ctx)
 	return err
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/uptrace/bun/dialect/sqlitedialect"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/zyotra/auth"
 )
 
 // openSQLite opens the file, made readable by its owner alone if it is new: one connection
@@ -41,7 +43,7 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 	return &Store{
 		write: writer, read: reader, db: writer,
 		close:   func() error { return errors.Join(reader.Close(), writer.Close()) },
-		dialect: dialect{lock: lockSQLite, isAway: isSQLiteAway},
+		dialect: dialect{lock: lockSQLite, reserve: reserveSQLite, isAway: isSQLiteAway},
 	}, nil
 }
 
@@ -63,6 +65,16 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 
 // lockSQLite has nothing to do: there is one writer.
 func lockSQLite(context.Context, bun.IDB, string) error { return nil }
+
+// reserveSQLite moves what AUTOINCREMENT remembers forward.
+func reserveSQLite(ctx context.Context, tx bun.IDB, last auth.UserID) error {
+	_, err := tx.NewRaw("INSERT INTO sqlite_sequence (name, seq) SELECT 'users', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'users')").Exec(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = tx.NewRaw("UPDATE sqlite_sequence SET seq = ? WHERE name = 'users' AND seq < ?", last, last).Exec(ctx)
+	return err
+}
 
 // isSQLiteAway knows a file that is locked by another process, gone or on a full disk.
 func isSQLiteAway(err error) bool {

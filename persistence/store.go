@@ -36,6 +36,10 @@ type dialect struct {
 	forShare string
 	// lock makes the transaction wait for others that lock the same name.
 	lock func(ctx context.Context, tx bun.IDB, name string) error
+	// overriding stands before the values of an insert that brings its own ids.
+	overriding string
+	// reserve makes the next id that users get a higher one than last.
+	reserve func(ctx context.Context, tx bun.IDB, last auth.UserID) error
 	// isAway tells whether an error means that the database cannot be reached.
 	isAway func(error) bool
 }

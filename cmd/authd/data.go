@@ -19,13 +19,9 @@ type dataDir struct {
 	lock *flock.Flock
 }
 
-// openDataDir makes the directory if it is not there and locks it. A directory that others
-// can read is refused, unless it is empty: then it is closed to them.
+// openDataDir makes the directory if it is not there and locks it.
 func openDataDir(path string) (*dataDir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, &settingError{"DATA_DIR", fmt.Sprintf("%q cannot be made: %s", path, reason(err)), "./data"}
-	}
-	if err := closeToOthers(path); err != nil {
+	if err := makeDataDir(path); err != nil {
 		return nil, err
 	}
 	// The lock file stays when the process ends: removing it would let two processes lock
@@ -43,6 +39,15 @@ func openDataDir(path string) (*dataDir, error) {
 		return nil, errors.Join(fmt.Errorf("lock DATA_DIR: %w", err), lock.Close())
 	}
 	return &dataDir{path: path, lock: lock}, nil
+}
+
+// makeDataDir makes the directory if it is not there. One that others can read is refused,
+// unless it is empty: then it is closed to them.
+func makeDataDir(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return &settingError{"DATA_DIR", fmt.Sprintf("%q cannot be made: %s", path, reason(err)), "./data"}
+	}
+	return closeToOthers(path)
 }
 
 // holder names the process that holds the lock, if its file tells.

@@ -223,7 +223,7 @@ func (g *guarded) login(t *testing.T, name string) user {
 
 // try sends a request through the gateway.
 func (g *guarded) try(line string, header map[string][]string, body string) (exchange, error) {
-	return (&instance{http: g.url}).try(line, header, body)
+	return (&instance{http: g.url, foreign: true}).try(line, header, body)
 }
 
 func (g *guarded) do(t *testing.T, line string, header map[string][]string, body string) exchange {
@@ -281,6 +281,7 @@ func TestGateways(t *testing.T) {
 			ada, bob := g.login(t, "ada"), g.login(t, "bob")
 			t.Run("Unauthenticated", func(t *testing.T) { gatewayRefuses(t, g, ada) })
 			t.Run("Identity", func(t *testing.T) { gatewayTellsWhoAsks(t, g, ada, bob) })
+			t.Run("Cookies", func(t *testing.T) { gatewayKnowsBrowsers(t, g) })
 			t.Run("Spoofed", func(t *testing.T) { gatewayDropsSpoofedIdentity(t, g, ada) })
 			t.Run("Body", func(t *testing.T) { gatewayKeepsBodyFromAuthd(t, g, ada) })
 			t.Run("Parallel", func(t *testing.T) { gatewayMixesNobodyUp(t, g) })
@@ -342,6 +343,45 @@ func gatewayTellsWhoAsks(t *testing.T, g *guarded, ada, bob user) {
 			t.Errorf("authd does not hear %s: %v", name, asked)
 		}
 	}
+}
+
+// A browser logs in through the gateway and is known by its cookie. What it changes needs a
+// page of the app's.
+func gatewayKnowsBrowsers(t *testing.T, g *guarded) {
+	b := from(&instance{http: g.url, foreign: true})
+	g.edge.post(t, "/register", strings.Replace(credentials, "ada", "eve", 1))
+	login := b.send(t, "POST /auth/login", strings.Replace(cookieLogin, "ada", "eve", 1))
+	if len(b.cookies) != 2 {
+		t.Fatalf("%d %s", login.Answer.Status, login.Answer.Body)
+	}
+	g.ask.take()
+	claims := jwt.MapClaims{}
+	_, _, err := jwt.NewParser().ParseUnverified(b.cookies["__Host-access"], claims)
+	check(t, err)
+	eve := user{id: claims["userId"].(string), session: login.member(t, "sessionId")}
+	pass := func(line, body string) {
+		t.Helper()
+		e := b.send(t, line, body)
+		g.passed(t, e, eve)
+	}
+	pass("GET /orders", "")
+	pass("POST /orders", "{}")
+	b.header = map[string][]string{"Sec-Fetch-Site": {"none"}} // a link that somebody typed
+	pass("GET /orders", "")
+	for _, header := range []map[string][]string{
+		nil, {"Sec-Fetch-Site": {"cross-site"}, "Origin": {"https://evil.example"}}, {"X-Forwarded-Method": {"GET"}}, {"Sec-Fetch-Site": {"same-site"}},
+	} {
+		b.header = header
+		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
+			g.stopped(t, b.send(t, method+" /orders", "{}"), http.StatusForbidden)
+		}
+	}
+	b.header = from(nil).header
+	g.ask.take()
+	g.stopped(t, b.send(t, "POST /auth/logout", ""), http.StatusNoContent)
+	b.cookies["__Host-access"] = claims["jti"].(string)
+	g.stopped(t, b.send(t, "GET /orders", ""), http.StatusUnauthorized)
+	g.ask.take()
 }
 
 // Whatever a client says of who it is, the app hears what authd says, or nothing.

@@ -95,9 +95,11 @@ func New(peppers []Pepper, cost, minLength int, names ...string) (*Hasher, error
 	return &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, dummy: dummy(cost), blocked: blocked}, nil
 }
 
+// alphabet is bcrypt's base64.
+const alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
 // dummy is a well-formed bcrypt string that no password is known for.
 func dummy(cost int) string {
-	const alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 	var random [53]byte
 	rand.Read(random[:]) // never fails
 	for i, b := range random {
@@ -210,6 +212,19 @@ func (h *Hasher) open(stored, password string) (hash string, input []byte, err e
 		}
 	}
 	return "", nil, fmt.Errorf("%w: keyed with an unknown SECRET_KEY", ErrStored)
+}
+
+// CheckStored returns ErrStored unless Compare would understand the string as plain bcrypt, as
+// other services store it. Strings that Hash made are refused: outside of this service
+// nobody has any.
+func CheckStored(stored string) error {
+	if _, err := costOf(stored); err != nil {
+		return err
+	}
+	if strings.Trim(stored[7:], alphabet) != "" {
+		return fmt.Errorf("%w: not bcrypt's alphabet", ErrStored)
+	}
+	return nil
 }
 
 // costOf checks the form $2a$10$ and 53 characters, which bcrypt itself reads loosely, and

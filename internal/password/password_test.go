@@ -172,6 +172,38 @@ func TestStaleByCostAndPepper(t *testing.T) {
 	}
 }
 
+func TestCheckStoredTakesPlainBcryptAlone(t *testing.T) {
+	raw, err := bcrypt.GenerateFromPassword([]byte("ancestor's password"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := string(raw)
+	for _, kind := range []string{"2a", "2b", "2y"} {
+		if err := password.CheckStored(strings.Replace(plain, "2a", kind, 1)); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	for name, stored := range map[string]string{
+		"nothing":            "",
+		"the password":       "ancestor's password",
+		"our own":            hash(t, newHasher(t), "correct horse"),
+		"another kind":       strings.Replace(plain, "2a", "2x", 1),
+		"cost 3":             strings.Replace(plain, "$04$", "$03$", 1),
+		"cost 16":            strings.Replace(plain, "$04$", "$16$", 1),
+		"argon2":             "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b0",
+		"a space behind":     plain + " ",
+		"cut":                plain[:59],
+		"a NUL":              plain[:59] + "\x00",
+		"a foreign letter":   plain[:30] + "+" + plain[31:],
+		"a two-byte letter":  plain[:30] + "é" + plain[32:],
+		"a newline in front": "\n" + plain[:59],
+	} {
+		if err := password.CheckStored(stored); !errors.Is(err, password.ErrStored) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestNothingStoredMatchesNothing(t *testing.T) {
 	h := newHasher(t)
 	for _, pw := range []string{"", "password", strings.Repeat("a", 10000), "\x00"} {

@@ -9,7 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"github.com/zyotra/auth/internal/testtool"
 )
 
 // host is what a search depends on besides PATH; tests describe other machines with it.
@@ -76,44 +77,25 @@ func hasServer(dir string) bool {
 
 // install gets Postgres from Debian.
 func (h host) install(ctx context.Context) (bin string, err error) {
-	apt, err := exec.LookPath("apt-get")
-	if err != nil {
-		return "", errors.New("this is no Debian to install it on")
-	}
-	if !h.root {
-		return "", errors.New("only root can install it")
-	}
-	// The tests of several packages may get here at once, and apt-get will not wait.
-	lock, err := os.Open(apt)
-	if err != nil {
+	if err := testtool.Install(ctx, h.root, h.prepare, "postgresql"); err != nil {
 		return "", err
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %s: %w", apt, err)
-	}
-	if bin := h.installed(); bin != "" {
-		return bin, nil
-	}
-	// The package would make and start a server of its own, which nobody stops.
-	conf := filepath.Join(h.etc, "createcluster.d", "no-main-cluster.conf")
-	if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(conf, []byte("create_main_cluster = false\n"), 0o644); err != nil {
-		return "", err
-	}
-	fmt.Fprintln(os.Stderr, "testpg: installing Postgres by apt-get")
-	cmd := exec.CommandContext(ctx, "sh", "-c",
-		"apt-get update && apt-get install -y --no-install-recommends postgresql")
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("apt-get install postgresql: %w\n%s", err, out)
 	}
 	if bin = h.installed(); bin == "" {
 		return "", errors.New("apt-get install postgresql brought no server")
 	}
 	return bin, nil
+}
+
+// prepare keeps the package from making and starting a server of its own, which nobody stops.
+func (h host) prepare() (done bool, err error) {
+	if h.installed() != "" {
+		return true, nil
+	}
+	conf := filepath.Join(h.etc, "createcluster.d", "no-main-cluster.conf")
+	if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
+		return false, err
+	}
+	return false, os.WriteFile(conf, []byte("create_main_cluster = false\n"), 0o644)
 }
 
 func findDocker(ctx context.Context) (string, error) {

@@ -1,4 +1,5 @@
-// Package testtool finds the programs of others that tests run. It is for tests only.
+// Package testtool finds the programs of others that tests run, and installs them from
+// Debian's packages where they are missing. It is for tests only.
 package testtool
 
 import (
@@ -28,41 +29,49 @@ func Find(t testing.TB, program string, packages ...string) string {
 	if testing.Short() {
 		t.Skipf("%v, and -short installs nothing", err)
 	}
-	if path, err = install(t.Context(), program, packages); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err = Install(ctx, os.Geteuid() == 0, func() (bool, error) {
+		_, err := exec.LookPath(program)
+		return err == nil, nil
+	}, packages...)
+	if err == nil {
+		path, err = exec.LookPath(program)
+	}
+	if err != nil {
 		t.Fatalf("%s is missing (on Debian: apt-get install %s): %v", program, strings.Join(packages, " "), err)
 	}
 	return path
 }
 
-func install(ctx context.Context, program string, packages []string) (string, error) {
+// Install installs packages. When it is this process's turn it calls prepare, which tells
+// whether somebody else has installed them meanwhile.
+func Install(ctx context.Context, root bool, prepare func() (done bool, err error), packages ...string) error {
 	apt, err := exec.LookPath("apt-get")
 	if err != nil {
-		return "", fmt.Errorf("this is no Debian to install it on: %w", err)
+		return errors.New("this is no Debian to install it on")
 	}
-	if os.Geteuid() != 0 {
-		return "", errors.New("only root can install it")
+	if !root {
+		return errors.New("only root can install it")
 	}
-	// Several tests may get here at once, also those of testpg, and apt-get will not wait.
+	// The tests of several packages may get here at once, and apt-get will not wait.
 	lock, err := os.Open(apt)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", fmt.Errorf("lock %s: %w", apt, err)
+		return fmt.Errorf("lock %s: %w", apt, err)
 	}
-	if path, err := exec.LookPath(program); err == nil {
-		return path, nil
+	if done, err := prepare(); done || err != nil {
+		return err
 	}
-	fmt.Fprintf(os.Stderr, "testtool: installing %s by apt-get\n", strings.Join(packages, " "))
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for _, args := range [][]string{{"update"}, append([]string{"install", "-y", "--no-install-recommends"}, packages...)} {
-		cmd := exec.CommandContext(ctx, apt, args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, out)
-		}
+	names := strings.Join(packages, " ")
+	fmt.Fprintln(os.Stderr, "testtool: installing", names, "by apt-get")
+	cmd := exec.CommandContext(ctx, "sh", "-c", "apt-get update && apt-get install -y --no-install-recommends "+names)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("apt-get install %s: %w\n%s", names, err, out)
 	}
-	return exec.LookPath(program)
+	return nil
 }
