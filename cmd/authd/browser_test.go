@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,7 +16,9 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/log"
 	wire "github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
 	"github.com/zyotra/auth/internal/testtool"
@@ -36,6 +39,7 @@ func TestBrowser(t *testing.T) {
 		"Neighbour":       browserProtectsFromNeighbours,
 		"OtherSite":       browserProtectsFromOtherSites,
 		"ListedElsewhere": browserKeepsNoCookiesForOtherSites,
+		"Docs":            browserReadsTheDocuments,
 		"Frame":           browserFramesNothing,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newWorld(t, chromium)) })
@@ -576,6 +580,64 @@ func browserFramesNothing(t *testing.T, w *world) {
 				return s.line == "GET /healthz" && s.failed == "net::ERR_BLOCKED_BY_RESPONSE"
 			})
 		})
+	}
+}
+
+// The page to read and try the API is content with authd and with its policy.
+func browserReadsTheDocuments(t *testing.T, w *world) {
+	page := w.open(t, "about:blank")
+	var mu sync.Mutex
+	var complaints, strangers []string
+	check(t, chromedp.Listen(page.ctx, func(event any) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch e := event.(type) {
+		case *log.EventEntryAdded: // what the browser itself says, as about a policy
+			complaints = append(complaints, fmt.Sprintf("%s %s: %s", e.Entry.Source, e.Entry.Level, e.Entry.Text))
+		case *runtime.EventConsoleAPICalled:
+			complaints = append(complaints, fmt.Sprintf("console %s: %s", e.Type, encode(t, e.Args)))
+		case *runtime.EventExceptionThrown:
+			complaints = append(complaints, encode(t, e.ExceptionDetails))
+		case *wire.EventRequestWillBeSent:
+			if !strings.HasPrefix(e.Request.URL, w.edge+"/") && !strings.HasPrefix(e.Request.URL, "data:") {
+				strangers = append(strangers, e.Request.URL)
+			}
+		}
+	}))
+	var api struct {
+		Paths map[string]map[string]json.RawMessage
+	}
+	check(t, json.Unmarshal([]byte(w.get(t, "/openapi.json", "").Answer.Body), &api))
+	var want []string
+	for path, operations := range api.Paths {
+		for method := range operations {
+			if method != "parameters" {
+				want = append(want, strings.ToUpper(method)+" "+path)
+			}
+		}
+	}
+	slices.Sort(want)
+
+	page.load(t, w.edge+"/docs")
+	const later = `const later = async (what) => { while (!what()) await new Promise(resolve => setTimeout(resolve, 20)); return what() };`
+	got := strings.Split(page.run(t, later+`
+		await later(() => document.querySelector(".opblock"))
+		return [...document.querySelectorAll(".opblock")].map(block => block.querySelector(".opblock-summary-method").textContent + " " +
+			block.querySelector(".opblock-summary-path").dataset.path).sort().join("\n")`), "\n")
+	if !slices.Equal(got, want) {
+		t.Errorf("the page shows %q, want %q", got, want)
+	}
+	if got := page.run(t, later+`
+		document.querySelector(".opblock-summary-path[data-path='/healthz']").click()
+		await later(() => document.querySelector("#operations-Operations-alive .headers tbody td + td")?.textContent) // a $ref: it is resolved then
+		document.querySelector("#operations-Operations-alive .execute").click()
+		return (await later(() => document.querySelector(".live-responses-table tbody .response-col_status"))).textContent`); !strings.HasPrefix(got, "200") {
+		t.Errorf("tried out, /healthz answers %s", got)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(complaints)+len(strangers) > 0 {
+		t.Errorf("%q\nstrangers are asked: %q", complaints, strangers)
 	}
 }
 
