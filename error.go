@@ -81,7 +81,7 @@ type Field struct {
 // The failures, without particulars. Compare with errors.Is, which looks at the code alone.
 var (
 	ErrMalformed          = &Error{Code: CodeMalformed, Message: "The request is malformed."}
-	ErrUnauthenticated    = &Error{Code: CodeUnauthenticated, Message: "An access token is required."}
+	ErrUnauthenticated    = &Error{Code: CodeUnauthenticated, Message: "A token is required."}
 	ErrInvalidToken       = &Error{Code: CodeInvalidToken, Message: "The token is not valid."}
 	ErrTokenExpired       = &Error{Code: CodeTokenExpired, Message: "The token has expired."}
 	ErrTokenRevoked       = &Error{Code: CodeTokenRevoked, Message: "The session of this token has ended."}

@@ -150,16 +150,19 @@ func (e *Edge) login(c *fiber.Ctx) error {
 
 // refresh exchanges the refresh token of the body or of the cookie, and answers in kind.
 func (e *Edge) refresh(c *fiber.Ctx) error {
+	cookie, err := readCookie(c, refreshCookie)
+	if err != nil {
+		return err
+	}
+	if cookie == "" && len(c.Body()) == 0 {
+		return auth.ErrUnauthenticated
+	}
 	var req auth.RefreshRequest
 	if err := e.read(c, &req); err != nil {
 		return err
 	}
 	if req.Carrier != "" { // what carries the token is what it came in
 		return notHere("carrier")
-	}
-	cookie, err := readCookie(c, refreshCookie)
-	if err != nil {
-		return err
 	}
 	if cookie == "" {
 		reply, err := ask(e, auth.Refresh, req)

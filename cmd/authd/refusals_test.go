@@ -91,6 +91,7 @@ func TestHTTPRefusals(t *testing.T) {
 		{"no token for the account", "GET /me", nil, "", 401, "unauthenticated", ""},
 		{"no token to log out", "POST /logout", nil, "", 401, "unauthenticated", ""},
 		{"empty logout", "POST /logout", jsonBody, "{}", 401, "unauthenticated", ""},
+		{"no token to refresh", "POST /refresh", nil, "", 401, "unauthenticated", ""},
 		{"another scheme", "GET /verify", authorization("Basic YTpi"), "", 401, "invalid_token", ""},
 		{"another scheme for the account", "GET /me", authorization("Basic YTpi"), "", 401, "invalid_token", ""},
 		{"no scheme", "GET /me", authorization("eyJ"), "", 401, "invalid_token", ""},
