@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"bus":                        {"", "internal/strictjson"},
 	"bus/embedded":               {},
 	"handlers":                   {"", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
-	"http":                       {"", "bus", "internal/strictjson"},
+	"http":                       {"", "bus", "docs", "internal/strictjson"},
 	"internal/email":             {},
 	"internal/jsonl":             {"internal/strictjson"},
 	"internal/password":          {"internal/secret"},
@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"migrations":                 {},
 	"persistence":                {""},
 	"cmd/authd":                  {"", "bus", "bus/embedded", "handlers", "http", "migrations", "persistence", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
+	"docs":                       {},
 }
 
 // owners lists who may import a technology: one package, and cmd where it joins the parts.
@@ -44,6 +45,7 @@ var owners = map[string][]string{
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bus/embedded"},
 	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "http", "cmd/authd"},
+	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
 	"golang.org/x/crypto/bcrypt":     {"internal/password"},

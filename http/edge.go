@@ -93,6 +93,7 @@ func New(conn *nats.Conn, config Config) *Edge {
 	e.app.Get("/.well-known/jwks.json", e.keys)
 	e.app.Get("/healthz", e.healthy)
 	e.app.Get("/readyz", e.ready)
+	e.describe()
 	return e
 }
 

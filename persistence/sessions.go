@@ -166,7 +166,7 @@ func (s *Store) SweepSessions(ctx context.Context, before time.Time, batch int64
 	}
 	if len(refreshed) > 0 {
 		_, err := s.write.NewUpdate().Model((*sessionRow)(nil)).Set("sweep_at = expires_at").
-			Where("id IN (?) AND revoked_at IS NULL", bun.In(refreshed)).Exec(ctx)
+			Where("id IN (?) AND revoked_at IS NULL", bun.List(refreshed)).Exec(ctx)
 		if err != nil {
 			return 0, 0, s.fault("put off sweeping sessions", err)
 		}
@@ -174,7 +174,7 @@ func (s *Store) SweepSessions(ctx context.Context, before time.Time, batch int64
 	if len(over) == 0 {
 		return len(rows), 0, nil
 	}
-	result, err := s.write.NewDelete().Model((*sessionRow)(nil)).Where("id IN (?)", bun.In(over)).Exec(ctx)
+	result, err := s.write.NewDelete().Model((*sessionRow)(nil)).Where("id IN (?)", bun.List(over)).Exec(ctx)
 	deleted, err = count(result, s.fault("delete sessions", err))
 	return len(rows), deleted, err
 }

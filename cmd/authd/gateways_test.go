@@ -223,7 +223,7 @@ func (g *guarded) login(t *testing.T, name string) user {
 
 // try sends a request through the gateway.
 func (g *guarded) try(line string, header map[string][]string, body string) (exchange, error) {
-	return (&instance{http: g.url}).try(line, header, body)
+	return (&instance{http: g.url, foreign: true}).try(line, header, body)
 }
 
 func (g *guarded) do(t *testing.T, line string, header map[string][]string, body string) exchange {
@@ -348,7 +348,7 @@ func gatewayTellsWhoAsks(t *testing.T, g *guarded, ada, bob user) {
 // A browser logs in through the gateway and is known by its cookie. What it changes needs a
 // page of the app's.
 func gatewayKnowsBrowsers(t *testing.T, g *guarded) {
-	b := from(&instance{http: g.url})
+	b := from(&instance{http: g.url, foreign: true})
 	g.edge.post(t, "/register", strings.Replace(credentials, "ada", "eve", 1))
 	login := b.send(t, "POST /auth/login", strings.Replace(cookieLogin, "ada", "eve", 1))
 	if len(b.cookies) != 2 {

@@ -61,6 +61,7 @@ type instance struct {
 	stderr     *transcript
 	signal     func(os.Signal) error
 	exited     chan struct{} // closed when it has ended
+	foreign    bool          // something else answers as well, which openapi.json does not describe
 	code       int           // exit code, -1 if a signal ended it; read it after exited
 }
 
@@ -273,7 +274,8 @@ func (a *instance) do(t *testing.T, line string, header map[string][]string, bod
 	return e
 }
 
-// try is do for requests that may fail, and for goroutines.
+// try is do for requests that may fail, and for goroutines. An exchange that openapi.json does
+// not describe is an error too.
 func (a *instance) try(line string, header map[string][]string, body string) (exchange, error) {
 	method, path, _ := strings.Cut(line, " ")
 	req, err := http.NewRequest(method, a.http+path, strings.NewReader(body))
@@ -287,10 +289,17 @@ func (a *instance) try(line string, header map[string][]string, body string) (ex
 	}
 	defer resp.Body.Close()
 	content, err := io.ReadAll(resp.Body)
-	return exchange{
+	if err != nil {
+		return exchange{}, err
+	}
+	e := exchange{
 		message{To: line, Header: header, Body: body},
 		message{Status: resp.StatusCode, Header: resp.Header, Body: string(content)},
-	}, err
+	}
+	if a.foreign {
+		return e, nil
+	}
+	return e, e.asDescribed()
 }
 
 // ask sends a request over NATS and waits for its reply.
