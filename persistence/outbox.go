@@ -2,7 +2,9 @@ package persistence
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,9 +30,12 @@ func (r outboxRow) event() events.Event {
 	return events.Event{ID: r.ID, Type: r.Type, Subject: r.Subject, Time: r.Time.UTC(), Data: json.RawMessage(r.Data)}
 }
 
-// Emit writes events, in their order, with the transaction that makes the change they tell
-// of. It may be called in a transaction alone, and the relay is woken when that commits.
+// Emit writes events, in their order, in the transaction that makes the change they tell of.
+// The relay of this process is woken when that ends.
 func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) error {
+	if s.emitted == nil {
+		return errors.New("emit: not in a transaction")
+	}
 	if len(data) == 0 {
 		return nil
 	}
@@ -46,17 +51,15 @@ func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) err
 		}
 		rows[i] = outboxRow{ID: id.String(), Type: d.Type(), Subject: d.Subject(), Time: at, Data: string(text)}
 	}
-	if s.emitted != nil {
-		*s.emitted = true
-	}
+	*s.emitted = true
 	_, err := s.write.NewInsert().Model(&rows).Exec(ctx)
 	return s.fault("insert events", err)
 }
 
-// Woken receives after commits of this process that emitted something.
+// Woken receives after transactions of this process that emitted something.
 func (s *Store) Woken() <-chan struct{} { return s.woken }
 
-// wake tells the relay, if it does not know yet.
+// wake tells whoever waits on Woken, if they do not know yet.
 func (s *Store) wake() {
 	select {
 	case s.woken <- struct{}{}:
@@ -66,9 +69,10 @@ func (s *Store) wake() {
 
 // Take hands the oldest unpublished events, at most n, to publish, notes as many of them as
 // published as that says, and tells how many it handed over. Of all instances one does so
-// at a time, and the others wait. What publish did stays done if the note fails: then the
-// events are published again.
+// at a time, and the others wait. If the note fails the events are published again. The
+// error is publish's, or the database's.
 func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, []events.Event) (int, error)) (taken int, err error) {
+	var failed error
 	err = s.exclusively(ctx, s, func(ctx context.Context, s *Store) error {
 		var rows []outboxRow
 		if err := s.read.NewSelect().Model(&rows).Where("published_at IS NULL").Order("seq").Limit(int64(n)).Scan(ctx); err != nil {
@@ -81,18 +85,57 @@ func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, [
 		for i, r := range rows {
 			list[i], seqs[i] = r.event(), r.Seq
 		}
-		done, failed := publish(ctx, list)
-		if done > 0 {
-			// The note must not be lost to a context that ended meanwhile.
-			ctx := context.WithoutCancel(ctx)
-			_, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = ?", time.Now().UTC().Truncate(time.Microsecond)).
-				Where("seq IN (?)", bun.List(seqs[:done])).Exec(ctx)
-			if err != nil {
-				return err
-			}
+		var done int
+		if done, failed = publish(ctx, list); done == 0 {
+			return nil
 		}
-		publishErr = failed
-		return nil
+		_, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = ?", now()).
+			Where("seq IN (?)", bun.List(seqs[:done])).Exec(context.WithoutCancel(ctx)) // they are out, whoever stops us
+		return err
 	})
-	return taken, s.fault("take events", err)
+	return taken, errors.Join(failed, s.fault("take events", err))
+}
+
+// now is for notes that no rule depends on.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// Backlog is what waits to be published.
+type Backlog struct {
+	Events int
+	Oldest time.Time // when the oldest of them happened; zero if there is none
+}
+
+// Backlog tells what waits to be published.
+func (s *Store) Backlog(ctx context.Context) (b Backlog, err error) {
+	err = s.read.NewSelect().Model((*outboxRow)(nil)).ColumnExpr("count(*)").Where("published_at IS NULL").Scan(ctx, &b.Events)
+	if err != nil || b.Events == 0 {
+		return b, s.fault("count events", err)
+	}
+	err = s.read.NewSelect().Model((*outboxRow)(nil)).Column("time").Where("published_at IS NULL").Order("seq").Limit(1).Scan(ctx, &b.Oldest)
+	if errors.Is(err, sql.ErrNoRows) { // published meanwhile
+		return Backlog{}, nil
+	}
+	b.Oldest = b.Oldest.UTC()
+	return b, s.fault("select oldest event", err)
+}
+
+// Republish lets all events since a time be published once more, and tells how many. The
+// stream drops those it has had within its window.
+func (s *Store) Republish(ctx context.Context, since time.Time) (int, error) {
+	result, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = NULL").
+		Where("time >= ? AND published_at IS NOT NULL", since).Exec(ctx)
+	return count(result, s.fault("republish events", err))
+}
+
+// SweepOutbox deletes published events that happened before a time, in one small batch, and
+// tells how many: fewer than the batch means that none is left.
+func (s *Store) SweepOutbox(ctx context.Context, before time.Time, batch int64) (int, error) {
+	old := s.read.NewSelect().Model((*outboxRow)(nil)).Column("seq").
+		Where("time <= ? AND published_at IS NOT NULL", before).Order("time").Limit(batch)
+	var seqs []int64
+	if err := old.Scan(ctx, &seqs); err != nil || len(seqs) == 0 {
+		return 0, s.fault("select old events", err)
+	}
+	result, err := s.write.NewDelete().Model((*outboxRow)(nil)).Where("seq IN (?)", bun.List(seqs)).Exec(ctx)
+	return count(result, s.fault("delete old events", err))
 }
