@@ -20,7 +20,8 @@ var mayImport = map[string][]string{
 	"":                           {},
 	"bus":                        {"", "internal/strictjson"},
 	"bus/embedded":               {},
-	"handlers":                   {"", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
+	"events":                     {""},
+	"handlers":                   {"", "events", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "docs", "internal/strictjson"},
 	"internal/email":             {},
 	"internal/jsonl":             {"internal/strictjson"},
@@ -32,8 +33,8 @@ var mayImport = map[string][]string{
 	"internal/testtool":          {},
 	"internal/token":             {"", "internal/strictjson"},
 	"migrations":                 {},
-	"persistence":                {""},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "handlers", "http", "migrations", "persistence", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
+	"persistence":                {"", "events"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "migrations", "persistence", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
 	"docs":                       {},
 }
 
@@ -44,7 +45,7 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bus/embedded"},
-	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "http", "cmd/authd"},
+	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "events", "http", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
@@ -55,7 +56,7 @@ var owners = map[string][]string{
 // light are the packages that other people's services import; heavy is what they must not
 // link by that.
 var (
-	light = []string{"", "bus"}
+	light = []string{"", "bus", "events"}
 	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server"}
 )
 

@@ -139,4 +139,5 @@ const (
 	ReasonPasswordChanged Reason = "password_changed"
 	ReasonTokenReuse      Reason = "token_reuse"   // a spent refresh token was presented: theft
 	ReasonSessionLimit    Reason = "session_limit" // the user began a newer one than SESSION_LIMIT allows
+	ReasonUserDeleted     Reason = "user_deleted"  // the account is gone
 )

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/persistence"
@@ -32,8 +33,15 @@ func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
-	id, err := a.Store.CreateUser(ctx, persistence.NewUser{
+	user := persistence.NewUser{
 		Email: address.Display, EmailKey: address.Key, Password: hash, Name: req.Name, At: a.Clock.now(),
+	}
+	var id auth.UserID
+	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		if id, err = tx.CreateUser(ctx, user); err != nil {
+			return err
+		}
+		return tx.Emit(ctx, user.At, events.UserRegistered{UserID: id, Email: user.Email, Name: user.Name, CreatedAt: user.At})
 	})
 	if err != nil {
 		return auth.RegisterReply{}, err
@@ -96,8 +104,17 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 	if reason := checkName(*req.Name); reason != "" {
 		return auth.Account{}, auth.ErrInvalid.With(auth.Field{Field: "name", Reason: reason})
 	}
-	account, err := a.Store.Rename(ctx, user.UserID, *req.Name, a.Clock.now())
-	return account, gone(err)
+	var account auth.Account
+	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		if account, err = tx.Rename(ctx, user.UserID, *req.Name, a.Clock.now()); err != nil {
+			return err
+		}
+		return tx.Emit(ctx, account.UpdatedAt, events.UserUpdated{UserID: account.UserID, Name: account.Name, UpdatedAt: account.UpdatedAt})
+	})
+	if err != nil {
+		return auth.Account{}, gone(err)
+	}
+	return account, nil
 }
 
 // Delete answers auth.account.delete: the account goes, and its sessions with it. It returns
@@ -121,11 +138,30 @@ func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (a
 			return auth.AccountDeleted{}, err
 		}
 	}
-	deleted, err := a.Store.DeleteUser(ctx, user.UserID, stored)
-	if err == nil && !deleted {
-		err = auth.ErrConflict // the password was changed meanwhile
-	}
-	return auth.AccountDeleted{}, err
+	return auth.AccountDeleted{}, a.delete(ctx, user.UserID, stored)
+}
+
+// delete ends the sessions of an account, which go with it, and deletes it, if the stored
+// password is the one that was looked at; otherwise it returns auth.ErrConflict.
+func (a *Accounts) delete(ctx context.Context, id auth.UserID, password string) error {
+	now := a.Clock.now()
+	return a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		ended, err := tx.EndOtherSessions(ctx, id, "", auth.ReasonUserDeleted, now)
+		if err != nil {
+			return err
+		}
+		if err := a.Sessions.tellEnded(ctx, tx, auth.ReasonUserDeleted, now, ended); err != nil {
+			return err
+		}
+		deleted, err := tx.DeleteUser(ctx, id, password)
+		if err == nil && !deleted {
+			err = auth.ErrConflict // the password was changed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		return tx.Emit(ctx, now, events.UserDeleted{UserID: id, DeletedAt: now})
+	})
 }
 
 // ChangePassword answers auth.password.change: it needs the current password, however recent
@@ -164,8 +200,15 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 		if !changed {
 			return auth.ErrConflict // somebody else was faster
 		}
-		done.Ended, err = tx.EndOtherSessions(ctx, user.UserID, user.SessionID, auth.ReasonPasswordChanged, now)
-		return err
+		if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+			return err
+		}
+		ended, err := tx.EndOtherSessions(ctx, user.UserID, user.SessionID, auth.ReasonPasswordChanged, now)
+		if err != nil {
+			return err
+		}
+		done.Ended = len(ended)
+		return a.Sessions.tellEnded(ctx, tx, auth.ReasonPasswordChanged, now, ended)
 	})
 	if err != nil {
 		return auth.PasswordChanged{}, err

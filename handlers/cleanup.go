@@ -15,11 +15,14 @@ const (
 	keepEnded = 24 * time.Hour
 	// cleanEvery is how often an instance looks for what is over.
 	cleanEvery = 10 * time.Minute
+	// keepEvents is how long a published event can be published again.
+	keepEvents = 7 * 24 * time.Hour
 	// sweepBatch is how many rows one statement deletes at most, so that none takes long.
 	sweepBatch = 500
 )
 
-// Cleanup deletes what is over: sessions that ended or expired. Every instance does it, at
+// Cleanup deletes what is over: sessions that ended or expired, and events that were
+// published long ago. Every instance does it, at
 // times of its own, and whichever comes first finds something. All fields but Clock are
 // required.
 type Cleanup struct {
@@ -32,14 +35,14 @@ type Cleanup struct {
 // Run cleans up now and again until ctx ends. What fails is logged and tried again later.
 func (c *Cleanup) Run(ctx context.Context) error {
 	for {
-		deleted, err := c.Once(ctx)
+		sessions, events, err := c.Once(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
 			c.Log.Warn("clean-up failed", "err", err)
-		case deleted > 0:
-			c.Log.Info("cleaned up", "sessions", deleted)
+		case sessions+events > 0:
+			c.Log.Info("cleaned up", "sessions", sessions, "events", events)
 		}
 		select {
 		case <-time.After(cleanEvery/2 + rand.N(cleanEvery)): // instances that started together part
@@ -49,15 +52,21 @@ func (c *Cleanup) Run(ctx context.Context) error {
 	}
 }
 
-// Once deletes all that is over by now, in small batches, and tells how many sessions that
-// were. If it returns an error, some may be gone.
-func (c *Cleanup) Once(ctx context.Context) (deleted int, err error) {
-	before := c.Clock.now().Add(-c.AccessTTL - keepEnded)
-	for {
-		looked, n, err := c.Store.SweepSessions(ctx, before, sweepBatch)
-		deleted += n
-		if err != nil || looked < sweepBatch {
-			return deleted, err
+// Once deletes all that is over by now, in small batches, and tells how much that was. If it
+// returns an error, some may be gone.
+func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
+	now := c.Clock.now()
+	for looked := sweepBatch; looked == sweepBatch; {
+		var n int
+		if looked, n, err = c.Store.SweepSessions(ctx, now.Add(-c.AccessTTL-keepEnded), sweepBatch); err != nil {
+			return sessions, events, err
+		}
+		sessions += n
+	}
+	for n := sweepBatch; n == sweepBatch; events += n {
+		if n, err = c.Store.SweepOutbox(ctx, now.Add(-keepEvents), sweepBatch); err != nil {
+			return sessions, events, err
 		}
 	}
+	return sessions, events, nil
 }

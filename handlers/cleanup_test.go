@@ -16,7 +16,7 @@ const kept = 24*time.Hour + accessTTL
 func (s *service) cleanUp(t *testing.T) int {
 	t.Helper()
 	c := handlers.Cleanup{Store: s.store, AccessTTL: accessTTL, Clock: s.now}
-	n, err := c.Once(t.Context())
+	n, _, err := c.Once(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestCleanUpTakesAllThatIsOver(t *testing.T) {
 		total := make([]int, 4)
 		errs := atOnce(len(total), func(i int) (err error) {
 			c := handlers.Cleanup{Store: s.store, AccessTTL: accessTTL, Clock: s.now}
-			total[i], err = c.Once(context.Background())
+			total[i], _, err = c.Once(context.Background())
 			return err
 		})
 		for i, err := range errs {

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/persistence"
@@ -224,7 +225,14 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 	if err == nil && len(ids) < len(fresh) {
 		err = auth.ErrConflict
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	data := make([]events.Data, len(fresh))
+	for n, u := range fresh {
+		data[n] = events.UserRegistered{UserID: ids[u.EmailKey], Email: u.Email, Name: u.Name, CreatedAt: u.CreatedAt}
+	}
+	return tx.Emit(ctx, i.Clock.now(), data...)
 }
 
 // holders finds out who has the ids and addresses of a batch. A dry run adds whom it would

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
 )
@@ -159,9 +160,12 @@ func (k *Keys) create(ctx context.Context, tx *persistence.Store, from time.Time
 	if err != nil {
 		return "", fmt.Errorf("seal signing key: %w", err)
 	}
-	return id, tx.CreateSigningKey(ctx, persistence.SigningKey{
-		ID: id, Public: public, Sealed: sealed, CreatedAt: k.Clock.now(), ActiveFrom: from,
-	})
+	now := k.Clock.now()
+	key := persistence.SigningKey{ID: id, Public: public, Sealed: sealed, CreatedAt: now, ActiveFrom: from}
+	if err := tx.CreateSigningKey(ctx, key); err != nil {
+		return "", err
+	}
+	return id, tx.Emit(ctx, now, events.KeyRotated{KeyID: id, ActiveFrom: from})
 }
 
 // keyID is the key's thumbprint (RFC 7638, RFC 8037 §2), cut to 96 bits.
@@ -258,7 +262,10 @@ func (k *Keys) activate(ctx context.Context, tx *persistence.Store, keys timelin
 		return id, true, err
 	}
 	id = keys[newest].ID
-	return id, false, tx.ActivateSigningKey(ctx, id, now)
+	if err := tx.ActivateSigningKey(ctx, id, now); err != nil {
+		return "", false, err
+	}
+	return id, false, tx.Emit(ctx, now, events.KeyRotated{KeyID: id, ActiveFrom: now})
 }
 
 // Retire withdraws a key at once: what it signed is refused, by other instances as soon as
@@ -274,8 +281,9 @@ func (k *Keys) Retire(ctx context.Context, kid string) error {
 			return err
 		}
 		keys[i].RetiredAt = now
-		if keys.current(now) >= 0 {
-			return nil
+		if current := keys.current(now); current >= 0 {
+			// Whoever keeps the key set must look at it again.
+			return tx.Emit(ctx, now, events.KeyRotated{KeyID: keys[current].ID, ActiveFrom: keys[current].ActiveFrom})
 		}
 		_, _, err := k.activate(ctx, tx, keys, now)
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/token"
@@ -144,16 +145,59 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 // create stores a session and ends the oldest ones of its user beyond the limit. The lock
 // keeps logins at the same moment from passing over each other's.
 func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
-	if s.Limit == 0 {
-		return tx.CreateSession(ctx, session)
-	}
-	if err := tx.Lock(ctx, fmt.Sprintf("login_sessions/%d", session.UserID)); err != nil {
-		return err
+	if s.Limit > 0 {
+		if err := tx.Lock(ctx, fmt.Sprintf("login_sessions/%d", session.UserID)); err != nil {
+			return err
+		}
 	}
 	if err := tx.CreateSession(ctx, session); err != nil {
 		return err
 	}
-	_, err := tx.EndOldestSessions(ctx, session.UserID, session.ID, s.Limit-1, auth.ReasonSessionLimit, session.CreatedAt)
+	err := tx.Emit(ctx, session.CreatedAt, events.SessionCreated{
+		UserID: session.UserID, SessionID: session.ID, AMR: session.AMR, Client: session.Created,
+		CreatedAt: session.CreatedAt, ExpiresAt: session.ExpiresAt,
+	})
+	if err != nil || s.Limit == 0 {
+		return err
+	}
+	ended, err := tx.EndOldestSessions(ctx, session.UserID, session.ID, s.Limit-1, auth.ReasonSessionLimit, session.CreatedAt)
+	if err != nil {
+		return err
+	}
+	return s.tellEnded(ctx, tx, auth.ReasonSessionLimit, session.CreatedAt, ended)
+}
+
+// tellEnded emits the end of sessions.
+func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, reason auth.Reason, now time.Time, ended []persistence.Session) error {
+	data := make([]events.Data, len(ended))
+	for i, e := range ended {
+		data[i] = events.SessionRevoked{
+			UserID: e.UserID, SessionID: e.ID, Reason: reason, RevokedAt: now,
+			ExpiresAt: earlier(now.Add(s.AccessTTL), e.DeadlineAt),
+		}
+	}
+	return tx.Emit(ctx, now, data...)
+}
+
+// end ends the sessions that statement does, with their events, and tells how many.
+func (s *Sessions) end(ctx context.Context, reason auth.Reason, statement func(context.Context, *persistence.Store, time.Time) ([]persistence.Session, error)) (n int, err error) {
+	now := s.Clock.now()
+	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		ended, err := statement(ctx, tx, now)
+		if err != nil {
+			return err
+		}
+		n = len(ended)
+		return s.tellEnded(ctx, tx, reason, now, ended)
+	})
+	return n, err
+}
+
+// endOne ends a session, whoever's it is.
+func (s *Sessions) endOne(ctx context.Context, id string, reason auth.Reason) error {
+	_, err := s.end(ctx, reason, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
+		return tx.EndSession(ctx, id, reason, now)
+	})
 	return err
 }
 
@@ -202,7 +246,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 	case s.Grace > 0 && presented.Generation == session.Generation-1 && now.Sub(session.UsedAt) <= s.Grace:
 		return session, nil
 	}
-	if _, err := s.Store.EndSession(ctx, session.ID, auth.ReasonTokenReuse, now); err != nil {
+	if err := s.endOne(ctx, session.ID, auth.ReasonTokenReuse); err != nil {
 		return persistence.Session{}, err
 	}
 	return persistence.Session{}, auth.ErrTokenRevoked
@@ -245,8 +289,7 @@ func (s *Sessions) Logout(ctx context.Context, req auth.LogoutRequest) (auth.Log
 	if err != nil {
 		return auth.LogoutReply{}, err
 	}
-	_, err = s.Store.EndSession(ctx, id, auth.ReasonLogout, s.Clock.now())
-	return auth.LogoutReply{}, err
+	return auth.LogoutReply{}, s.endOne(ctx, id, auth.ReasonLogout)
 }
 
 func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (string, error) {

@@ -2,8 +2,10 @@ package handlers
 
 import (
 	"context"
+	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/persistence"
 )
 
 // List answers auth.sessions.list: the live sessions of the token's user, the one used last
@@ -36,14 +38,16 @@ func (s *Sessions) Revoke(ctx context.Context, req auth.SessionsRevokeRequest) (
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
-	ended, err := s.Store.EndSessionOf(ctx, access.UserID, req.SessionID, auth.ReasonEndedByUser, s.Clock.now())
+	n, err := s.end(ctx, auth.ReasonEndedByUser, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
+		return tx.EndSessionOf(ctx, access.UserID, req.SessionID, auth.ReasonEndedByUser, now)
+	})
+	if err == nil && n == 0 {
+		err = auth.ErrNotFound
+	}
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
-	if !ended {
-		return auth.SessionsEnded{}, auth.ErrNotFound
-	}
-	return auth.SessionsEnded{Ended: 1}, nil
+	return auth.SessionsEnded{Ended: n}, nil
 }
 
 // RevokeOthers answers auth.sessions.revoke_others: it ends all sessions of the token's user
@@ -53,6 +57,11 @@ func (s *Sessions) RevokeOthers(ctx context.Context, req auth.SessionsRevokeOthe
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
-	n, err := s.Store.EndOtherSessions(ctx, access.UserID, access.SessionID, auth.ReasonEndedByUser, s.Clock.now())
-	return auth.SessionsEnded{Ended: n}, err
+	n, err := s.end(ctx, auth.ReasonEndedByUser, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
+		return tx.EndOtherSessions(ctx, access.UserID, access.SessionID, auth.ReasonEndedByUser, now)
+	})
+	if err != nil {
+		return auth.SessionsEnded{}, err
+	}
+	return auth.SessionsEnded{Ended: n}, nil
 }

@@ -304,7 +304,7 @@ func TestSessionsFromBeforeTheSecondStepAreSweptInTheirTime(t *testing.T) {
 		for _, statement := range []string{
 			"DROP TABLE peppers", "ALTER TABLE signing_keys DROP COLUMN retired_at", "DROP INDEX login_sessions_sweep_at",
 			"ALTER TABLE login_sessions DROP COLUMN sweep_at", "ALTER TABLE login_sessions DROP COLUMN carrier",
-			"DELETE FROM " + table + " WHERE name <> '0001'",
+			"DELETE FROM " + table + " WHERE name = '0002'",
 			"INSERT INTO users (email, email_key, password, name, created_at, updated_at) VALUES ('a', 'a', '', '', '2026-03-01 12:00:00+00:00', '2026-03-01 12:00:00+00:00')",
 			session("live", "NULL"), session("ended", "'2026-03-02 12:00:00+00:00'"),
 		} {

@@ -44,12 +44,31 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return &Store{
-		write: db, read: db, db: db, close: db.Close,
+		write: db, read: db, db: db, close: db.Close, woken: make(chan struct{}, 1),
 		dialect: dialect{
 			forShare: "SHARE", lock: lockPostgres, isAway: isPostgresAway,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
+			exclusively: exclusivelyPostgres,
 		},
 	}, nil
+}
+
+// hungAfter is how long a transaction that holds a lock may say nothing, in the database's
+// words. Whoever hangs in it is cut off, and the next one gets the lock.
+const hungAfter = "15s"
+
+// exclusivelyPostgres locks by a transaction, which ends with its connection and works
+// behind PgBouncer.
+func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error {
+	return s.Tx(ctx, func(ctx context.Context, tx *Store) error {
+		if _, err := tx.write.ExecContext(ctx, "SET LOCAL idle_in_transaction_session_timeout = '"+hungAfter+"'"); err != nil {
+			return err
+		}
+		if err := tx.Lock(ctx, "outbox"); err != nil {
+			return err
+		}
+		return fn(ctx, tx)
+	})
 }
 
 func lockPostgres(ctx context.Context, tx bun.IDB, name string) error {

@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -99,11 +100,9 @@ func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) 
 	return row.session(), nil
 }
 
-// EndSession ends a session and tells whether it did: false if it had ended before,
-// or never was.
-func (s *Store) EndSession(ctx context.Context, id string, reason auth.Reason, at time.Time) (bool, error) {
-	ended, err := changed(s.endSessions(reason, at).Where("id = ?", id).Exec(ctx))
-	return ended, s.fault("end session", err)
+// EndSession ends a session and returns it: none if it had ended before, or never was.
+func (s *Store) EndSession(ctx context.Context, id string, reason auth.Reason, at time.Time) ([]Session, error) {
+	return s.endSessions(ctx, reason, at, "id = ?", id)
 }
 
 // LiveSessions returns the sessions of a user that are neither ended nor expired, the one
@@ -123,27 +122,25 @@ func (s *Store) LiveSessions(ctx context.Context, user auth.UserID, now time.Tim
 	return sessions, nil
 }
 
-// EndSessionOf ends a session of a user and tells whether it did: false if it had
-// ended before, or is not theirs.
-func (s *Store) EndSessionOf(ctx context.Context, user auth.UserID, id string, reason auth.Reason, at time.Time) (bool, error) {
-	ended, err := changed(s.endSessions(reason, at).Where("user_id = ? AND id = ?", user, id).Exec(ctx))
-	return ended, s.fault("end session", err)
+// EndSessionOf ends a session of a user and returns it: none if it had ended before, or is
+// not theirs.
+func (s *Store) EndSessionOf(ctx context.Context, user auth.UserID, id string, reason auth.Reason, at time.Time) ([]Session, error) {
+	return s.endSessions(ctx, reason, at, "user_id = ? AND id = ?", user, id)
 }
 
-// EndOtherSessions ends all sessions of a user but one, and tells how many.
-func (s *Store) EndOtherSessions(ctx context.Context, user auth.UserID, keep string, reason auth.Reason, at time.Time) (int, error) {
-	result, err := s.endSessions(reason, at).Where("user_id = ? AND id <> ?", user, keep).Exec(ctx)
-	return count(result, s.fault("end sessions", err))
+// EndOtherSessions ends all sessions of a user but one, or all if that is "", and returns
+// them.
+func (s *Store) EndOtherSessions(ctx context.Context, user auth.UserID, keep string, reason auth.Reason, at time.Time) ([]Session, error) {
+	return s.endSessions(ctx, reason, at, "user_id = ? AND id <> ?", user, keep)
 }
 
 // EndOldestSessions ends all live sessions of a user but one and the keep newest of the
-// others, and tells how many it ended.
-func (s *Store) EndOldestSessions(ctx context.Context, user auth.UserID, newest string, keep int, reason auth.Reason, at time.Time) (int, error) {
+// others, and returns those it ended.
+func (s *Store) EndOldestSessions(ctx context.Context, user auth.UserID, newest string, keep int, reason auth.Reason, at time.Time) ([]Session, error) {
 	const others = "user_id = ? AND id <> ? AND revoked_at IS NULL AND expires_at > ?"
-	result, err := s.endSessions(reason, at).Where(others, user, newest, at).
-		Where("id NOT IN (SELECT id FROM login_sessions WHERE "+others+" ORDER BY created_at DESC, id DESC LIMIT ?)", user, newest, at, keep).
-		Exec(ctx)
-	return count(result, s.fault("end oldest sessions", err))
+	return s.endSessions(ctx, reason, at, others+
+		" AND id NOT IN (SELECT id FROM login_sessions WHERE "+others+" ORDER BY created_at DESC, id DESC LIMIT ?)",
+		user, newest, at, user, newest, at, keep)
 }
 
 // SweepSessions deletes sessions that ended or expired before a time, in one small batch,
@@ -179,12 +176,22 @@ func (s *Store) SweepSessions(ctx context.Context, before time.Time, batch int64
 	return len(rows), deleted, err
 }
 
-// endSessions is the statement that ends sessions; the caller says which. One that expired
-// is ended too: an access token of it may be good for a while yet.
-func (s *Store) endSessions(reason auth.Reason, at time.Time) *bun.UpdateQuery {
-	return s.write.NewUpdate().Model((*sessionRow)(nil)).
+// endSessions ends the sessions that a condition holds for, and returns them, oldest first.
+// One that expired is ended too: an access token of it may be good for a while yet.
+func (s *Store) endSessions(ctx context.Context, reason auth.Reason, at time.Time, condition string, args ...any) ([]Session, error) {
+	var rows []sessionRow
+	err := s.write.NewUpdate().Model(&rows).
 		Set("revoked_at = ?", at).Set("revoke_reason = ?", reason).Set("sweep_at = ?", at).
-		Where("revoked_at IS NULL")
+		Where("revoked_at IS NULL").Where(condition, args...).Returning("*").Scan(ctx)
+	if err != nil {
+		return nil, s.fault("end sessions", err)
+	}
+	ended := make([]Session, len(rows))
+	for i, row := range rows {
+		ended[i] = row.session()
+	}
+	slices.SortFunc(ended, func(a, b Session) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	return ended, nil
 }
 
 func (r sessionRow) session() Session {

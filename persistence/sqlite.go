@@ -41,9 +41,9 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 		return nil, errors.Join(err, writer.Close())
 	}
 	return &Store{
-		write: writer, read: reader, db: writer,
+		write: writer, read: reader, db: writer, woken: make(chan struct{}, 1),
 		close:   func() error { return errors.Join(reader.Close(), writer.Close()) },
-		dialect: dialect{lock: lockSQLite, reserve: reserveSQLite, isAway: isSQLiteAway},
+		dialect: dialect{lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite, isAway: isSQLiteAway},
 	}, nil
 }
 
@@ -61,6 +61,12 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
 	}
 	return db, nil
+}
+
+// exclusivelySQLite has nothing to keep out: there is one process, and a transaction would
+// keep its writer from all others.
+func exclusivelySQLite(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error {
+	return fn(ctx, s)
 }
 
 // lockSQLite has nothing to do: there is one writer.

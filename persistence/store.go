@@ -1,5 +1,5 @@
-// Package persistence keeps the service's rows: users, their sessions and the keys that
-// sign access tokens, in Postgres or in SQLite.
+// Package persistence keeps the service's rows: users, their sessions, the keys that sign
+// access tokens, and the events that tell of changes (the outbox), in Postgres or in SQLite.
 //
 // A Store stands for the database, or for one transaction inside Tx; the queries are the
 // same. What they share is written once; what differs between the two databases stands in
@@ -27,6 +27,9 @@ type Store struct {
 	db    *bun.DB
 	close func() error
 	dialect
+
+	woken   chan struct{} // of Woken
+	emitted *bool         // in a transaction: whether there is something to wake for
 }
 
 // dialect is what the two databases do differently.
@@ -40,6 +43,8 @@ type dialect struct {
 	overriding string
 	// reserve makes the next id that users get a higher one than last.
 	reserve func(ctx context.Context, tx bun.IDB, last auth.UserID) error
+	// exclusively runs fn with a Store while no other instance does.
+	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
 	// isAway tells whether an error means that the database cannot be reached.
 	isAway func(error) bool
 }
@@ -76,9 +81,13 @@ func (s *Store) Ping(ctx context.Context) error {
 // Tx runs fn with a Store whose writes commit together. If fn fails nothing is written; if
 // the commit fails the outcome is unknown and the caller gets that error.
 func (s *Store) Tx(ctx context.Context, fn func(ctx context.Context, tx *Store) error) error {
+	var emitted bool
 	err := s.write.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
-		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect})
+		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect, emitted: &emitted})
 	})
+	if emitted && s.woken != nil {
+		s.wake()
+	}
 	return s.fault("transaction", err)
 }
 

@@ -478,8 +478,8 @@ var attacks = func() (all []attack) {
 	}
 	add("POST /logout", "{}", unseen(403), unseen(401))
 	add("POST /logout", form, opaque(403), opaque(401))
-	add("POST /refresh", "{}", unseen(403), unseen(415))
-	add("POST /refresh", form, opaque(403), opaque(415))
+	add("POST /refresh", "{}", unseen(403), unseen(401))
+	add("POST /refresh", form, opaque(403), opaque(401))
 	for line, body := range map[string]string{
 		"POST /login": `'` + cookieLogin + `'`, "POST /me/password": password, "POST /logout": "'{}'", "POST /refresh": "'{}'",
 	} {
@@ -532,7 +532,7 @@ func (w *world) attack(t *testing.T, origin string, sameSite bool) {
 		near, far            int64
 	}{
 		{"/logout", "", "", 403, 401},
-		{"/refresh", "", "", 403, 415},
+		{"/refresh", "", "", 403, 401},
 		{"/login", "", `<input name=email value=ada@example.com>`, 415, 415},
 		{"/login", "text/plain", `<input name='{"email":"ada@example.com","password":"correct horse battery","carrier":"cookie","' value='":""}'>`, 415, 415},
 		{"/logout", "text/plain", `<input name='{"' value='":""}'>`, 415, 415},

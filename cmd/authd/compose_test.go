@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,15 +105,16 @@ func TestComposeServerHasTheRoles(t *testing.T) {
 	for _, u := range options.Users {
 		written[u.Username] = u.Permissions
 	}
-	for user, role := range map[string]string{"authd": embedded.Service, "app": embedded.App} {
-		for _, r := range embedded.Roles() {
-			if r.Name != role {
-				continue
-			}
-			same(t, user+" publishes", written[user].Publish.Allow, remove(r.Publish.Allow, "_INBOX_edge.>", "_INBOX_admin.>"))
-			same(t, user+" subscribes", written[user].Subscribe.Allow, r.Subscribe.Allow)
-		}
+	roles := map[string]embedded.Role{}
+	for _, r := range embedded.Roles() {
+		roles[r.Name] = r
 	}
+	service, relay, app := roles[embedded.Service], roles[embedded.Relay], roles[embedded.App]
+	same(t, "authd publishes", written["authd"].Publish.Allow,
+		remove(slices.Concat(service.Publish.Allow, relay.Publish.Allow), "_INBOX_edge.>", "_INBOX_admin.>"))
+	same(t, "authd subscribes", written["authd"].Subscribe.Allow, service.Subscribe.Allow)
+	same(t, "app publishes", written["app"].Publish.Allow, remove(app.Publish.Allow, "$SRV.>"))
+	same(t, "app subscribes", written["app"].Subscribe.Allow, app.Subscribe.Allow)
 }
 
 // remove takes the inboxes of roles that compose.yaml does not have out of a list.

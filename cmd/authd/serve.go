@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/http"
 	"github.com/zyotra/auth/internal/password"
@@ -49,6 +51,7 @@ type service struct {
 	server   *bus.Server       // nil for --edge, as are
 	keys     *handlers.Keys    // this
 	cleanup  *handlers.Cleanup // and this
+	relay    *events.Relay     // and this
 	edge     *http.Edge        // nil for --handlers
 	listener net.Listener      // of the edge
 	close    []func() error
@@ -99,6 +102,9 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 			return err
 		}
 		if err := s.openHandlers(ctx, keys); err != nil {
+			return err
+		}
+		if err := s.openRelay(); err != nil {
 			return err
 		}
 	}
@@ -248,6 +254,32 @@ func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) erro
 	return err
 }
 
+// openRelay connects what publishes events to the bus, in a role of its own.
+func (s *service) openRelay() error {
+	role := embedded.Relay
+	if s.embedded == nil {
+		role = embedded.Service // the one whose credentials this process was given
+	}
+	conn, err := s.connect(role)
+	if err != nil {
+		return err
+	}
+	s.onClose(func() error { conn.Close(); return nil })
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return fmt.Errorf("relay: %w", err)
+	}
+	replicas := 1
+	if len(conn.Servers()) >= clusterSize {
+		replicas = clusterSize
+	}
+	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log}
+	return nil
+}
+
+// clusterSize is the number of servers from which on events are kept on as many.
+const clusterSize = 3
+
 // refreshKeys sign refresh tokens: the secret that was set, or those derived from the
 // master secrets, the current one first.
 func refreshKeys(set []byte, master secret.Keys) (keys []token.Key) {
@@ -319,6 +351,7 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return s.server.Run(busCtx) })
 		g.Go(func() error { return s.keys.Run(busCtx) })
 		g.Go(func() error { return s.cleanup.Run(busCtx) })
+		g.Go(func() error { return s.relay.Run(busCtx) })
 	}
 	g.Go(func() error {
 		defer stopBus()

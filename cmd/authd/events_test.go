@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/protocol/nats_jetstream/v2"
+	"github.com/cloudevents/sdk-go/v2/binding"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/persistence"
+)
+
+// heard waits for the next event and checks what it is.
+func heard(t *testing.T, sub *nats.Subscription, kind, subject string) (id string, data map[string]any) {
+	t.Helper()
+	m, err := sub.NextMsg(patience)
+	check(t, err)
+	for name, want := range map[string]string{
+		"ce-specversion": "1.0", "ce-source": "/zyotra/auth", "ce-type": kind, "ce-subject": subject,
+		"ce-datacontenttype": "application/json", "Content-Type": "application/json", "Nats-Msg-Id": m.Header.Get("ce-id"),
+	} {
+		if got := m.Header[name]; !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: %s is %q, want %q", kind, name, got, want)
+		}
+	}
+	if at, err := time.Parse(time.RFC3339, m.Header.Get("ce-time")); err != nil || time.Since(at) > patience {
+		t.Errorf("%s: ce-time %q, %v", kind, m.Header.Get("ce-time"), err)
+	}
+	if m.Subject != kind {
+		t.Errorf("%s on %s", kind, m.Subject)
+	}
+	check(t, json.Unmarshal(m.Data, &data))
+
+	// The CloudEvents SDK reads the same.
+	e, err := binding.ToEvent(t.Context(), nats_jetstream.NewMessage(m))
+	check(t, err)
+	check(t, e.Validate())
+	if e.Type() != kind || e.Subject() != subject || string(e.Data()) != string(m.Data) || e.DataContentType() != "application/json" {
+		t.Errorf("CloudEvents SDK: %s", e)
+	}
+	return e.ID(), data
+}
+
+func TestChangesAreToldOnTheBus(t *testing.T) {
+	t.Parallel()
+	cluster := func(t *testing.T) string {
+		return externalNATS(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	}
+	for name, deploy := range map[string]func(*testing.T) *instance{
+		"SQLite and embedded bus":   deployments["SQLite and embedded bus"],
+		"Postgres and embedded bus": deployments["Postgres and embedded bus"],
+		"edge and handlers apart":   deployments["edge and handlers apart"],
+		"Postgres and external bus": func(t *testing.T) *instance {
+			return start(t, append(withPostgres(testpg.URL(t)), "--nats-url="+cluster(t))...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := deploy(t)
+			conn := connect(t, a.nats) // an app without credentials
+			var subs []*nats.Subscription
+			for _, subject := range []string{"user.>", "session.>"} {
+				sub, err := conn.SubscribeSync(subject)
+				check(t, err)
+				subs = append(subs, sub)
+			}
+			check(t, conn.Flush())
+			users, sessions := subs[0], subs[1]
+			a.post(t, "/register", strings.Replace(credentials, "}", `,"name":"Ada"}`, 1))
+			first, data := heard(t, users, "user.registered", "1")
+			if data["email"] != "ada@example.com" || data["name"] != "Ada" || data["userId"] != 1.0 {
+				t.Errorf("%v", data)
+			}
+			login := ask(t, conn, "auth.login", nil, credentials)
+			second, data := heard(t, sessions, "session.created", "1")
+			if data["sessionId"] != login.member(t, "sessionId") || first >= second { // UUIDv7 sort as times do
+				t.Errorf("%v, %s after %s", data, second, first)
+			}
+			a.do(t, "POST /logout", bearer(login.member(t, "accessToken")), "").answered(t, 204, "")
+			_, data = heard(t, sessions, "session.revoked", "1")
+			if data["reason"] != "logout" || data["sessionId"] != login.member(t, "sessionId") {
+				t.Errorf("%v", data)
+			}
+		})
+	}
+}
+
+// recorded returns what is in the stream, in its order.
+func recorded(t *testing.T, conn *nats.Conn) (list []events.Event) {
+	t.Helper()
+	js, err := jetstream.New(conn)
+	check(t, err)
+	stream, err := js.Stream(t.Context(), events.Stream)
+	check(t, err)
+	info, err := stream.Info(t.Context())
+	check(t, err)
+	for seq := max(info.State.FirstSeq, 1); seq <= info.State.LastSeq; seq++ {
+		m, err := stream.GetMsg(t.Context(), seq)
+		check(t, err)
+		e, err := events.Parse(m.Header, m.Data)
+		check(t, err)
+		list = append(list, e)
+	}
+	return list
+}
+
+// published waits until nothing waits to be published.
+func published(t *testing.T, store *persistence.Store) {
+	t.Helper()
+	until(t, "all events are published", func() bool {
+		b, err := store.Backlog(t.Context())
+		return err == nil && b.Events == 0
+	})
+}
+
+// truth compares the stream with the tables: an event for each change and a change for each
+// event, in the order of each user's story.
+func truth(t *testing.T, store *persistence.Store, list []events.Event) {
+	t.Helper()
+	seen := map[string]bool{}
+	told := map[string][]string{} // by user or session, the types in their order
+	for _, e := range list {
+		if seen[e.ID] {
+			t.Errorf("%s twice", e.ID)
+		}
+		seen[e.ID] = true
+		var d struct{ SessionID string }
+		check(t, json.Unmarshal(e.Data, &d))
+		switch {
+		case d.SessionID != "":
+			told[d.SessionID] = append(told[d.SessionID], e.Type)
+		case strings.HasPrefix(e.Type, "user."):
+			told["user "+e.Subject] = append(told["user "+e.Subject], e.Type)
+		}
+	}
+	var ids []int64
+	check(t, store.DB().NewRaw("SELECT id FROM users").Scan(t.Context(), &ids))
+	var sessions []struct {
+		ID      string
+		Revoked bool
+	}
+	check(t, store.DB().NewRaw("SELECT id, revoked_at IS NOT NULL AS revoked FROM login_sessions").Scan(t.Context(), &sessions))
+	for _, id := range ids {
+		if got := told["user "+strconv.FormatInt(id, 10)]; !slices.Equal(got, []string{"user.registered"}) {
+			t.Errorf("user %d: %v", id, got)
+		}
+	}
+	for _, s := range sessions {
+		want := []string{"session.created"}
+		if s.Revoked {
+			want = append(want, "session.revoked")
+		}
+		if got := told[s.ID]; !slices.Equal(got, want) {
+			t.Errorf("session %s: %v, want %v", s.ID, got, want)
+		}
+	}
+	if len(told) != len(ids)+len(sessions) {
+		t.Errorf("%d users and sessions told of, %d there are", len(told), len(ids)+len(sessions))
+	}
+}
+
+// The process is killed at random moments while people register, log in and log out, and
+// started again. In the end there is an event for each change, and none for what was not.
+func TestKilledAtAnyMomentNoEventIsLostOrInvented(t *testing.T) {
+	t.Parallel()
+	const kills, workers = 8, 4
+	url := testpg.URL(t)
+	nats := externalNATS(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	flags := append(withPostgres(url), "--nats-url="+nats)
+	conn := connect(t, nats)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- all(workers, func(w int) error {
+			for n := 0; ctx.Err() == nil; n++ {
+				if live(ctx, conn, fmt.Sprintf(`{"email":"u%d.%d@example.com","password":"correct horse battery"}`, w, n)) != nil {
+					time.Sleep(20 * time.Millisecond) // it is away
+				}
+			}
+			return nil
+		})
+	}()
+	for range kills {
+		a := start(t, flags...)
+		time.Sleep(300*time.Millisecond + rand.N(700*time.Millisecond)) // at random is the point
+		check(t, a.signal(syscall.SIGKILL))
+		<-a.exited
+	}
+	start(t, flags...)
+	stop()
+	check(t, <-ended)
+	store, err := persistence.Open(t.Context(), url)
+	check(t, err)
+	defer func() { check(t, store.Close()) }()
+	published(t, store)
+	list := recorded(t, conn)
+	truth(t, store, list)
+	if t.Logf("%d events after %d kills", len(list), kills); len(list) < 2*kills {
+		t.Error("too few to mean anything")
+	}
+}
+
+// live registers somebody, logs in and out, as far as it comes.
+func live(ctx context.Context, conn *nats.Conn, who string) error {
+	request := func(subject string, header nats.Header, body string) ([]byte, error) {
+		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		reply, err := conn.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: []byte(body)})
+		if err != nil {
+			return nil, err
+		}
+		return reply.Data, nil
+	}
+	if _, err := request("auth.register", nil, who); err != nil {
+		return err
+	}
+	for range 2 {
+		reply, err := request("auth.login", nil, who)
+		if err != nil {
+			return err
+		}
+		var login struct{ AccessToken string }
+		if err := json.Unmarshal(reply, &login); err != nil || login.AccessToken == "" {
+			return errors.Join(err, errors.New("no token"))
+		}
+		if _, err := request("auth.logout", nats.Header(bearer(login.AccessToken)), ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// While the stream is away everything else goes on, and the events follow.
+func TestEventsFollowWhenTheStreamIsBack(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	asRelay := connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Relay))
+	js, err := jetstream.New(asRelay)
+	check(t, err)
+	a.post(t, "/register", credentials)
+	store, err := persistence.Open(t.Context(), "sqlite://"+a.dir+"/data/authd.db")
+	check(t, err)
+	defer func() { check(t, store.Close()) }()
+	published(t, store)
+	before := len(recorded(t, asRelay))
+	if before < 2 { // a key and a user
+		t.Errorf("%d events", before)
+	}
+
+	check(t, js.DeleteStream(t.Context(), events.Stream))
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	a.do(t, "POST /logout", bearer(access), "").answered(t, 204, "")
+	published(t, store) // the relay has made it again
+	if got := recorded(t, asRelay); len(got) != 2 || got[0].Type != "session.created" || got[1].Type != "session.revoked" {
+		t.Errorf("%+v", got)
+	}
+
+	// What was lost with it comes back on demand.
+	n, err := store.Republish(t.Context(), time.Now().Add(-time.Hour))
+	check(t, err)
+	published(t, store)
+	if got := recorded(t, asRelay); n != before+2 || len(got) != before+2 { // the stream drops the two that it has
+		t.Errorf("%d republished, %d in the stream, %d before", n, len(got), before)
+	}
+}

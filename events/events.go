@@ -1,0 +1,165 @@
+// Package events tells other services what happened to accounts and sessions.
+//
+// A change writes its event into the database in the transaction that makes it (the
+// outbox); a Relay publishes what is there to the stream AUTH_EVENTS of NATS JetStream:
+//
+//	user.registered user.updated user.password_changed user.deleted
+//	session.created session.revoked
+//	key.rotated
+//
+// The promise: an event exists if and only if its change was committed. It is published at
+// least once, in order for each user; within half an hour the stream drops repeats. So a
+// receiver keeps the ids of what it has done, with what it has done, and passes over those
+// it knows.
+//
+// An event travels as CloudEvents 1.0 in binary mode (NATS protocol binding §3.1): what it
+// is in headers, its data as JSON in the body. The subject is the type; the CloudEvents
+// subject is the id of the user, or of the key.
+//
+// Other services import this package; it links neither a database nor the NATS server.
+package events
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/zyotra/auth"
+)
+
+// Source is ce-source of every event: what published it.
+const Source = "/zyotra/auth"
+
+// Event is something that happened, as it is stored and published.
+type Event struct {
+	ID      string          `json:"id"`      // UUIDv7, made when the change was
+	Type    string          `json:"type"`    // as in "user.registered"
+	Subject string          `json:"subject"` // the user's id, or the key's
+	Time    time.Time       `json:"time"`
+	Data    json.RawMessage `json:"data"` // a Data of the type
+}
+
+// Data is what an event says. Its type and subject follow from it.
+type Data interface {
+	Type() string
+	Subject() string
+}
+
+// UserRegistered is the data of user.registered.
+type UserRegistered struct {
+	UserID    auth.UserID `json:"userId"`
+	Email     string      `json:"email"`
+	Name      string      `json:"name"`
+	CreatedAt time.Time   `json:"createdAt"`
+}
+
+// UserUpdated is the data of user.updated: the members that can change, as they are now.
+type UserUpdated struct {
+	UserID    auth.UserID `json:"userId"`
+	Name      string      `json:"name"`
+	UpdatedAt time.Time   `json:"updatedAt"`
+}
+
+// UserPasswordChanged is the data of user.password_changed.
+type UserPasswordChanged struct {
+	UserID    auth.UserID `json:"userId"`
+	ChangedAt time.Time   `json:"changedAt"`
+}
+
+// UserDeleted is the data of user.deleted.
+type UserDeleted struct {
+	UserID    auth.UserID `json:"userId"`
+	DeletedAt time.Time   `json:"deletedAt"`
+}
+
+// SessionCreated is the data of session.created.
+type SessionCreated struct {
+	UserID    auth.UserID `json:"userId"`
+	SessionID string      `json:"sessionId"`
+	AMR       []string    `json:"amr"` // RFC 8176
+	Client    auth.Client `json:"client"`
+	CreatedAt time.Time   `json:"createdAt"`
+	ExpiresAt time.Time   `json:"expiresAt"` // unless it is refreshed
+}
+
+// SessionRevoked is the data of session.revoked. A verifier may forget it after ExpiresAt.
+type SessionRevoked struct {
+	UserID    auth.UserID `json:"userId"`
+	SessionID string      `json:"sessionId"`
+	Reason    auth.Reason `json:"reason"`
+	RevokedAt time.Time   `json:"revokedAt"`
+	ExpiresAt time.Time   `json:"expiresAt"` // when its last access token ends
+}
+
+// KeyRotated is the data of key.rotated: a key joined the key set.
+type KeyRotated struct {
+	KeyID      string    `json:"kid"`
+	ActiveFrom time.Time `json:"activeFrom"` // when it begins to sign
+}
+
+func (UserRegistered) Type() string      { return "user.registered" }
+func (UserUpdated) Type() string         { return "user.updated" }
+func (UserPasswordChanged) Type() string { return "user.password_changed" }
+func (UserDeleted) Type() string         { return "user.deleted" }
+func (SessionCreated) Type() string      { return "session.created" }
+func (SessionRevoked) Type() string      { return "session.revoked" }
+func (KeyRotated) Type() string          { return "key.rotated" }
+
+func (d UserRegistered) Subject() string      { return fmt.Sprint(d.UserID) }
+func (d UserUpdated) Subject() string         { return fmt.Sprint(d.UserID) }
+func (d UserPasswordChanged) Subject() string { return fmt.Sprint(d.UserID) }
+func (d UserDeleted) Subject() string         { return fmt.Sprint(d.UserID) }
+func (d SessionCreated) Subject() string      { return fmt.Sprint(d.UserID) }
+func (d SessionRevoked) Subject() string      { return fmt.Sprint(d.UserID) }
+func (d KeyRotated) Subject() string          { return d.KeyID }
+
+// The headers of a message (CloudEvents NATS binding §3.1.3.1). Names of NATS headers are
+// case-sensitive.
+const (
+	headerVersion     = "ce-specversion"
+	headerID          = "ce-id"
+	headerSource      = "ce-source"
+	headerType        = "ce-type"
+	headerSubject     = "ce-subject"
+	headerTime        = "ce-time"
+	headerDataType    = "ce-datacontenttype"
+	headerContentType = "Content-Type"
+
+	specVersion = "1.0"
+	contentType = "application/json"
+)
+
+// message is e as it is published.
+func (e Event) message() *nats.Msg {
+	m := nats.NewMsg(e.Type)
+	m.Data = e.Data
+	for name, value := range map[string]string{
+		headerVersion: specVersion, headerID: e.ID, headerSource: Source, headerType: e.Type, headerSubject: e.Subject,
+		headerTime: e.Time.UTC().Format(time.RFC3339Nano), headerDataType: contentType,
+		headerContentType: contentType, nats.MsgIdHdr: e.ID,
+	} {
+		m.Header[name] = []string{value}
+	}
+	return m
+}
+
+// Parse reads an event from a message's headers and body. It returns an error for what is
+// not one.
+func Parse(header nats.Header, data []byte) (Event, error) {
+	at, err := time.Parse(time.RFC3339Nano, header.Get(headerTime))
+	if err != nil {
+		return Event{}, fmt.Errorf("%s: %w", headerTime, err)
+	}
+	e := Event{ID: header.Get(headerID), Type: header.Get(headerType), Subject: header.Get(headerSubject), Time: at.UTC(), Data: data}
+	switch {
+	case header.Get(headerVersion) != specVersion:
+		return Event{}, fmt.Errorf("%s is not %s", headerVersion, specVersion)
+	case e.ID == "" || e.Type == "":
+		return Event{}, fmt.Errorf("%s or %s is missing", headerID, headerType)
+	case !json.Valid(data):
+		return Event{}, fmt.Errorf("data of %s is not JSON", e.Type)
+	}
+	return e, nil
+}

@@ -1,0 +1,141 @@
+package persistence
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/uptrace/bun"
+
+	"github.com/zyotra/auth/events"
+)
+
+type outboxRow struct {
+	bun.BaseModel `bun:"table:outbox,alias:o"`
+
+	Seq         int64     `bun:"seq,pk,autoincrement"`
+	ID          string    `bun:"id"`
+	Type        string    `bun:"type"`
+	Subject     string    `bun:"subject"`
+	Time        time.Time `bun:"time"`
+	Data        string    `bun:"data"`
+	PublishedAt time.Time `bun:"published_at,nullzero"`
+}
+
+func (r outboxRow) event() events.Event {
+	return events.Event{ID: r.ID, Type: r.Type, Subject: r.Subject, Time: r.Time.UTC(), Data: json.RawMessage(r.Data)}
+}
+
+// Emit writes events, in their order, in the transaction that makes the change they tell of.
+// The relay of this process is woken when that ends.
+func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) error {
+	if s.emitted == nil {
+		return errors.New("emit: not in a transaction")
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	rows := make([]outboxRow, len(data))
+	for i, d := range data {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return fmt.Errorf("make event id: %w", err)
+		}
+		text, err := json.Marshal(d)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", d.Type(), err)
+		}
+		rows[i] = outboxRow{ID: id.String(), Type: d.Type(), Subject: d.Subject(), Time: at, Data: string(text)}
+	}
+	*s.emitted = true
+	_, err := s.write.NewInsert().Model(&rows).Exec(ctx)
+	return s.fault("insert events", err)
+}
+
+// Woken receives after transactions of this process that emitted something.
+func (s *Store) Woken() <-chan struct{} { return s.woken }
+
+// wake tells whoever waits on Woken, if they do not know yet.
+func (s *Store) wake() {
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Take hands the oldest unpublished events, at most n, to publish, notes as many of them as
+// published as that says, and tells how many it handed over. Of all instances one does so
+// at a time, and the others wait. If the note fails the events are published again. The
+// error is publish's, or the database's.
+func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, []events.Event) (int, error)) (taken int, err error) {
+	var failed error
+	err = s.exclusively(ctx, s, func(ctx context.Context, s *Store) error {
+		var rows []outboxRow
+		if err := s.read.NewSelect().Model(&rows).Where("published_at IS NULL").Order("seq").Limit(int64(n)).Scan(ctx); err != nil {
+			return err
+		}
+		if taken = len(rows); taken == 0 {
+			return nil
+		}
+		list, seqs := make([]events.Event, taken), make([]int64, taken)
+		for i, r := range rows {
+			list[i], seqs[i] = r.event(), r.Seq
+		}
+		var done int
+		if done, failed = publish(ctx, list); done == 0 {
+			return nil
+		}
+		_, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = ?", now()).
+			Where("seq IN (?)", bun.List(seqs[:done])).Exec(context.WithoutCancel(ctx)) // they are out, whoever stops us
+		return err
+	})
+	return taken, errors.Join(failed, s.fault("take events", err))
+}
+
+// now is for notes that no rule depends on.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// Backlog is what waits to be published.
+type Backlog struct {
+	Events int
+	Oldest time.Time // when the oldest of them happened; zero if there is none
+}
+
+// Backlog tells what waits to be published.
+func (s *Store) Backlog(ctx context.Context) (b Backlog, err error) {
+	err = s.read.NewSelect().Model((*outboxRow)(nil)).ColumnExpr("count(*)").Where("published_at IS NULL").Scan(ctx, &b.Events)
+	if err != nil || b.Events == 0 {
+		return b, s.fault("count events", err)
+	}
+	err = s.read.NewSelect().Model((*outboxRow)(nil)).Column("time").Where("published_at IS NULL").Order("seq").Limit(1).Scan(ctx, &b.Oldest)
+	if errors.Is(err, sql.ErrNoRows) { // published meanwhile
+		return Backlog{}, nil
+	}
+	b.Oldest = b.Oldest.UTC()
+	return b, s.fault("select oldest event", err)
+}
+
+// Republish lets all events since a time be published once more, and tells how many. The
+// stream drops those it has had within its window.
+func (s *Store) Republish(ctx context.Context, since time.Time) (int, error) {
+	result, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = NULL").
+		Where("time >= ? AND published_at IS NOT NULL", since).Exec(ctx)
+	return count(result, s.fault("republish events", err))
+}
+
+// SweepOutbox deletes published events that happened before a time, in one small batch, and
+// tells how many: fewer than the batch means that none is left.
+func (s *Store) SweepOutbox(ctx context.Context, before time.Time, batch int64) (int, error) {
+	old := s.read.NewSelect().Model((*outboxRow)(nil)).Column("seq").
+		Where("time <= ? AND published_at IS NOT NULL", before).Order("time").Limit(batch)
+	var seqs []int64
+	if err := old.Scan(ctx, &seqs); err != nil || len(seqs) == 0 {
+		return 0, s.fault("select old events", err)
+	}
+	result, err := s.write.NewDelete().Model((*outboxRow)(nil)).Where("seq IN (?)", bun.List(seqs)).Exec(ctx)
+	return count(result, s.fault("delete old events", err))
+}

@@ -1,0 +1,206 @@
+package persistence_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/persistence"
+)
+
+// emit commits events of users, in their order, each in a transaction of its own.
+func emit(t *testing.T, s *persistence.Store, users ...auth.UserID) {
+	t.Helper()
+	for _, u := range users {
+		err := s.Tx(t.Context(), func(ctx context.Context, tx *persistence.Store) error {
+			return tx.Emit(ctx, now, events.UserDeleted{UserID: u, DeletedAt: now})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// take publishes what is there, at most n, and returns the subjects.
+func take(t *testing.T, s *persistence.Store, n int) (subjects []string) {
+	t.Helper()
+	_, err := s.Take(t.Context(), n, func(_ context.Context, list []events.Event) (int, error) {
+		for _, e := range list {
+			subjects = append(subjects, e.Subject)
+		}
+		return len(list), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return subjects
+}
+
+func TestEventsAreTakenOnceInTheirOrder(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		emit(t, s, 3, 1, 2)
+		var got events.Event
+		n, err := s.Take(t.Context(), 1, func(_ context.Context, list []events.Event) (int, error) {
+			got = list[0]
+			return 1, nil
+		})
+		if err != nil || n != 1 || got.Type != "user.deleted" || got.Subject != "3" || got.Time != now || len(got.ID) != 36 || got.ID[14] != '7' ||
+			string(got.Data) != `{"userId":3,"deletedAt":"2026-03-01T12:00:00.123456Z"}` {
+			t.Errorf("%d, %+v, %v", n, got, err)
+		}
+		emit(t, s, 4)
+		if got := take(t, s, 10); !slices.Equal(got, []string{"1", "2", "4"}) {
+			t.Errorf("%v", got)
+		}
+		if got := take(t, s, 10); got != nil {
+			t.Errorf("again: %v", got)
+		}
+	})
+}
+
+func TestAnEventExistsIfItsTransactionCommits(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		broken := errors.New("broken")
+		err := s.Tx(t.Context(), func(ctx context.Context, tx *persistence.Store) error {
+			if err := tx.Emit(ctx, now, events.UserDeleted{UserID: 1}); err != nil {
+				t.Error(err)
+			}
+			return broken
+		})
+		if !errors.Is(err, broken) || take(t, s, 1) != nil {
+			t.Errorf("%v", err)
+		}
+		if err := s.Emit(t.Context(), now, events.UserDeleted{UserID: 1}); err == nil || take(t, s, 1) != nil {
+			t.Errorf("outside of a transaction: %v", err)
+		}
+		select {
+		case <-s.Woken(): // once for the transaction that had something to tell
+		default:
+		}
+		emit(t, s, 1, 2)
+		<-s.Woken()
+		select {
+		case <-s.Woken():
+			t.Error("woken twice for what is there together")
+		default:
+		}
+		if err := s.Tx(t.Context(), func(context.Context, *persistence.Store) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-s.Woken():
+			t.Error("woken for nothing")
+		default:
+		}
+	})
+}
+
+func TestWhatIsNotPublishedIsTakenAgain(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		emit(t, s, 1, 2, 3)
+		broken := errors.New("broken")
+		n, err := s.Take(t.Context(), 10, func(context.Context, []events.Event) (int, error) { return 1, broken })
+		if n != 3 || !errors.Is(err, broken) {
+			t.Errorf("%d, %v", n, err)
+		}
+		b, err := s.Backlog(t.Context())
+		if err != nil || b.Events != 2 || b.Oldest != now {
+			t.Errorf("%+v, %v", b, err)
+		}
+		if got := take(t, s, 10); !slices.Equal(got, []string{"2", "3"}) {
+			t.Errorf("%v", got)
+		}
+		if b, err := s.Backlog(t.Context()); err != nil || b != (persistence.Backlog{}) {
+			t.Errorf("%+v, %v", b, err)
+		}
+		// One whose context ends while it publishes has published all the same.
+		emit(t, s, 4)
+		ctx, cancel := context.WithCancel(t.Context())
+		_, _ = s.Take(ctx, 10, func(context.Context, []events.Event) (int, error) {
+			if !strings.Contains(fmt.Sprint(s.DB().Dialect().Name()), "pg") {
+				cancel()
+			}
+			return 1, nil
+		})
+		cancel()
+		if got := take(t, s, 10); got != nil {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+func TestPublishedEventsAreKeptAWhileAndCanBePublishedAgain(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		emit(t, s, 1, 2)
+		first := take(t, s, 10)
+		emit(t, s, 3)
+		if n, err := s.Republish(t.Context(), now.Add(time.Microsecond)); n != 0 || err != nil {
+			t.Errorf("since later: %d, %v", n, err)
+		}
+		if n, err := s.Republish(t.Context(), now); n != 2 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		if got := take(t, s, 10); !slices.Equal(got, append(first, "3")) {
+			t.Errorf("%v", got)
+		}
+		emit(t, s, 4)
+		for _, want := range []int{2, 1, 0} {
+			if n, err := s.SweepOutbox(t.Context(), now, 2); n != want || err != nil {
+				t.Errorf("%d, %v, want %d", n, err, want)
+			}
+		}
+		if got := take(t, s, 10); !slices.Equal(got, []string{"4"}) { // unpublished, however old
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+// Instances take turns: what one has is not handed to another, and order is kept.
+func TestInstancesTakeTurns(t *testing.T) {
+	t.Parallel()
+	url := testpg.URL(t)
+	stores := []*persistence.Store{open(t, url), open(t, url), open(t, url)}
+	var users []auth.UserID
+	for i := range 100 {
+		users = append(users, auth.UserID(i+1))
+	}
+	emit(t, stores[0], users...)
+	var mu sync.Mutex
+	var got []string
+	errs := atOnce(len(stores), func(i int) error {
+		for {
+			n, err := stores[i].Take(context.Background(), 7, func(_ context.Context, list []events.Event) (int, error) {
+				if !mu.TryLock() {
+					return 0, errors.New("two at a time")
+				}
+				defer mu.Unlock()
+				for _, e := range list {
+					got = append(got, e.Subject)
+				}
+				return len(list), nil
+			})
+			if err != nil || n == 0 {
+				return err
+			}
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	for i, subject := range got {
+		if subject != fmt.Sprint(i+1) {
+			t.Fatalf("%v", got)
+		}
+	}
+	if len(got) != 100 {
+		t.Errorf("%d taken", len(got))
+	}
+}
