@@ -37,6 +37,8 @@ const (
 	SessionsRevoke       Op[SessionsRevokeRequest, SessionsEnded]       = "auth.sessions.revoke"
 	SessionsRevokeOthers Op[SessionsRevokeOthersRequest, SessionsEnded] = "auth.sessions.revoke_others"
 
+	Revocations Op[RevocationsRequest, RevocationsReply] = "auth.revocations"
+
 	Health Op[HealthRequest, HealthReply] = "auth.health"
 )
 

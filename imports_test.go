@@ -18,7 +18,7 @@ const module = "github.com/zyotra/auth"
 // one is placed on purpose.
 var mayImport = map[string][]string{
 	"":                           {},
-	"bus":                        {"", "internal/strictjson"},
+	"bus":                        {"", "events", "internal/strictjson", "internal/token"},
 	"bus/embedded":               {},
 	"events":                     {""},
 	"handlers":                   {"", "events", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
@@ -43,6 +43,7 @@ var owners = map[string][]string{
 	"github.com/gofiber/fiber":       {"http"},
 	"github.com/golang-jwt/jwt":      {"internal/token"},
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
+	"github.com/maypok86/otter":      {"bus"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bus/embedded"},
 	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "events", "http", "cmd/authd"},

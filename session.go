@@ -111,6 +111,28 @@ type SessionsEnded struct {
 	Ended int `json:"ended"`
 }
 
+// RevocationsRequest asks which sessions have ended, so that their access tokens can be
+// refused although they have not expired.
+type RevocationsRequest struct {
+	Since string `json:"since,omitempty"` // the cursor of the reply before; without it, all that matter
+}
+
+// RevocationsReply is a page of sessions that have ended. Whoever asks goes on with Cursor
+// until a page tells nothing new; the last ones are told again each time.
+type RevocationsReply struct {
+	Revoked []Revocation `json:"revoked"`
+	Cursor  string       `json:"cursor"`
+	Now     time.Time    `json:"now"` // by the service's clock
+}
+
+// Revocation is a session that has ended.
+type Revocation struct {
+	SessionID string    `json:"sessionId"`
+	UserID    UserID    `json:"userId"`
+	RevokedAt time.Time `json:"revokedAt"`
+	ExpiresAt time.Time `json:"expiresAt"` // when its last access token ends
+}
+
 // KeysRequest asks for the public keys of access tokens.
 type KeysRequest struct{}
 

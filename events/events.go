@@ -163,3 +163,18 @@ func Parse(header nats.Header, data []byte) (Event, error) {
 	}
 	return e, nil
 }
+
+// Decode reads an event with its data, whose type must be the message's.
+func Decode[T Data](header nats.Header, data []byte) (e Event, d T, err error) {
+	if e, err = Parse(header, data); err != nil {
+		return Event{}, d, err
+	}
+	if e.Type != d.Type() {
+		return Event{}, d, fmt.Errorf("%s is not %s", e.Type, d.Type())
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		var none T
+		return Event{}, none, fmt.Errorf("data of %s: %w", e.Type, err)
+	}
+	return e, d, nil
+}

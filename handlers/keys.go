@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type Keys struct {
 	Rotation  time.Duration // age at which the next key takes over; 0 is never
 	AccessTTL time.Duration // of an access token, and so how long a key verifies when it no longer signs
 	Log       *slog.Logger  // of Run
+	Changed   func()        // if it is set, hears that the key set has changed
 	Clock     Clock
 
 	set    atomic.Pointer[keySet]
@@ -82,7 +84,10 @@ func (k *Keys) load(ctx context.Context) (err error) {
 	if k.Secret != nil {
 		set = symmetric(k.Secret)
 	}
-	k.set.Store(set)
+	before := k.set.Swap(set)
+	if k.Changed != nil && before != nil && !slices.Equal(before.public.Keys, set.public.Keys) {
+		k.Changed()
+	}
 	return nil
 }
 

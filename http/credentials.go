@@ -116,12 +116,12 @@ type inCookies struct {
 // along when a person follows a link to a page behind a gateway (Lax), the refresh cookie
 // never from another site (Strict).
 func setCookies(c *fiber.Ctx, tokens auth.Tokens) (inCookies, error) {
-	until, err := expiry(tokens.RefreshToken)
+	claims, err := readUnverified(tokens.RefreshToken)
 	if err != nil {
-		return inCookies{}, err
+		return inCookies{}, fmt.Errorf("refresh token: %w", err)
 	}
 	setCookie(c, accessCookie, tokens.AccessToken, tokens.ExpiresIn, fiber.CookieSameSiteLaxMode)
-	setCookie(c, refreshCookie, tokens.RefreshToken, int64(time.Until(until)/time.Second), fiber.CookieSameSiteStrictMode)
+	setCookie(c, refreshCookie, tokens.RefreshToken, int64(time.Until(time.Unix(claims.Exp, 0))/time.Second), fiber.CookieSameSiteStrictMode)
 	return inCookies{TokenType: tokens.TokenType, ExpiresIn: tokens.ExpiresIn, SessionID: tokens.SessionID}, nil
 }
 
@@ -138,20 +138,31 @@ func setCookie(c *fiber.Ctx, name, value string, seconds int64, sameSite string)
 	c.Cookie(cookie)
 }
 
-// expiry reads exp of a token that the service has just made. The edge has no key to check
-// it with and no need to: it tells the browser how long to keep the cookie, no more.
-func expiry(token string) (time.Time, error) {
+// unverified are claims of a token that the service has just made or taken. The edge has no
+// key to check them with and no need to: it knows by them how long to keep a cookie, and
+// which session it has helped to end.
+type unverified struct {
+	Exp int64
+	Sid string
+}
+
+func readUnverified(token string) (claims unverified, err error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return time.Time{}, fmt.Errorf("refresh token has %d parts", len(parts))
+		return unverified{}, fmt.Errorf("token has %d parts", len(parts))
 	}
 	text, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return time.Time{}, fmt.Errorf("refresh token: %w", err)
+		return unverified{}, fmt.Errorf("token: %w", err)
 	}
-	var claims struct{ Exp int64 }
 	if err := json.Unmarshal(text, &claims); err != nil {
-		return time.Time{}, fmt.Errorf("refresh token: %w", err)
+		return unverified{}, fmt.Errorf("token: %w", err)
 	}
-	return time.Unix(claims.Exp, 0), nil
+	return claims, nil
+}
+
+// refuse refuses a session that was ended through this edge from now on, before the news
+// has come round. No access token lives longer than a day.
+func (e *Edge) refuse(sessionID string) {
+	e.Verifier.Refuse(sessionID, time.Now().Add(24*time.Hour))
 }

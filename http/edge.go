@@ -45,8 +45,10 @@ type Edge struct {
 	conn *nats.Conn
 }
 
-// Config says whom the edge trusts. The zero value trusts nobody; Log is required.
+// Config says whom the edge trusts. The zero value trusts nobody; Verifier and Log are
+// required.
 type Config struct {
+	Verifier *bus.Verifier
 	// PublicOrigin is the edge's own as browsers know it, as in "https://auth.example.com".
 	PublicOrigin string
 	// Origins are the pages that may use a session in cookies and read the answers.

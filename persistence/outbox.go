@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/uptrace/bun"
 
+	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
 )
 
@@ -51,7 +52,7 @@ func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) err
 		}
 		rows[i] = outboxRow{ID: id.String(), Type: d.Type(), Subject: d.Subject(), Time: at, Data: string(text)}
 	}
-	*s.emitted = true
+	*s.emitted = append(*s.emitted, data...)
 	_, err := s.write.NewInsert().Model(&rows).Exec(ctx)
 	return s.fault("insert events", err)
 }
@@ -59,8 +60,14 @@ func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) err
 // Woken receives after transactions of this process that emitted something.
 func (s *Store) Woken() <-chan struct{} { return s.woken }
 
-// wake tells whoever waits on Woken, if they do not know yet.
-func (s *Store) wake() {
+// tell lets this process know of events whose transaction has ended with err. If it failed
+// they may be there all the same, so the relay looks.
+func (s *Store) tell(emitted []events.Data, err error) {
+	if err == nil && s.Told != nil {
+		for _, d := range emitted {
+			s.Told(d)
+		}
+	}
 	select {
 	case s.woken <- struct{}{}:
 	default:
@@ -125,6 +132,33 @@ func (s *Store) Republish(ctx context.Context, since time.Time) (int, error) {
 	result, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = NULL").
 		Where("time >= ? AND published_at IS NOT NULL", since).Exec(ctx)
 	return count(result, s.fault("republish events", err))
+}
+
+// Ending is a place in the list of sessions that have ended.
+type Ending struct {
+	At  time.Time
+	Seq int64
+}
+
+// Revocations returns sessions that ended after a place in the list, at most n, and the
+// place of the last of them. They are read from their events, which stay when their users
+// are deleted.
+func (s *Store) Revocations(ctx context.Context, after Ending, n int) (list []auth.Revocation, last Ending, err error) {
+	var rows []outboxRow
+	err = s.read.NewSelect().Model(&rows).Column("seq", "time", "data").
+		Where("type = 'session.revoked' AND (time, seq) > (?, ?)", after.At, after.Seq).
+		Order("time", "seq").Limit(int64(n)).Scan(ctx)
+	if err != nil {
+		return nil, after, s.fault("select revocations", err)
+	}
+	list, last = make([]auth.Revocation, len(rows)), after
+	for i, r := range rows {
+		if err := json.Unmarshal([]byte(r.Data), &list[i]); err != nil {
+			return nil, after, fmt.Errorf("event %d: %w", r.Seq, err)
+		}
+		last = Ending{r.Time.UTC(), r.Seq}
+	}
+	return list, last, nil
 }
 
 // SweepOutbox deletes published events that happened before a time, in one small batch, and

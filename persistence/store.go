@@ -18,6 +18,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
 )
 
 // Store reads and writes the service's tables, on the database or inside one transaction.
@@ -28,8 +29,12 @@ type Store struct {
 	close func() error
 	dialect
 
-	woken   chan struct{} // of Woken
-	emitted *bool         // in a transaction: whether there is something to wake for
+	// Told, if it is set, hears of every event of this process once its change is committed,
+	// before the caller does. It must not take long.
+	Told func(events.Data)
+
+	woken   chan struct{}  // of Woken
+	emitted *[]events.Data // in a transaction: what it has emitted
 }
 
 // dialect is what the two databases do differently.
@@ -81,12 +86,14 @@ func (s *Store) Ping(ctx context.Context) error {
 // Tx runs fn with a Store whose writes commit together. If fn fails nothing is written; if
 // the commit fails the outcome is unknown and the caller gets that error.
 func (s *Store) Tx(ctx context.Context, fn func(ctx context.Context, tx *Store) error) error {
-	var emitted bool
+	var emitted []events.Data
 	err := s.write.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
 		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect, emitted: &emitted})
 	})
-	if emitted && s.woken != nil {
-		s.wake()
+	if s.emitted != nil { // within another one
+		*s.emitted = append(*s.emitted, emitted...)
+	} else if len(emitted) > 0 {
+		s.tell(emitted, err)
 	}
 	return s.fault("transaction", err)
 }

@@ -89,6 +89,7 @@ func TestKeysChangeBesideRunningInstances(t *testing.T) {
 	b = run()
 	every("both publish the new key alone", func(i *instance) bool { return slices.Equal(i.published(t), []string{next}) })
 	fresh, _ := b.login(t)
+	every("both refuse what the old one signed", func(i *instance) bool { return i.get(t, "/verify", token).Answer.Status == 401 })
 	for _, i := range []*instance{a, b} {
 		i.get(t, "/verify", token).refused(t, 401, "invalid_token", "")
 		i.get(t, "/verify", fresh).answered(t, 200, verified)

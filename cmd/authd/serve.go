@@ -52,8 +52,9 @@ type service struct {
 	keys     *handlers.Keys    // this
 	cleanup  *handlers.Cleanup // and this
 	relay    *events.Relay     // and this
-	edge     *http.Edge        // nil for --handlers
-	listener net.Listener      // of the edge
+	verifier *bus.Verifier
+	edge     *http.Edge   // nil for --handlers
+	listener net.Listener // of the edge
 	close    []func() error
 }
 
@@ -215,10 +216,19 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		conn.Close()
 		return err
 	}
+	if err := s.openVerifier(embedded.Service); err != nil {
+		return err
+	}
+	s.keys.Changed = s.verifier.Refetch
+	s.store.Told = func(d events.Data) {
+		if ended, ok := d.(events.SessionRevoked); ok {
+			s.verifier.Refuse(ended.SessionID, ended.ExpiresAt)
+		}
+	}
 	return errors.Join(
 		bus.Handle(s.server, auth.Register, accounts.Register),
 		bus.Handle(s.server, auth.Login, sessions.Login),
-		bus.Handle(s.server, auth.Verify, sessions.Verify),
+		bus.Handle(s.server, auth.Verify, s.verify(sessions)),
 		bus.Handle(s.server, auth.Refresh, sessions.Refresh),
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),
@@ -229,6 +239,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.SessionsList, sessions.List),
 		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
 		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),
+		bus.Handle(s.server, auth.Revocations, sessions.Revocations),
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
@@ -252,6 +263,37 @@ func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) erro
 		s.log.Info("the second SECRET_KEY can go, once REFRESH_TOKEN_TTL has passed since it became the second")
 	}
 	return err
+}
+
+// openVerifier follows keys and revocations over the bus, on a connection of its own, which
+// outlives the one that answers.
+func (s *service) openVerifier(role string) error {
+	conn, err := s.connect(role)
+	if err != nil {
+		return err
+	}
+	s.onClose(func() error { conn.Close(); return nil })
+	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.onClose(s.verifier.Close)
+	return nil
+}
+
+// verify answers auth.verify: as every verifier does, without a question to the database,
+// and by the database itself where that cannot tell.
+func (s *service) verify(sessions *handlers.Sessions) func(context.Context, auth.VerifyRequest) (auth.VerifyReply, error) {
+	if s.config.accessSecret != nil { // there are no public keys to verify with
+		return sessions.Verify
+	}
+	return func(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
+		reply, err := s.verifier.Answer(ctx, req)
+		if errors.Is(err, auth.ErrUnavailable) {
+			return sessions.Verify(ctx, req)
+		}
+		return reply, err
+	}
 }
 
 // openRelay connects what publishes events to the bus, in a role of its own.
@@ -303,12 +345,17 @@ func (s *service) openEdge(alone bool) error {
 		return err
 	}
 	s.onClose(func() error { conn.Close(); return nil })
+	if s.verifier == nil {
+		if err := s.openVerifier(role); err != nil {
+			return err
+		}
+	}
 	address := net.JoinHostPort(s.settings.Host, s.settings.Port)
 	if s.listener, err = net.Listen("tcp", address); err != nil {
 		return fmt.Errorf("HOST, PORT: %w", err)
 	}
 	s.edge = http.New(conn, http.Config{
-		PublicOrigin: s.config.publicOrigin, Origins: s.config.origins, Proxies: s.config.proxies, Log: s.log,
+		Verifier: s.verifier, PublicOrigin: s.config.publicOrigin, Origins: s.config.origins, Proxies: s.config.proxies, Log: s.log,
 	})
 	return nil
 }

@@ -1,0 +1,61 @@
+package handlers
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/persistence"
+)
+
+const (
+	// revocationsPage is how many sessions one reply tells of at most: some 80 KiB.
+	revocationsPage = 500
+	// revocationsOverlap is how far the list is told again. What an instance writes with its
+	// own clock may be visible to others later than what they wrote after it: its
+	// transaction takes a while, and its clock may be behind.
+	revocationsOverlap = time.Minute
+)
+
+// Revocations answers auth.revocations: sessions that ended and whose access tokens may be
+// good otherwise, oldest first. It returns auth.ErrInvalid for a cursor that is none.
+func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest) (auth.RevocationsReply, error) {
+	now := s.Clock.now()
+	oldest := persistence.Ending{At: now.Add(-s.AccessTTL - token.Leeway - revocationsOverlap)}
+	after, err := parseCursor(req.Since, oldest)
+	if err != nil {
+		return auth.RevocationsReply{}, err
+	}
+	list, last, err := s.Store.Revocations(ctx, after, revocationsPage)
+	if err != nil {
+		return auth.RevocationsReply{}, err
+	}
+	if len(list) < revocationsPage { // that is all there is by now
+		last = persistence.Ending{At: now.Add(-revocationsOverlap)}
+	}
+	return auth.RevocationsReply{Revoked: list, Cursor: cursor(last), Now: now}, nil
+}
+
+func cursor(e persistence.Ending) string { return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq) }
+
+// parseCursor reads a cursor, which never leads further back than what matters.
+func parseCursor(text string, oldest persistence.Ending) (persistence.Ending, error) {
+	if text == "" {
+		return oldest, nil
+	}
+	left, right, _ := strings.Cut(text, ".")
+	at, err := strconv.ParseInt(left, 10, 64)
+	seq, err2 := strconv.ParseInt(right, 10, 64)
+	if err != nil || err2 != nil || at < 0 || seq < 0 {
+		return persistence.Ending{}, auth.ErrInvalid.With(auth.Field{Field: "since", Reason: reasonInvalid})
+	}
+	e := persistence.Ending{At: time.UnixMicro(at).UTC(), Seq: seq}
+	if e.At.Before(oldest.At) {
+		return oldest, nil
+	}
+	return e, nil
+}
