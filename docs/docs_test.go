@@ -98,7 +98,7 @@ func fromNPM(t *testing.T, name, file string) []byte {
 
 func TestDocumentsListTheErrorCodes(t *testing.T) {
 	t.Parallel()
-	want := errorCodes(t)
+	want := constants(t, "error.go", "Code")
 	for name, document := range map[string][]byte{"openapi.json": docs.OpenAPI, "asyncapi.json": docs.AsyncAPI} {
 		var d struct {
 			Components struct {
@@ -114,25 +114,25 @@ func TestDocumentsListTheErrorCodes(t *testing.T) {
 	}
 }
 
-// errorCodes are the constants of the type Code in the root package.
-func errorCodes(t *testing.T) (codes []string) {
+// constants are those of a type, in a file of the root package.
+func constants(t *testing.T, name, of string) (values []string) {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", "error.go"), nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join("..", name), nil, 0)
 	check(t, err)
 	ast.Inspect(file, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
 		if !ok {
 			return true
 		}
-		if kind, ok := spec.Type.(*ast.Ident); ok && kind.Name == "Code" {
-			code, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+		if kind, ok := spec.Type.(*ast.Ident); ok && kind.Name == of {
+			value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
 			check(t, err)
-			codes = append(codes, code)
+			values = append(values, value)
 		}
 		return false
 	})
-	slices.Sort(codes)
-	return codes
+	slices.Sort(values)
+	return values
 }
 
 // Examples are what people copy: each is sent to the validator as a request or an answer.

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
 	validation "github.com/pb33f/libopenapi-validator/config"
@@ -144,7 +145,7 @@ func TestADifferenceFromOpenAPIIsNoticed(t *testing.T) {
 	}
 }
 
-// described is an operation of asyncapi.json.
+// described is an operation of asyncapi.json that answers.
 type described struct {
 	subject        string
 	request, reply any // JSON Schemas
@@ -152,7 +153,7 @@ type described struct {
 	roles          []string
 }
 
-// asyncAPIOperations reads the operations by their subjects.
+// asyncAPIOperations reads the operations that answer, by their subjects.
 func asyncAPIOperations(t *testing.T) map[string]described {
 	t.Helper()
 	var root any
@@ -166,6 +167,9 @@ func asyncAPIOperations(t *testing.T) map[string]described {
 	all := map[string]described{}
 	for id := range at(root, "operations").(map[string]any) {
 		op := at(root, "operations", id)
+		if at(op, "action") == "send" {
+			continue // an event
+		}
 		message := at(op, "messages").([]any)[0]
 		d := described{
 			subject: at(op, "channel", "address").(string),
@@ -278,6 +282,126 @@ func TestAsyncAPINamesTheRolesThatMayAsk(t *testing.T) {
 		}
 		if !slices.Equal(d.roles, want) {
 			t.Errorf("%s: roles %q, want %q", subject, d.roles, want)
+		}
+	}
+}
+
+func TestAsyncAPINamesTheRolesThatMayHear(t *testing.T) {
+	t.Parallel()
+	all, err := asyncAPIEvents()
+	check(t, err)
+	for subject, d := range all {
+		covers := func(pattern string) bool { return server.SubjectsCollide(subject, pattern) }
+		var want []string
+		for _, r := range embedded.Roles() {
+			if slices.ContainsFunc(r.Subscribe.Allow, covers) && !slices.ContainsFunc(r.Subscribe.Deny, covers) {
+				want = append(want, r.Name)
+			}
+		}
+		if !slices.Equal(d.roles, want) {
+			t.Errorf("%s: roles %q, want %q", subject, d.roles, want)
+		}
+	}
+}
+
+// eventAsDescribed returns an error if headers and data of an event are not what
+// asyncapi.json says.
+func eventAsDescribed(subject string, header nats.Header, data []byte) error {
+	all, err := asyncAPIEvents()
+	if err != nil {
+		return err
+	}
+	d, known := all[subject]
+	if !known {
+		return fmt.Errorf("%s is not in asyncapi.json", subject)
+	}
+	single := map[string]any{}
+	for name, values := range header {
+		single[name] = strings.Join(values, ", ")
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil {
+		return fmt.Errorf("%s: %w", subject, err)
+	}
+	if err := errors.Join(d.headers.Validate(single), d.payload.Validate(value)); err != nil {
+		return fmt.Errorf("%s: %s is not as in asyncapi.json: %w", subject, data, err)
+	}
+	return nil
+}
+
+// describedEvent is an operation of asyncapi.json that sends. It has the name of its channel
+// and of its message.
+type describedEvent struct {
+	roles            []string
+	headers, payload *jsonschema.Schema
+}
+
+// asyncAPIEvents reads the operations that send, by their subjects, once for all tests.
+var asyncAPIEvents = sync.OnceValues(func() (map[string]describedEvent, error) {
+	var d struct {
+		Channels   map[string]struct{ Address string }
+		Operations map[string]struct {
+			Action string
+			Roles  []string `json:"x-roles"`
+		}
+	}
+	if err := json.Unmarshal(docs.AsyncAPI, &d); err != nil {
+		return nil, err
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(docs.AsyncAPI))
+	if err != nil {
+		return nil, err
+	}
+	compiler := jsonschema.NewCompiler()
+	compiler.AssertFormat()
+	if err := compiler.AddResource("asyncapi.json", value); err != nil {
+		return nil, err
+	}
+	all := map[string]describedEvent{}
+	for id, op := range d.Operations {
+		if op.Action != "send" {
+			continue
+		}
+		headers, err := compiler.Compile("asyncapi.json#/components/messages/" + id + "/headers")
+		if err != nil {
+			return nil, err
+		}
+		payload, err := compiler.Compile("asyncapi.json#/components/messages/" + id + "/payload")
+		if err != nil {
+			return nil, err
+		}
+		all[d.Channels[id].Address] = describedEvent{op.Roles, headers, payload}
+	}
+	return all, nil
+})
+
+// Nor do the schemas of events let everything pass.
+func TestADifferenceFromAsyncAPIIsNoticed(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	conn := connect(t, a.nats)
+	sub, err := conn.SubscribeSync("user.registered")
+	check(t, err)
+	check(t, conn.Flush())
+	signUp(t, a)
+	m, err := sub.NextMsg(patience)
+	check(t, err)
+	check(t, eventAsDescribed(m.Subject, m.Header, m.Data))
+	for name, change := range map[string]func(*nats.Msg){
+		"another member":   func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte("{"), []byte(`{"role":"admin",`), 1) },
+		"a member less":    func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte(`"userId":1,`), nil, 1) },
+		"another type":     func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte(`"userId":1`), []byte(`"userId":"1"`), 1) },
+		"a local time":     func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte(`Z"`), []byte(`+00:00"`), 1) },
+		"an unknown event": func(m *nats.Msg) { m.Subject = "user.seen" },
+		"of another type":  func(m *nats.Msg) { m.Header.Set("ce-type", "user.updated") },
+		"a header less":    func(m *nats.Msg) { delete(m.Header, "ce-time") },
+		"no time":          func(m *nats.Msg) { m.Header.Set("ce-time", "Z") },
+		"another UUID":     func(m *nats.Msg) { m.Header.Set("ce-id", "00000000-0000-4000-8000-000000000000") },
+	} {
+		changed := nats.Msg{Subject: m.Subject, Header: nats.Header(http.Header(m.Header).Clone()), Data: slices.Clone(m.Data)}
+		change(&changed)
+		if eventAsDescribed(changed.Subject, changed.Header, changed.Data) == nil {
+			t.Errorf("%s is let pass", name)
 		}
 	}
 }

@@ -45,6 +45,7 @@ func heard(t *testing.T, sub *nats.Subscription, kind, subject string) (id strin
 	if m.Subject != kind {
 		t.Errorf("%s on %s", kind, m.Subject)
 	}
+	check(t, eventAsDescribed(m.Subject, m.Header, m.Data))
 	check(t, json.Unmarshal(m.Data, &data))
 
 	// The CloudEvents SDK reads the same.
@@ -101,8 +102,19 @@ func TestChangesAreToldOnTheBus(t *testing.T) {
 	}
 }
 
-// recorded returns what is in the stream, in its order.
+// recorded returns the events in the stream, in its order.
 func recorded(t *testing.T, conn *nats.Conn) (list []events.Event) {
+	t.Helper()
+	for _, m := range inStream(t, conn) {
+		e, err := events.Parse(m.Header, m.Data)
+		check(t, err)
+		list = append(list, e)
+	}
+	return list
+}
+
+// inStream returns what is in the stream, in its order, and checks that it is as described.
+func inStream(t *testing.T, conn *nats.Conn) (list []*jetstream.RawStreamMsg) {
 	t.Helper()
 	js, err := jetstream.New(conn)
 	check(t, err)
@@ -113,9 +125,10 @@ func recorded(t *testing.T, conn *nats.Conn) (list []events.Event) {
 	for seq := max(info.State.FirstSeq, 1); seq <= info.State.LastSeq; seq++ {
 		m, err := stream.GetMsg(t.Context(), seq)
 		check(t, err)
-		e, err := events.Parse(m.Header, m.Data)
-		check(t, err)
-		list = append(list, e)
+		if err := eventAsDescribed(m.Subject, m.Header, m.Data); err != nil {
+			t.Error(err)
+		}
+		list = append(list, m)
 	}
 	return list
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/persistence"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/golden")
@@ -20,10 +22,14 @@ var update = flag.Bool("update", false, "rewrite testdata/golden")
 // the contract; -update makes it, for review in the diff.
 func golden(t *testing.T, name string, e exchange) {
 	t.Helper()
-	got := encode(t, struct {
+	goldenText(t, name, encode(t, struct {
 		Request shown `json:"request"`
 		Answer  shown `json:"answer"`
-	}{show(e.Request), show(e.Answer)})
+	}{show(e.Request), show(e.Answer)}))
+}
+
+func goldenText(t *testing.T, name, got string) {
+	t.Helper()
 	path := filepath.Join("testdata", "golden", name+".json")
 	if *update {
 		check(t, os.WriteFile(path, []byte(got), 0o600))
@@ -193,4 +199,46 @@ func TestGoldenTokenExpired(t *testing.T) {
 	e = ask(t, connect(t, a.nats), "auth.verify", nil, `{"token":"`+signed+`"}`)
 	e.refused(t, 401, "token_expired", "")
 	golden(t, "nats-token-expired", e)
+}
+
+// One message of each type, as it is in the stream, of a story that begins with the first
+// key of a new database.
+func TestGoldenEvents(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	a.post(t, "/register", `{"email":"ada@example.com","password":"correct horse battery","name":"Ada"}`)
+	a.post(t, "/login", credentials) // ended by the change of the password
+	own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
+	own["Content-Type"] = []string{"application/json"}
+	a.do(t, "PATCH /me", own, `{"name":"Countess"}`)
+	a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"battery horse correct"}`).answered(t, 204, "")
+	a.do(t, "DELETE /me", own, `{"password":"battery horse correct"}`).answered(t, 204, "")
+	store, err := persistence.Open(t.Context(), "sqlite://"+a.dir+"/data/authd.db")
+	check(t, err)
+	defer func() { check(t, store.Close()) }()
+	published(t, store)
+
+	missing, err := asyncAPIEvents()
+	check(t, err)
+	missing = maps.Clone(missing)
+	for _, m := range inStream(t, connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Relay))) {
+		if _, first := missing[m.Subject]; !first {
+			continue
+		}
+		delete(missing, m.Subject)
+		header := map[string]string{}
+		for name, values := range m.Header {
+			if name == nats.MsgIdHdr || !strings.HasPrefix(name, "Nats-") { // the others are between relay and stream
+				header[name] = strings.Join(values, ", ")
+			}
+		}
+		text, err := json.Marshal(header)
+		check(t, err)
+		goldenText(t, "event-"+strings.NewReplacer(".", "-", "_", "-").Replace(m.Subject), encode(t, map[string]any{
+			"subject": m.Subject, "header": json.RawMessage(mask(string(text))), "data": json.RawMessage(mask(string(m.Data))),
+		}))
+	}
+	for subject := range missing {
+		t.Errorf("no %s in the stream", subject)
+	}
 }
