@@ -19,6 +19,7 @@ const module = "github.com/zyotra/auth"
 var mayImport = map[string][]string{
 	"":                           {},
 	"bus":                        {"", "events", "internal/strictjson", "internal/token"},
+	"bench/verifier":             {"", "bus"},
 	"bus/embedded":               {},
 	"events":                     {""},
 	"handlers":                   {"", "events", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
@@ -46,7 +47,7 @@ var owners = map[string][]string{
 	"github.com/maypok86/otter":      {"bus"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bus/embedded"},
-	"github.com/nats-io/nats.go":     {"bus", "bus/embedded", "events", "http", "cmd/authd"},
+	"github.com/nats-io/nats.go":     {"bench/verifier", "bus", "bus/embedded", "events", "http", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},

@@ -277,6 +277,9 @@ func (v *Verifier) fetchKeys(ctx context.Context) error {
 	return nil
 }
 
+// Forget lets go of all verified tokens, whose signatures are then checked again.
+func (v *Verifier) Forget() { v.known.InvalidateAll() }
+
 // Refuse refuses a session's tokens, of which the last ends at until, without waiting for the
 // news: for whoever ended it.
 func (v *Verifier) Refuse(sessionID string, until time.Time) {

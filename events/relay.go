@@ -17,6 +17,9 @@ const (
 	// relayEvery is how often a relay looks although nobody woke it: for what the command line
 	// and instances that died have left.
 	relayEvery = time.Second
+	// wrongLastMsgID is the server's error code for an event whose predecessor is not the last
+	// one in the stream: it was refused, or has been there for a while.
+	wrongLastMsgID jetstream.ErrorCode = 10070
 	// ackWait is how long the stream may take to confirm an event. It ends before the database
 	// takes a relay for dead that says nothing.
 	ackWait = 5 * time.Second
@@ -38,6 +41,7 @@ type Relay struct {
 	Log      *slog.Logger
 
 	prepared bool
+	broken   bool // the last batch ended at an event that the next may begin with
 }
 
 // Run publishes until ctx ends. While database or stream are away it tries again and again;
@@ -53,7 +57,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		case err == nil && away:
 			r.Log.Info("events are published again")
 		}
-		if away = err != nil; !away && n == relayBatch {
+		if away = err != nil; !away && (n == relayBatch || r.broken) {
 			continue // there is more
 		}
 		if !r.wait(ctx, away) {
@@ -84,6 +88,7 @@ func (r *Relay) once(ctx context.Context) (taken int, err error) {
 			return 0, err
 		}
 	}
+	r.broken = false
 	taken, err = r.Outbox.Take(ctx, relayBatch, r.publish)
 	if errors.Is(err, jetstream.ErrNoStreamResponse) {
 		r.prepared = false // somebody deleted it
@@ -133,6 +138,11 @@ func (r *Relay) confirmed(ctx context.Context, futures []jetstream.PubAckFuture,
 		case <-f.Ok():
 			done++
 		case err := <-f.Err():
+			var refused *jetstream.APIError
+			if done > 0 && errors.As(err, &refused) && refused.ErrorCode == wrongLastMsgID {
+				r.broken = true
+				return done, nil
+			}
 			return done, fmt.Errorf("publish %s: %w", f.Msg().Subject, err)
 		case <-late.C:
 			return done, fmt.Errorf("publish %s: not confirmed within %s", f.Msg().Subject, ackWait)

@@ -284,7 +284,7 @@ func TestEventsFollowWhenTheStreamIsBack(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 
-	// What was lost with it comes back on demand.
+	// What was lost with it comes back on demand, also where it alternates with what is there.
 	n, err := store.Republish(t.Context(), time.Now().Add(-time.Hour))
 	check(t, err)
 	published(t, store)
