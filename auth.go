@@ -99,5 +99,6 @@ type HealthRequest struct{}
 // HealthReply says that they would. Otherwise the reply is ErrUnavailable, and its fields
 // name the part that is away.
 type HealthReply struct {
-	Status string `json:"status"` // "ready"
+	Status   string   `json:"status"`             // "ready", or "degraded" if something has to wait
+	Degraded []string `json:"degraded,omitempty"` // the parts that wait, as in "events"
 }

@@ -117,11 +117,12 @@ type RevocationsRequest struct {
 	Since string `json:"since,omitempty"` // the cursor of the reply before; without it, all that matter
 }
 
-// RevocationsReply is a page of sessions that have ended. Whoever asks goes on with Cursor
-// until a page tells nothing new; the last ones are told again each time.
+// RevocationsReply is a page of sessions that have ended. Whoever asks goes on with Cursor,
+// at once if there is More; the last ones are told again each time.
 type RevocationsReply struct {
 	Revoked []Revocation `json:"revoked"`
 	Cursor  string       `json:"cursor"`
+	More    bool         `json:"more,omitempty"`
 	Now     time.Time    `json:"now"` // by the service's clock
 }
 

@@ -100,11 +100,11 @@ func (a *authority) list(_ context.Context, req auth.RevocationsRequest) (auth.R
 		return auth.RevocationsReply{}, err
 	}
 	to := min(from+2, len(a.revoked))
-	next := to
-	if to == len(a.revoked) {
-		next = max(to-1, 0)
+	reply := auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(to), More: to < len(a.revoked), Now: time.Now()}
+	if !reply.More {
+		reply.Cursor = fmt.Sprint(max(to-1, 0))
 	}
-	return auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(next), Now: time.Now()}, nil
+	return reply, nil
 }
 
 func (a *authority) add(t *testing.T, id string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -40,6 +41,7 @@ type Relay struct {
 	Replicas int // of the stream, if it is made
 	Log      *slog.Logger
 
+	failed   atomic.Pointer[error] // of Err
 	prepared bool
 	broken   bool // the last batch ended at an event that the next may begin with
 }
@@ -57,6 +59,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		case err == nil && away:
 			r.Log.Info("events are published again")
 		}
+		r.failed.Store(&err)
 		if away = err != nil; !away && (n == relayBatch || r.broken) {
 			continue // there is more
 		}
@@ -64,6 +67,14 @@ func (r *Relay) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// Err returns why events wait, if they do.
+func (r *Relay) Err() error {
+	if err := r.failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // wait returns when there is something to do, and false if ctx has ended.

@@ -3,22 +3,40 @@ package handlers
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/persistence"
 )
 
-// Health tells whether the service can do its work.
+// Health tells whether the service can do its work. Store is required.
 type Health struct {
-	Store *persistence.Store
+	Store    *persistence.Store
+	Needed   map[string]func() error // without which requests fail, by name
+	Expected map[string]func() error // without which requests succeed, and something waits
 }
 
 // Check answers auth.health. It returns an auth.ErrUnavailable error that names the part
 // that is away.
 func (h *Health) Check(ctx context.Context, _ auth.HealthRequest) (auth.HealthReply, error) {
 	if err := h.Store.Ping(ctx); err != nil {
-		away := auth.ErrUnavailable.With(auth.Field{Field: "database", Reason: "away"})
-		return auth.HealthReply{}, fmt.Errorf("%w: %w", away, err)
+		return auth.HealthReply{}, away("database", err)
 	}
-	return auth.HealthReply{Status: "ready"}, nil
+	for _, name := range slices.Sorted(maps.Keys(h.Needed)) {
+		if err := h.Needed[name](); err != nil {
+			return auth.HealthReply{}, away(name, err)
+		}
+	}
+	reply := auth.HealthReply{Status: "ready"}
+	for _, name := range slices.Sorted(maps.Keys(h.Expected)) {
+		if h.Expected[name]() != nil { // whose fault it is has been logged there
+			reply.Status, reply.Degraded = "degraded", append(reply.Degraded, name)
+		}
+	}
+	return reply, nil
+}
+
+func away(part string, err error) error {
+	return fmt.Errorf("%w: %w", auth.ErrUnavailable.With(auth.Field{Field: part, Reason: "away"}), err)
 }

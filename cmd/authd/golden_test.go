@@ -152,6 +152,7 @@ func TestGoldenNATS(t *testing.T) {
 	next := keep("refresh", "auth.refresh", nil, refresh(login.member(t, "refreshToken"))).member(t, "refreshToken")
 	keep("logout", "auth.logout", nil, refresh(next))
 	keep("logout-bearer", "auth.logout", bearer(access), "{}")
+	keep("revocations", "auth.revocations", nil, "{}")
 
 	keep("invalid-credentials", "auth.login", nil, `{"email":"ada@example.com","password":"wrong"}`)
 	keep("unauthenticated", "auth.account.get", nil, "{}")

@@ -439,6 +439,7 @@ var volatile = []struct{ pattern, name string }{
 	{`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z`, "<time>"},
 	{`\b[0-9a-v]{36}\b`, "<session>"},
 	{`max-age=1(296000|2959\d\d);`, "max-age=<seconds>;"}, // of the refresh cookie
+	{`"cursor":"\d+\.\d+"`, `"cursor":"<cursor>"`},
 	{`"(kid|ce-subject)":"[\w-]{16}"`, `"$1":"<kid>"`},
 	{`\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b`, "<uuid>"},
 	{`"x":"[\w-]{43}"`, `"x":"<key>"`},

@@ -108,6 +108,7 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		if err := s.openRelay(); err != nil {
 			return err
 		}
+		s.awaitRevocations(ctx)
 	}
 	if !cmd.Handlers {
 		return s.openEdge(cmd.Edge)
@@ -205,7 +206,11 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Limit: s.config.sessionLimit,
 	}
 	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Reauth: s.config.reauth}
-	health := &handlers.Health{Store: s.store}
+	health := &handlers.Health{
+		Store:    s.store,
+		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
+		Expected: map[string]func() error{"events": func() error { return s.relay.Err() }},
+	}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
 
 	conn, err := s.connect(embedded.Service)
@@ -279,6 +284,16 @@ func (s *service) openVerifier(role string) error {
 	}
 	s.onClose(s.verifier.Close)
 	return nil
+}
+
+// awaitRevocations waits until the verifier knows which sessions have ended, which takes
+// milliseconds. If it cannot be told, /readyz says so.
+func (s *service) awaitRevocations(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := s.verifier.Ready(ctx); err != nil {
+		s.log.Warn("revocations are not known yet", "err", err)
+	}
 }
 
 // verify answers auth.verify: as every verifier does, without a question to the database,
