@@ -42,7 +42,7 @@ var deployments = map[string]func(*testing.T) *instance{
 		return start(t, withPostgres(testpg.URL(t))...)
 	},
 	"Postgres and external bus": func(t *testing.T) *instance {
-		return start(t, append(withPostgres(testpg.URL(t)), "--nats-url="+externalNATS(t, server.Options{}))...)
+		return start(t, append(withPostgres(testpg.URL(t)), "--nats-url="+externalNATS(t, withJetStream(t)))...)
 	},
 	"edge and handlers apart": func(t *testing.T) *instance {
 		edge, _ := startApart(t)

@@ -30,7 +30,7 @@ func TestSimultaneousRefreshes(t *testing.T) {
 	} {
 		t.Run(grace, func(t *testing.T) {
 			t.Parallel()
-			flags := append(withPostgres(testpg.URL(t)), "--nats-url="+externalNATS(t, server.Options{}), "--refresh-grace="+grace)
+			flags := append(withPostgres(testpg.URL(t)), "--nats-url="+externalNATS(t, withJetStream(t)), "--refresh-grace="+grace)
 			edges := []*instance{start(t, flags...), start(t, flags...)}
 			check(t, edges[0], refreshes(t, edges, signUp(t, edges[0])))
 		})
@@ -351,7 +351,7 @@ func TestReadinessFollowsTheDatabase(t *testing.T) {
 
 func TestReadinessOfTheEdgeFollowsTheHandlers(t *testing.T) {
 	t.Parallel()
-	nats := "--nats-url=" + externalNATS(t, server.Options{})
+	nats := "--nats-url=" + externalNATS(t, withJetStream(t))
 	handlers, edge := start(t, "serve", "--handlers", nats), start(t, "serve", "--edge", nats)
 	awayAfter(t, edge, handlers, syscall.SIGTERM)
 	golden(t, "http-unavailable-bus", edge.get(t, "/readyz", ""))

@@ -322,6 +322,12 @@ func connect(t *testing.T, url string, options ...nats.Option) *nats.Conn {
 	return conn
 }
 
+// withJetStream is a server that keeps streams.
+func withJetStream(t *testing.T) server.Options {
+	t.Helper()
+	return server.Options{JetStream: true, StoreDir: t.TempDir()}
+}
+
 // externalNATS is a cluster of one that knows nothing of authd.
 func externalNATS(t *testing.T, o server.Options) (url string) {
 	t.Helper()
