@@ -439,6 +439,7 @@ var volatile = []struct{ pattern, name string }{
 	{`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z`, "<time>"},
 	{`\b[0-9a-v]{36}\b`, "<session>"},
 	{`max-age=1(296000|2959\d\d);`, "max-age=<seconds>;"}, // of the refresh cookie
+	{`"sequence":\d+`, `"sequence":"<sequence>"`},
 	{`"kid":"[\w-]{16}"`, `"kid":"<kid>"`},
 	{`"x":"[\w-]{43}"`, `"x":"<key>"`},
 }

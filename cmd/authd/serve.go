@@ -101,10 +101,10 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		if err := s.openStore(ctx, cmd.Migrate); err != nil {
 			return err
 		}
-		if err := s.openHandlers(ctx, keys); err != nil {
+		if err := s.openRelay(); err != nil {
 			return err
 		}
-		if err := s.openRelay(); err != nil {
+		if err := s.openHandlers(ctx, keys); err != nil {
 			return err
 		}
 	}
@@ -204,6 +204,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Limit: s.config.sessionLimit,
 	}
 	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Reauth: s.config.reauth}
+	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	health := &handlers.Health{Store: s.store}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
 
@@ -229,6 +230,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.SessionsList, sessions.List),
 		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
 		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),
+		bus.Handle(s.server, auth.UsersSnapshot, snapshot.Users),
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
@@ -275,6 +277,15 @@ func (s *service) openRelay() error {
 	}
 	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log}
 	return nil
+}
+
+// lastSequence is that of the latest event, asked for as the relay, which alone may.
+func (s *service) lastSequence(ctx context.Context) (uint64, error) {
+	n, err := events.LastSequence(ctx, s.relay.JS)
+	if errors.Is(err, jetstream.ErrStreamNotFound) { // nothing was published yet
+		return 0, nil
+	}
+	return n, err
 }
 
 // clusterSize is the number of servers from which on events are kept on as many.
