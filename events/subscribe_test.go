@@ -344,6 +344,31 @@ func TestWhatCannotBeReadIsADeadLetterAtOnce(t *testing.T) {
 	}
 }
 
+// An event that ends its receiver each time is given up without another try.
+func TestWhatKillsItsReceiverIsADeadLetter(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	conn := s.dial(t, embedded.Subscriber)
+	heard := make(chan auth.UserID, 10)
+	dead := make(chan string, 10)
+	c := events.Consumer{Name: "mailer", Tries: 2, Dead: func(e events.Event, err error) { dead <- e.Subject }}
+	_, err := events.Subscribe(t.Context(), conn, c, onRegistered(heard, well))
+	check(t, err)
+	js, err := jetstream.New(conn)
+	check(t, err)
+	consumer, err := js.Consumer(t.Context(), events.Stream, "mailer")
+	check(t, err)
+	s.outbox.emit(registered(1, 2)...)
+	for range c.Tries {
+		m, err := consumer.Next(jetstream.FetchMaxWait(patience))
+		check(t, err)
+		check(t, m.Nak()) // as after the time to acknowledge it
+	}
+	s.following(t, c, onRegistered(heard, well))
+	next(t, dead, "1")
+	next(t, heard, 2)
+}
+
 // A handler that panics or does not come back fails; the process goes on.
 func TestHandlersMayPanicOrHang(t *testing.T) {
 	t.Parallel()
