@@ -60,3 +60,19 @@ type PasswordChangeRequest struct {
 type PasswordChanged struct {
 	Ended int `json:"ended"`
 }
+
+// UsersSnapshotRequest asks for a page of all accounts, for a service that keeps its own list
+// of users: it reads all pages and then follows the events. See events.Subscribe.
+type UsersSnapshotRequest struct {
+	After UserID `json:"after,omitempty"` // the page begins behind it; 0 is the first page
+	Limit int    `json:"limit,omitempty"` // most accounts in it, up to 500; 0 is 100
+}
+
+// UsersSnapshotReply is a page of accounts in the order of their ids.
+type UsersSnapshotReply struct {
+	Users []Account `json:"users"`
+	Next  UserID    `json:"next,omitempty"` // After of the next page; absent if this is the last one
+	// Sequence is a number in the stream of events: whatever this page does not know yet has a
+	// higher one. Whoever reads several pages continues behind the Sequence of the first.
+	Sequence uint64 `json:"sequence"`
+}

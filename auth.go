@@ -37,7 +37,8 @@ const (
 	SessionsRevoke       Op[SessionsRevokeRequest, SessionsEnded]       = "auth.sessions.revoke"
 	SessionsRevokeOthers Op[SessionsRevokeOthersRequest, SessionsEnded] = "auth.sessions.revoke_others"
 
-	Revocations Op[RevocationsRequest, RevocationsReply] = "auth.revocations"
+	Revocations   Op[RevocationsRequest, RevocationsReply]     = "auth.revocations"
+	UsersSnapshot Op[UsersSnapshotRequest, UsersSnapshotReply] = "auth.users.snapshot"
 
 	Health Op[HealthRequest, HealthReply] = "auth.health"
 )

@@ -12,6 +12,11 @@
 // receiver keeps the ids of what it has done, with what it has done, and passes over those
 // it knows.
 //
+// A service that must miss none gives Subscribe a function for each type it cares for. Its
+// place in the stream is kept there, so events that come while it is away wait for it, for
+// thirty days. One that fails is tried again, ever later, and holds up those behind it; after
+// ten tries, or at once if it cannot be read, it is a DeadLetter and the next one's turn.
+//
 // An event travels as CloudEvents 1.0 in binary mode (NATS protocol binding §3.1): what it
 // is in headers, its data as JSON in the body. The subject is the type; the CloudEvents
 // subject is the id of the user, or of the key.

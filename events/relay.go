@@ -101,8 +101,8 @@ func (r *Relay) once(ctx context.Context) (taken int, err error) {
 	}
 	r.broken = false
 	taken, err = r.Outbox.Take(ctx, relayBatch, r.publish)
-	if errors.Is(err, jetstream.ErrNoStreamResponse) {
-		r.prepared = false // somebody deleted it
+	if err != nil {
+		r.prepared = false // the stream may be gone: where somebody listens, that is only silence
 	}
 	return taken, err
 }

@@ -55,6 +55,18 @@ func (s *Store) Account(ctx context.Context, id auth.UserID) (auth.Account, erro
 	return row.account(), s.fault("select user", err)
 }
 
+// Accounts returns accounts in the order of their ids: those behind an id, at most n.
+func (s *Store) Accounts(ctx context.Context, after auth.UserID, n int) ([]auth.Account, error) {
+	var rows []userRow
+	err := s.read.NewSelect().Model(&rows).ExcludeColumn("password", "email_key").
+		Where("id > ?", after).Order("id").Limit(int64(n)).Scan(ctx)
+	list := make([]auth.Account, len(rows))
+	for i, r := range rows {
+		list[i] = r.account()
+	}
+	return list, s.fault("select users", err)
+}
+
 // Rename gives the account another name and returns it as it is then, or auth.ErrNotFound.
 func (s *Store) Rename(ctx context.Context, id auth.UserID, name string, at time.Time) (auth.Account, error) {
 	var row userRow

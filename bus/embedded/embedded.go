@@ -1,12 +1,12 @@
 // Package embedded is the NATS server inside the authd process, for those who have no
-// cluster: one server, one account with JetStream, five roles.
+// cluster: one server, one account with JetStream, six roles.
 //
 // Start locks the directory, reads the seeds of the roles (making them the first time),
 // writes the configuration as text and lets the server parse it, so that what runs here is
 // what an operator could write down for a real cluster. It returns once the listener is open
 // and JetStream has recovered its streams.
 //
-//	keys.go     seeds: <Dir>/keys/{service,relay,edge,admin}.nk
+//	keys.go     seeds: <Dir>/keys/{service,relay,edge,admin,subscriber}.nk
 //	roles.go    who may publish and subscribe what
 //	config.go   both put into configuration text, with the limits
 //	log.go      the server's log into slog, its fatal errors into Start and Failed

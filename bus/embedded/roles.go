@@ -12,6 +12,8 @@ const (
 	Service = "service" // answers
 	Relay   = "relay"   // publishes events, keeps the streams
 	Admin   = "admin"   // the command line
+
+	Subscriber = "subscriber" // services that must miss no event: events.Subscribe
 )
 
 // Role is a set of rights on the bus. What neither list allows is refused.
@@ -38,24 +40,27 @@ type Subjects struct {
 // Nothing here limits the reply subject in a request, and the services protocol answers its
 // own subjects without asking us. So whoever answers may publish to inboxes but not events,
 // and whoever publishes events answers nobody: service and relay are two roles.
+// A subscriber can have events, though nothing else, sent to any subject: who pulls from a
+// stream says where to. So its key is for services of one's own.
 func Roles() []Role {
 	events := []string{"user.>", "session.>", "apikey.>", "key.>"}
+	public := []string{
+		"auth.register", "auth.login", "auth.verify", "auth.refresh", "auth.logout",
+		"auth.keys", "auth.revocations",
+		"auth.account.*", "auth.password.*", "auth.sessions.*", "auth.email.*",
+		"$SRV.>", // discovery: who serves this?
+	}
 	return []Role{
 		{
 			Name:        App,
 			InboxPrefix: "_INBOX",
-			Publish: Subjects{Allow: []string{
-				"auth.register", "auth.login", "auth.verify", "auth.refresh", "auth.logout",
-				"auth.keys", "auth.revocations", "auth.users.snapshot",
-				"auth.account.*", "auth.password.*", "auth.sessions.*", "auth.email.*",
-				"$SRV.>", // discovery: who serves this?
-			}},
-			Subscribe: Subjects{Allow: join(events, "_INBOX.>")},
+			Publish:     Subjects{Allow: public},
+			Subscribe:   Subjects{Allow: join(events, "_INBOX.>")},
 		},
 		{
 			Name:        Edge,
 			InboxPrefix: "_INBOX_edge",
-			Publish:     Subjects{Allow: []string{"auth.>"}, Deny: []string{"auth.admin.>"}},
+			Publish:     Subjects{Allow: []string{"auth.>"}, Deny: []string{"auth.admin.>", "auth.users.>"}},
 			// the news its verifier needs
 			Subscribe: Subjects{Allow: []string{"_INBOX_edge.>", "session.revoked", "user.disabled", "key.rotated"}},
 		},
@@ -63,7 +68,7 @@ func Roles() []Role {
 			Name:        Service,
 			InboxPrefix: "_INBOX_service",
 			Publish: Subjects{Allow: []string{
-				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", // replies
+				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", "_INBOX_subscriber.>", // replies
 				"auth.>", // an instance with the edge in it asks as the service
 			}},
 			// the events too: each instance has to hear what the others revoke
@@ -80,6 +85,16 @@ func Roles() []Role {
 			InboxPrefix: "_INBOX_admin",
 			Publish:     Subjects{Allow: []string{"auth.>", "$SRV.>", "$JS.API.>"}},
 			Subscribe:   Subjects{Allow: join(events, "_INBOX_admin.>")},
+		},
+		{
+			Name:        Subscriber,
+			InboxPrefix: "_INBOX_subscriber",
+			Publish: Subjects{Allow: join(public,
+				"auth.users.snapshot", // everybody's addresses
+				"$JS.API.CONSUMER.INFO.AUTH_EVENTS.*", "$JS.API.CONSUMER.CREATE.AUTH_EVENTS.*",
+				"$JS.API.CONSUMER.MSG.NEXT.AUTH_EVENTS.*", "$JS.ACK.AUTH_EVENTS.>",
+			)},
+			Subscribe: Subjects{Allow: join(events, "_INBOX_subscriber.>")},
 		},
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/golang-jwt/jwt/v5"
-	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/internal/testpg"

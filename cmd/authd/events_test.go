@@ -61,7 +61,7 @@ func heard(t *testing.T, sub *nats.Subscription, kind, subject string) (id strin
 func TestChangesAreToldOnTheBus(t *testing.T) {
 	t.Parallel()
 	cluster := func(t *testing.T) string {
-		return externalNATS(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+		return externalNATS(t, withJetStream(t))
 	}
 	for name, deploy := range map[string]func(*testing.T) *instance{
 		"SQLite and embedded bus":   deployments["SQLite and embedded bus"],
@@ -188,13 +188,53 @@ func truth(t *testing.T, store *persistence.Store, list []events.Event) {
 	}
 }
 
+// Without a stream accounts go on working, and readiness says that events wait.
+func TestWithoutAStreamTheServiceIsDegraded(t *testing.T) {
+	t.Parallel()
+	a := start(t, append(withPostgres(testpg.URL(t)), "--nats-url="+externalNATS(t, server.Options{}))...)
+	until(t, "it is noticed", func() bool { return strings.Contains(a.get(t, "/readyz", "").Answer.Body, "degraded") })
+	a.get(t, "/readyz", "").answered(t, 200, `{"status":"degraded","degraded":["events"]}`)
+	signUp(t, a)
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	a.get(t, "/verify", access).answered(t, 200, verified)
+	a.do(t, "POST /logout", bearer(access), "").answered(t, 204, "")
+	a.get(t, "/verify", access).refused(t, 401, "token_revoked", "")
+}
+
+// What one process ends, the others refuse within a moment, by the event, and with the event
+// lost by asking.
+func TestRevocationIsEverywhereAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]server.Options{"by the event": withJetStream(t), "by asking": {}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			flags := append(withPostgres(testpg.URL(t)), "--nats-url="+externalNATS(t, o))
+			a, b := start(t, flags...), start(t, flags...)
+			signUp(t, a)
+			access := a.post(t, "/login", credentials).member(t, "accessToken")
+			for _, i := range []*instance{a, b} {
+				i.get(t, "/verify", access).answered(t, 200, verified)
+			}
+			began := time.Now()
+			a.do(t, "POST /logout", bearer(access), "").answered(t, 204, "")
+			for _, i := range []*instance{a, b} {
+				until(t, "it is refused", func() bool { return i.get(t, "/verify", access).Answer.Status == 401 })
+				i.get(t, "/verify", access).refused(t, 401, "token_revoked", "")
+			}
+			t.Logf("after %s", time.Since(began).Round(time.Millisecond))
+			// An instance that starts later knows as well, before it is ready.
+			start(t, flags...).get(t, "/verify", access).refused(t, 401, "token_revoked", "")
+		})
+	}
+}
+
 // The process is killed at random moments while people register, log in and log out, and
 // started again. In the end there is an event for each change, and none for what was not.
 func TestKilledAtAnyMomentNoEventIsLostOrInvented(t *testing.T) {
 	t.Parallel()
 	const kills, workers = 8, 4
 	url := testpg.URL(t)
-	nats := externalNATS(t, server.Options{JetStream: true, StoreDir: t.TempDir()})
+	nats := externalNATS(t, withJetStream(t))
 	flags := append(withPostgres(url), "--nats-url="+nats)
 	conn := connect(t, nats)
 	ctx, stop := context.WithCancel(t.Context())

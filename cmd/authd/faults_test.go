@@ -69,7 +69,9 @@ func oneIsTheNext(t *testing.T, a *instance, answers []exchange) {
 		t.Fatalf("%d refreshes succeed, want 1", len(next))
 	}
 	a.post(t, "/refresh", `{"refreshToken":"`+next[0].member(t, "refreshToken")+`"}`).refused(t, 401, "token_revoked", "")
-	a.get(t, "/verify", next[0].member(t, "accessToken")).refused(t, 401, "token_revoked", "")
+	access := next[0].member(t, "accessToken")
+	until(t, "the session has ended for this instance too", func() bool { return a.get(t, "/verify", access).Answer.Status == 401 })
+	a.get(t, "/verify", access).refused(t, 401, "token_revoked", "")
 }
 
 func allGetTheSame(t *testing.T, a *instance, answers []exchange) {

@@ -137,6 +137,7 @@ func TestGoldenNATS(t *testing.T) {
 	keep("keys", "auth.keys", nil, "{}")
 	keep("register", "auth.register", nil, ada)
 	keep("email-taken", "auth.register", nil, ada)
+	golden(t, "nats-users-snapshot", ask(t, asSubscriber(t, a), "auth.users.snapshot", nil, `{"after":0,"limit":10}`))
 	keep("validation-failed", "auth.register", nil, `{"email":"ada","password":"short","client":{"ip":"192.0.2.256"}}`)
 	login := keep("login", "auth.login", nil, credentials)
 	access := login.member(t, "accessToken")

@@ -15,6 +15,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/persistence"
 )
 
 // keysCommand is "authd keys". It works on the database, whether or not the service runs:
@@ -155,13 +156,24 @@ func (s keysSettings) withKeys(ctx context.Context, fn func(*handlers.Keys) erro
 	})
 }
 
-// withSecrets runs fn on the settings' database, which may be in use.
-func (s keysSettings) withSecrets(ctx context.Context, fn func(*handlers.Secrets) error) (err error) {
+// withSecrets runs fn on the settings' database, with the master secret.
+func (s keysSettings) withSecrets(ctx context.Context, fn func(*handlers.Secrets) error) error {
 	url, err := s.url()
 	if err != nil {
 		return err
 	}
 	master, err := s.masterKeys(url)
+	if err != nil {
+		return err
+	}
+	return s.withStore(ctx, func(store *persistence.Store) error {
+		return wrongSecretKey(fn(&handlers.Secrets{Store: store, Master: master}))
+	})
+}
+
+// withStore runs fn on the settings' database, which may be in use.
+func (s databaseSettings) withStore(ctx context.Context, fn func(*persistence.Store) error) (err error) {
+	url, err := s.url()
 	if err != nil {
 		return err
 	}
@@ -178,7 +190,7 @@ func (s keysSettings) withSecrets(ctx context.Context, fn func(*handlers.Secrets
 	if err := checkSchema(ctx, store); err != nil {
 		return err
 	}
-	return wrongSecretKey(fn(&handlers.Secrets{Store: store, Master: master}))
+	return fn(store)
 }
 
 // masterKeys finds the master secret, where serve does.

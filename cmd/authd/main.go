@@ -10,6 +10,8 @@
 //	data.go      the data directory: modes, lock, the generated secret
 //	migrate.go   the schema
 //	keys.go      the signing keys and what seals them
+//	events.go    what happened
+//	outbox.go    what waits to be told
 //	import.go    accounts from elsewhere
 //	healthcheck.go  for containers
 package main
@@ -44,6 +46,8 @@ type commands struct {
 	Serve       serveCommand       `cmd:"" default:"withargs" help:"Run the service. This is what authd does when nothing else is said."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database schema up to date, back, or show where it stands."`
 	Keys        keysCommand        `cmd:"" help:"Show and change the keys that sign access tokens, and what they are sealed with."`
+	Events      eventsCommand      `cmd:"" help:"Show what happened to accounts and sessions."`
+	Outbox      outboxCommand      `cmd:"" help:"Show the events that wait to be published, or publish some once more."`
 	Import      importCommand      `cmd:"" help:"Take accounts over from the ancestor of this service, or from a file. It can be run again, and while the service runs."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`

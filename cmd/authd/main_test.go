@@ -448,6 +448,7 @@ var volatile = []struct{ pattern, name string }{
 	{`"cursor":"\d+\.\d+"`, `"cursor":"<cursor>"`},
 	{`"(kid|ce-subject)":"[\w-]{16}"`, `"$1":"<kid>"`},
 	{`\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b`, "<uuid>"},
+	{`"sequence":\d+`, `"sequence":"<sequence>"`},
 	{`"x":"[\w-]{43}"`, `"x":"<key>"`},
 }
 

@@ -102,10 +102,10 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		if err := s.openStore(ctx, cmd.Migrate); err != nil {
 			return err
 		}
-		if err := s.openHandlers(ctx, keys); err != nil {
+		if err := s.openRelay(); err != nil {
 			return err
 		}
-		if err := s.openRelay(); err != nil {
+		if err := s.openHandlers(ctx, keys); err != nil {
 			return err
 		}
 		s.awaitRevocations(ctx)
@@ -211,6 +211,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
 		Expected: map[string]func() error{"events": func() error { return s.relay.Err() }},
 	}
+	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
 
 	conn, err := s.connect(embedded.Service)
@@ -219,6 +220,15 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	}
 	if s.server, err = bus.NewServer(conn, version, s.log); err != nil {
 		conn.Close()
+		return err
+	}
+	// What the verifier asks for is answered first.
+	err = errors.Join(
+		bus.Handle(s.server, auth.Keys, s.keys.Keys),
+		bus.Handle(s.server, auth.Revocations, sessions.Revocations),
+		conn.Flush(),
+	)
+	if err != nil {
 		return err
 	}
 	if err := s.openVerifier(embedded.Service); err != nil {
@@ -236,7 +246,6 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Verify, s.verify(sessions)),
 		bus.Handle(s.server, auth.Refresh, sessions.Refresh),
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
-		bus.Handle(s.server, auth.Keys, s.keys.Keys),
 		bus.Handle(s.server, auth.AccountGet, accounts.Get),
 		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
 		bus.Handle(s.server, auth.AccountDelete, accounts.Delete),
@@ -244,7 +253,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.SessionsList, sessions.List),
 		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
 		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),
-		bus.Handle(s.server, auth.Revocations, sessions.Revocations),
+		bus.Handle(s.server, auth.UsersSnapshot, snapshot.Users),
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
@@ -332,6 +341,15 @@ func (s *service) openRelay() error {
 	}
 	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log}
 	return nil
+}
+
+// lastSequence is that of the latest event, asked for as the relay, which alone may.
+func (s *service) lastSequence(ctx context.Context) (uint64, error) {
+	n, err := events.LastSequence(ctx, s.relay.JS)
+	if errors.Is(err, jetstream.ErrStreamNotFound) { // nothing was published yet
+		return 0, nil
+	}
+	return n, err
 }
 
 // clusterSize is the number of servers from which on events are kept on as many.

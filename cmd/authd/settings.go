@@ -51,21 +51,25 @@ type accessSettings struct {
 	AccessTokenTTL    string `name:"access-token-ttl" env:"ACCESS_TOKEN_TTL" default:"15m" placeholder:"DURATION" help:"Lifetime of an access token."`
 }
 
+// natsSettings say where the bus is and how one gets in.
+type natsSettings struct {
+	NATSURL          string `name:"nats-url" env:"NATS_URL" placeholder:"URLS" help:"Comma-separated URLs of an external NATS cluster. Without one: an embedded server."`
+	NATSCreds        string `name:"nats-creds" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file for the external cluster."`
+	NATSNKeySeedFile string `name:"nats-nkey-seed-file" env:"NATS_NKEY_SEED_FILE" placeholder:"FILE" help:"NKey seed file for the external cluster."`
+	NATSTLSCA        string `name:"nats-tls-ca" env:"NATS_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the external cluster's certificates are checked against (PEM)."`
+	NATSListen       string `name:"nats-listen" env:"NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens; \"off\" keeps it inside the process."`
+}
+
 // serveSettings are all settings of "authd serve".
 type serveSettings struct {
 	databaseSettings
+	natsSettings
 	secretSettings
 	accessSettings
 	logSettings
 
 	Host string `env:"HOST" default:"127.0.0.1" placeholder:"ADDRESS" help:"Address that the HTTP edge listens on."`
 	Port string `env:"PORT" default:"3000" placeholder:"PORT" help:"Port that the HTTP edge listens on; 0 takes any free one."`
-
-	NATSURL          string `name:"nats-url" env:"NATS_URL" placeholder:"URLS" help:"Comma-separated URLs of an external NATS cluster. Without one: an embedded server."`
-	NATSCreds        string `name:"nats-creds" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file for the external cluster."`
-	NATSNKeySeedFile string `name:"nats-nkey-seed-file" env:"NATS_NKEY_SEED_FILE" placeholder:"FILE" help:"NKey seed file for the external cluster."`
-	NATSTLSCA        string `name:"nats-tls-ca" env:"NATS_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the external cluster's certificates are checked against (PEM)."`
-	NATSListen       string `name:"nats-listen" env:"NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens; \"off\" keeps it inside the process."`
 
 	CORSOrigins    string `name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGINS" help:"Comma-separated origins whose pages may use sessions in cookies and read the answers, as in https://app.example.com. Without one: none but the service's own."`
 	TrustedProxies string `env:"TRUSTED_PROXIES" placeholder:"NETWORKS" help:"Comma-separated addresses or networks of proxies whose X-Forwarded-For is believed, as in 10.0.0.0/8. Without one: none."`
@@ -206,7 +210,7 @@ var wrongDatabaseURL = &settingError{"DATABASE_URL", persistence.ErrURL.Error(),
 // isPostgres tells whether accounts are kept outside of this machine's files.
 func isPostgres(url string) bool { return strings.HasPrefix(url, "postgres") }
 
-func (s serveSettings) checkNATS() error {
+func (s natsSettings) checkNATS() error {
 	if s.NATSURL == "" {
 		for name, value := range map[string]string{"NATS_CREDS": s.NATSCreds, "NATS_NKEY_SEED_FILE": s.NATSNKeySeedFile, "NATS_TLS_CA": s.NATSTLSCA} {
 			if value != "" {
@@ -227,7 +231,7 @@ func (s serveSettings) checkNATS() error {
 	return nil
 }
 
-func (s serveSettings) checkListen() error {
+func (s natsSettings) checkListen() error {
 	if s.NATSListen == embedded.Off {
 		return nil
 	}
@@ -243,7 +247,7 @@ func (s serveSettings) checkListen() error {
 
 // natsCredentials reads the files that let us into the external cluster, so that one that
 // will not do is named here.
-func (s serveSettings) natsCredentials() (options []nats.Option, err error) {
+func (s natsSettings) natsCredentials() (options []nats.Option, err error) {
 	if s.NATSCreds != "" {
 		if err := checkFile("NATS_CREDS", s.NATSCreds, "/run/secrets/authd.creds", isCredentials); err != nil {
 			return nil, err

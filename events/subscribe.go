@@ -1,0 +1,337 @@
+package events
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// handledWithin is how long the stream waits for an acknowledgement, or a word that the
+	// event is still being handled, before it takes the receiver for dead.
+	handledWithin = 30 * time.Second
+	// pullFor and pullHeartbeat are how long the stream is asked for an event, and how often
+	// it says that it still listens.
+	pullFor       = 30 * time.Second
+	pullHeartbeat = 5 * time.Second
+
+	defaultTries   = 10
+	defaultTimeout = time.Minute
+)
+
+// defaultBackoff and ten tries bridge about fifty minutes.
+var defaultBackoff = []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
+
+// Consumer says who receives events, and how. Only Name is required.
+type Consumer struct {
+	// Name is that of the durable consumer on the stream, which remembers what was handled:
+	// letters, digits, - and _. Instances of one service use one name and share the events.
+	Name string
+	// From is the sequence of the first event, if the consumer is new: one more than that of
+	// the snapshot that was taken first. 0 is the oldest event that the stream keeps.
+	From uint64
+	// Tries is how often an event is handled before it is given up. 0 is 10.
+	Tries int
+	// Backoff is how long it waits after each failed try; the last value repeats. None is
+	// 1s, 5s, 30s, 2m, 10m.
+	Backoff []time.Duration
+	// Timeout ends the context of a handler. 0 is a minute.
+	Timeout time.Duration
+	// Dead is told of each event that is given up, and why, before it is.
+	Dead func(Event, error)
+	// Log is where failures go. nil is slog.Default.
+	Log *slog.Logger
+}
+
+// Handler handles the events of one type. See On.
+type Handler struct {
+	subject string
+	handle  func(context.Context, Event) error
+}
+
+// On makes a Handler of a function; the type of its last argument is that of the events. The
+// event is acknowledged when fn returns nil, and comes again when it does not.
+func On[D Data](fn func(context.Context, Event, D) error) Handler {
+	var none D
+	return Handler{none.Type(), func(ctx context.Context, e Event) error {
+		var d D
+		if err := json.Unmarshal(e.Data, &d); err != nil {
+			return &unreadableError{err}
+		}
+		return fn(ctx, e, d)
+	}}
+}
+
+// unreadableError is that of a message which no later try will read.
+type unreadableError struct{ cause error }
+
+func (e *unreadableError) Error() string { return "unreadable event: " + e.cause.Error() }
+func (e *unreadableError) Unwrap() error { return e.cause }
+
+// Subscription is a durable consumer whose events are handled while Run runs.
+type Subscription struct {
+	Consumer
+
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	handlers map[string]Handler // by type
+	subjects []string
+	consumer jetstream.Consumer // nil if it has to be found or made again
+}
+
+// Subscribe finds or makes a durable consumer of the events that there are handlers for. One
+// that exists goes on where it was; if it was made for other types, those are left out from
+// now on, or begin now.
+//
+//	s, err := events.Subscribe(ctx, conn, events.Consumer{Name: "mailer"}, events.On(welcome), events.On(forget))
+//	err = s.Run(ctx)
+//
+// It returns an error if the stream is not there or the connection's user may not consume
+// it: on the embedded server, that is the role subscriber.
+func Subscribe(ctx context.Context, conn *nats.Conn, c Consumer, handlers ...Handler) (*Subscription, error) {
+	s := &Subscription{Consumer: c, conn: conn, handlers: map[string]Handler{}}
+	if s.Tries == 0 {
+		s.Tries = defaultTries
+	}
+	if len(s.Backoff) == 0 {
+		s.Backoff = defaultBackoff
+	}
+	if s.Timeout == 0 {
+		s.Timeout = defaultTimeout
+	}
+	if s.Log == nil {
+		s.Log = slog.Default()
+	}
+	s.Log = s.Log.With("consumer", c.Name)
+	for _, h := range handlers {
+		if _, twice := s.handlers[h.subject]; twice {
+			return nil, fmt.Errorf("subscribe %s: two handlers for %s", c.Name, h.subject)
+		}
+		s.handlers[h.subject] = h
+		s.subjects = append(s.subjects, h.subject)
+	}
+	if len(handlers) == 0 {
+		return nil, fmt.Errorf("subscribe %s: no handlers", c.Name)
+	}
+	slices.Sort(s.subjects)
+	var err error
+	if s.js, err = jetstream.New(conn); err != nil {
+		return nil, fmt.Errorf("subscribe %s: %w", c.Name, err)
+	}
+	if err := s.ensure(ctx, c.From); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ensure finds or makes the consumer. What it has handled, and where it began, stays.
+//
+// One event is under way at a time, over all instances: with more, one that has to be tried
+// again would be overtaken by later ones of the same user. So one that fails holds up those
+// behind it until it succeeds or is given up. The tries are counted here and not by the
+// stream (MaxDeliver), which would give an event up without a word to Dead.
+func (s *Subscription) ensure(ctx context.Context, from uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, ackWait)
+	defer cancel()
+	config := jetstream.ConsumerConfig{
+		Durable: s.Name, FilterSubjects: s.subjects, DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: handledWithin, MaxDeliver: -1, MaxAckPending: 1,
+	}
+	if from > 0 {
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, from
+	}
+	found, err := s.js.Consumer(ctx, Stream, s.Name)
+	if err == nil {
+		old := found.CachedInfo().Config
+		config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = old.DeliverPolicy, old.OptStartSeq, old.OptStartTime
+		config.Metadata = old.Metadata
+	}
+	if err == nil || errors.Is(err, jetstream.ErrConsumerNotFound) {
+		s.consumer, err = s.js.CreateOrUpdateConsumer(ctx, Stream, config)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer; is the user allowed to consume the stream? %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("subscribe %s to stream %s: %w", s.Name, Stream, err)
+	}
+	return nil
+}
+
+// Run handles events until ctx ends; then it finishes the one it has and returns nil. Bus and
+// stream may go away and come back. A connection that is closed is an error.
+func (s *Subscription) Run(ctx context.Context) error {
+	for away := false; ; {
+		err := s.follow(ctx, &away)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case s.conn.IsClosed():
+			return fmt.Errorf("events for %s: %w", s.Name, err)
+		case !away:
+			s.Log.Warn("events do not arrive; they wait", "err", err)
+		}
+		away = true
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(relayEvery):
+		}
+	}
+}
+
+// follow handles events until ctx ends or one cannot be had. A consumer that has to be made
+// again begins with the oldest event: it is not known whether its stream is a new one.
+func (s *Subscription) follow(ctx context.Context, away *bool) error {
+	if s.consumer == nil {
+		if err := s.ensure(ctx, 0); err != nil {
+			return err
+		}
+	}
+	messages, err := s.consumer.Messages(jetstream.PullMaxMessages(1), jetstream.PullExpiry(pullFor), jetstream.PullHeartbeat(pullHeartbeat))
+	s.consumer = nil
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	if *away {
+		s.Log.Info("events arrive again")
+		*away = false
+	}
+	for {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return err
+		}
+		if err := s.receive(context.WithoutCancel(ctx), m); err != nil {
+			s.Log.Warn("event is not acknowledged; it comes again", "err", err)
+		}
+	}
+}
+
+// receive has one message handled and says so to the stream.
+func (s *Subscription) receive(ctx context.Context, m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	tried := int(min(meta.NumDelivered, 1<<20))
+	e, err := Parse(m.Headers(), m.Data())
+	switch {
+	case err != nil:
+		e = Event{ID: m.Headers().Get(headerID), Type: m.Subject(), Data: m.Data()}
+		err = &unreadableError{err}
+	case e.Type != m.Subject():
+		err = &unreadableError{fmt.Errorf("%s on subject %s", e.Type, m.Subject())}
+	case tried > s.Tries:
+		err = errors.New("the receiver died of it, or was away, each time")
+	default:
+		err = s.handle(ctx, m, e)
+	}
+	var unreadable *unreadableError
+	switch {
+	case err == nil:
+		return m.Ack()
+	case errors.As(err, &unreadable):
+		return s.bury(ctx, m, e, err, "unreadable")
+	case tried >= s.Tries:
+		return s.bury(ctx, m, e, err, fmt.Sprintf("failed %d times", s.Tries))
+	}
+	wait := s.Backoff[min(tried, len(s.Backoff))-1]
+	s.Log.Warn("event is tried again", "id", e.ID, "type", e.Type, "tried", tried, "in", wait.String(), "err", err)
+	return m.NakWithDelay(wait)
+}
+
+// handle calls the event's handler, and tells the stream meanwhile that somebody is at it. A
+// panic is the handler's error.
+func (s *Subscription) handle(ctx context.Context, m jetstream.Msg, e Event) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(handledWithin / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				_ = m.InProgress() // if it is lost, the event comes again
+			}
+		}
+	}()
+	defer func() {
+		cancel()
+		<-stopped
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return s.handlers[e.Type].handle(ctx, e)
+}
+
+// DeadLetter is an event that a consumer has given up. The last of them stand in the metadata
+// of the consumer under "dead_letters", where "nats consumer info" shows them; the event
+// itself is in the stream under its sequence for as long as that keeps it.
+type DeadLetter struct {
+	Sequence uint64    `json:"sequence"`
+	ID       string    `json:"id"`
+	Type     string    `json:"type"`
+	Reason   string    `json:"reason"` // without the handler's error, which is for its own log
+	At       time.Time `json:"at"`
+}
+
+const (
+	metaDead = "dead_letters"
+	maxDead  = 20 // that are noted; metadata is small
+)
+
+// bury gives an event up: tells, notes and terminates it, in this order, so that whatever
+// fails, it was told.
+func (s *Subscription) bury(ctx context.Context, m jetstream.Msg, e Event, cause error, reason string) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	letter := DeadLetter{meta.Sequence.Stream, e.ID, e.Type, reason, time.Now().UTC().Truncate(time.Second)}
+	s.Log.Error("event is given up", "sequence", letter.Sequence, "id", e.ID, "type", e.Type, "reason", reason, "err", cause)
+	if s.Dead != nil {
+		s.Dead(e, cause)
+	}
+	if err := s.note(ctx, letter); err != nil {
+		s.Log.Warn("dead letter is not noted at the consumer", "sequence", letter.Sequence, "err", err)
+	}
+	return m.TermWithReason(reason)
+}
+
+// note writes a dead letter into the consumer's metadata.
+func (s *Subscription) note(ctx context.Context, letter DeadLetter) error {
+	ctx, cancel := context.WithTimeout(ctx, ackWait)
+	defer cancel()
+	consumer, err := s.js.Consumer(ctx, Stream, s.Name)
+	if err != nil {
+		return err
+	}
+	config := consumer.CachedInfo().Config
+	var letters []DeadLetter
+	_ = json.Unmarshal([]byte(config.Metadata[metaDead]), &letters) // none, or somebody else's
+	letters = append(letters, letter)
+	text, err := json.Marshal(letters[max(0, len(letters)-maxDead):])
+	if err != nil {
+		return err
+	}
+	if config.Metadata == nil {
+		config.Metadata = map[string]string{}
+	}
+	config.Metadata[metaDead] = string(text)
+	_, err = s.js.UpdateConsumer(ctx, Stream, config)
+	return err
+}
