@@ -5,7 +5,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 TESTFLAGS =
 FUZZTIME  = 5s
 
-.PHONY: help run test lint fmt vet staticcheck fuzz vuln ci
+.PHONY: help run test lint fmt vet staticcheck fuzz vuln bench ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ staticcheck:
 
 fuzz: ## run every fuzz target for FUZZTIME (5s)
 	.ci/fuzz $(FUZZTIME)
+
+bench: ## measure, each program beside its limit; docs/performance.md has figures
+	go run ./bench/verifier
+	go run ./bench/relay
 
 vuln: ## look for known vulnerabilities in what we call
 	.ci/vuln $(GOVULNCHECK)

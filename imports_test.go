@@ -19,6 +19,7 @@ const module = "github.com/zyotra/auth"
 var mayImport = map[string][]string{
 	"":                           {},
 	"bus":                        {"", "events", "internal/strictjson", "internal/token"},
+	"bench/relay":                {"", "bus", "bus/embedded", "events", "migrations", "persistence"},
 	"bench/verifier":             {"", "bus"},
 	"bus/embedded":               {},
 	"events":                     {""},
@@ -46,8 +47,8 @@ var owners = map[string][]string{
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
 	"github.com/maypok86/otter":      {"bus"},
 	"github.com/mileusna/useragent":  {"handlers"},
-	"github.com/nats-io/nats-server": {"bus/embedded"},
-	"github.com/nats-io/nats.go":     {"bench/verifier", "bus", "bus/embedded", "events", "http", "cmd/authd"},
+	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded"},
+	"github.com/nats-io/nats.go":     {"bench/relay", "bench/verifier", "bus", "bus/embedded", "events", "http", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
