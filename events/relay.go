@@ -21,6 +21,8 @@ const (
 	// wrongLastMsgID is the server's error code for an event whose predecessor is not the last
 	// one in the stream: it was refused, or has been there for a while.
 	wrongLastMsgID jetstream.ErrorCode = 10070
+	// sayEvery is how often the log tells that events wait.
+	sayEvery = time.Minute
 	// ackWait is how long the stream may take to confirm an event. It ends before the database
 	// takes a relay for dead that says nothing.
 	ackWait = 5 * time.Second
@@ -31,6 +33,13 @@ const (
 type Outbox interface {
 	Take(ctx context.Context, n int, publish func(context.Context, []Event) (int, error)) (taken int, err error)
 	Woken() <-chan struct{}
+	Backlog(ctx context.Context) (Backlog, error)
+}
+
+// Backlog is what waits to be published.
+type Backlog struct {
+	Events int
+	Oldest time.Time // when the oldest of them happened; zero if there is none
 }
 
 // Relay publishes what is in the outbox. All fields are required. Every instance has one;
@@ -49,15 +58,18 @@ type Relay struct {
 // Run publishes until ctx ends. While database or stream are away it tries again and again;
 // nobody but the receivers waits for it.
 func (r *Relay) Run(ctx context.Context) error {
+	var said time.Time // when it was last said that events wait
 	for away := false; ; {
 		n, err := r.once(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && !away: // said once, not every second
-			r.Log.Error("events are not published; they wait", "err", err)
+		case err != nil && time.Since(said) > sayEvery: // not every second
+			r.say(ctx, err)
+			said = time.Now()
 		case err == nil && away:
 			r.Log.Info("events are published again")
+			said = time.Time{}
 		}
 		r.failed.Store(&err)
 		if away = err != nil; !away && (n == relayBatch || r.broken) {
@@ -67,6 +79,16 @@ func (r *Relay) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// say logs that events wait, and how many.
+func (r *Relay) say(ctx context.Context, err error) {
+	b, failed := r.Outbox.Backlog(ctx)
+	if failed != nil { // then that is why
+		r.Log.Error("events are not published; they wait", "err", err)
+		return
+	}
+	r.Log.Error("events are not published; they wait", "err", err, "waiting", b.Events, "oldest", b.Oldest)
 }
 
 // Err returns why events wait, if they do.

@@ -96,6 +96,12 @@ func (o *outbox) Take(ctx context.Context, n int, publish func(context.Context, 
 	return len(list), err
 }
 
+func (o *outbox) Backlog(context.Context) (events.Backlog, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return events.Backlog{Events: len(o.list)}, nil
+}
+
 // emit lets the relay publish events, in their order.
 func (o *outbox) emit(data ...events.Data) {
 	o.mu.Lock()

@@ -106,21 +106,15 @@ func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, [
 // now is for notes that no rule depends on.
 func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
 
-// Backlog is what waits to be published.
-type Backlog struct {
-	Events int
-	Oldest time.Time // when the oldest of them happened; zero if there is none
-}
-
 // Backlog tells what waits to be published.
-func (s *Store) Backlog(ctx context.Context) (b Backlog, err error) {
+func (s *Store) Backlog(ctx context.Context) (b events.Backlog, err error) {
 	err = s.read.NewSelect().Model((*outboxRow)(nil)).ColumnExpr("count(*)").Where("published_at IS NULL").Scan(ctx, &b.Events)
 	if err != nil || b.Events == 0 {
 		return b, s.fault("count events", err)
 	}
 	err = s.read.NewSelect().Model((*outboxRow)(nil)).Column("time").Where("published_at IS NULL").Order("seq").Limit(1).Scan(ctx, &b.Oldest)
 	if errors.Is(err, sql.ErrNoRows) { // published meanwhile
-		return Backlog{}, nil
+		return events.Backlog{}, nil
 	}
 	b.Oldest = b.Oldest.UTC()
 	return b, s.fault("select oldest event", err)

@@ -118,7 +118,7 @@ func TestWhatIsNotPublishedIsTakenAgain(t *testing.T) {
 		if got := take(t, s, 10); !slices.Equal(got, []string{"2", "3"}) {
 			t.Errorf("%v", got)
 		}
-		if b, err := s.Backlog(t.Context()); err != nil || b != (persistence.Backlog{}) {
+		if b, err := s.Backlog(t.Context()); err != nil || b != (events.Backlog{}) {
 			t.Errorf("%+v, %v", b, err)
 		}
 		// One whose context ends while it publishes has published all the same.

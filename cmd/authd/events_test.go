@@ -228,6 +228,98 @@ func TestRevocationIsEverywhereAtOnce(t *testing.T) {
 	}
 }
 
+// A stream that an operator made otherwise is reported and left alone.
+func TestAnExistingStreamIsLeftAsItIs(t *testing.T) {
+	t.Parallel()
+	url := externalNATS(t, withJetStream(t))
+	js, err := jetstream.New(connect(t, url))
+	check(t, err)
+	mine := jetstream.StreamConfig{Name: events.Stream, Subjects: []string{"user.>", "session.>", "apikey.>", "key.>"}, MaxAge: time.Hour}
+	_, err = js.CreateStream(t.Context(), mine)
+	check(t, err)
+	a := start(t, append(withPostgres(testpg.URL(t)), "--nats-url="+url)...)
+	line := a.line(t, "stream is not as the service would make it")
+	for _, name := range []string{"max_age", "max_bytes", "max_consumers", "duplicate_window", "deny_delete"} {
+		if !strings.Contains(line, name+" differs") {
+			t.Errorf("%s is not named in %s", name, line)
+		}
+	}
+	for _, name := range []string{"subjects", "storage", "replicas"} {
+		if strings.Contains(line, name) {
+			t.Errorf("%s is named in %s", name, line)
+		}
+	}
+	a.post(t, "/register", credentials)
+	until(t, "events are published all the same", func() bool {
+		s, err := js.Stream(t.Context(), events.Stream)
+		check(t, err)
+		if got := s.CachedInfo().Config; got.MaxAge != time.Hour || got.DenyDelete {
+			t.Fatalf("%+v", got)
+		}
+		return s.CachedInfo().State.Msgs >= 2
+	})
+}
+
+// On a cluster of three, events are kept on all three, and follow when one of them is gone.
+func TestEventsAreKeptOnAllThreeServersOfACluster(t *testing.T) {
+	t.Parallel()
+	urls, stop := clusterOfThree(t)
+	a := start(t, append(withPostgres(testpg.URL(t)), "--nats-url="+strings.Join(urls, ","))...)
+	a.post(t, "/register", credentials)
+	conn := connect(t, strings.Join(urls, ","))
+	js, err := jetstream.New(conn)
+	check(t, err)
+	var leader string
+	until(t, "the event is there", func() bool {
+		s, err := js.Stream(t.Context(), events.Stream)
+		if err != nil || s.CachedInfo().Cluster == nil || s.CachedInfo().Config.Replicas != 3 {
+			return false
+		}
+		leader = s.CachedInfo().Cluster.Leader
+		return s.CachedInfo().State.Msgs >= 2
+	})
+	stop(leader)
+	until(t, "somebody registers without that server", func() bool {
+		return a.post(t, "/register", strings.Replace(credentials, "ada", "bob", 1)).Answer.Status < 500
+	})
+	until(t, "the event of that is there too", func() bool {
+		s, err := js.Stream(t.Context(), events.Stream)
+		return err == nil && s.CachedInfo().State.Msgs >= 3
+	})
+}
+
+// clusterOfThree starts NATS servers with JetStream, and returns how to stop one by its name.
+func clusterOfThree(t *testing.T) (urls []string, stop func(name string)) {
+	t.Helper()
+	servers := map[string]*server.Server{}
+	var routes []string
+	for i := range 3 {
+		o := withJetStream(t)
+		o.Host, o.Port, o.NoLog, o.NoSigs, o.ServerName = "127.0.0.1", -1, true, true, fmt.Sprint("n", i)
+		o.Cluster = server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: -1}
+		o.Routes = server.RoutesFromStr(strings.Join(routes, ","))
+		s, err := server.NewServer(&o)
+		check(t, err)
+		s.Start()
+		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+		if !s.ReadyForConnections(patience) {
+			t.Fatal("a server does not come up")
+		}
+		servers[o.ServerName] = s
+		routes = append(routes, "nats://"+s.ClusterAddr().String())
+		urls = append(urls, s.ClientURL())
+	}
+	until(t, "the cluster has a leader", func() bool {
+		for _, s := range servers {
+			if s.JetStreamIsLeader() {
+				return len(s.JetStreamClusterPeers()) == 3
+			}
+		}
+		return false
+	})
+	return urls, func(name string) { servers[name].Shutdown(); servers[name].WaitForShutdown() }
+}
+
 // The process is killed at random moments while people register, log in and log out, and
 // started again. In the end there is an event for each change, and none for what was not.
 func TestKilledAtAnyMomentNoEventIsLostOrInvented(t *testing.T) {
