@@ -89,11 +89,13 @@ func (r *Relay) once(ctx context.Context) (taken int, err error) {
 		}
 	}
 	r.broken = false
-	taken, err = r.Outbox.Take(ctx, relayBatch, r.publish)
-	if errors.Is(err, jetstream.ErrNoStreamResponse) {
-		r.prepared = false // somebody deleted it
-	}
-	return taken, err
+	return r.Outbox.Take(ctx, relayBatch, func(ctx context.Context, list []Event) (int, error) {
+		done, err := r.publish(ctx, list)
+		// Somebody may have deleted the stream. The server says so only where nobody else
+		// hears the subject; otherwise the confirmation just does not come.
+		r.prepared = err == nil
+		return done, err
+	})
 }
 
 func (r *Relay) prepare(ctx context.Context) error {
