@@ -118,11 +118,13 @@ type RevocationsRequest struct {
 }
 
 // RevocationsReply is a page of sessions that have ended. Whoever asks goes on with Cursor
-// until a page tells nothing new; the last ones are told again each time.
+// at once while there is more, and later for what is new; the last minute is told again each
+// time, which may be more than a page.
 type RevocationsReply struct {
 	Revoked []Revocation `json:"revoked"`
 	Cursor  string       `json:"cursor"`
-	Now     time.Time    `json:"now"` // by the service's clock
+	More    bool         `json:"more"` // after this page, by now
+	Now     time.Time    `json:"now"`  // by the service's clock
 }
 
 // Revocation is a session that has ended.

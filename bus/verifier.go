@@ -353,14 +353,14 @@ func (v *Verifier) catchUp(ctx context.Context) error {
 	if err := v.fetchKeys(ctx); err != nil {
 		return err
 	}
-	// The last page leads back to where it is told again, and tells nothing new then.
+	// A page that tells nothing new need not be the last: more than one may be told again.
 	for more := true; more; {
 		page, err := v.page(ctx)
 		if err != nil {
 			return err
 		}
-		more = v.learn(page.Revoked)
-		v.cursor = page.Cursor
+		v.learn(page.Revoked)
+		v.cursor, more = page.Cursor, page.More
 	}
 	v.forget()
 	if v.synced.Swap(int64(max(begun, 1))) == 0 {
@@ -375,19 +375,17 @@ func (v *Verifier) page(ctx context.Context) (auth.RevocationsReply, error) {
 	return Call(ctx, v.conn, auth.Revocations, auth.RevocationsRequest{Since: v.cursor})
 }
 
-// learn refuses sessions, and tells whether one of them is new.
-func (v *Verifier) learn(list []auth.Revocation) (news bool) {
+// learn refuses sessions, unless their tokens have all expired.
+func (v *Verifier) learn(list []auth.Revocation) {
 	now := v.config.Clock()
 	v.revokedMu.Lock()
 	defer v.revokedMu.Unlock()
 	for _, r := range list {
 		until := r.ExpiresAt.Add(token.Leeway)
-		if _, known := v.revoked[r.SessionID]; known || now.After(until) {
-			continue
+		if !now.After(until) {
+			v.revoked[r.SessionID] = until
 		}
-		v.revoked[r.SessionID], news = until, true
 	}
-	return news
 }
 
 // forget drops sessions whose tokens have all expired.

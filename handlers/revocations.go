@@ -34,10 +34,11 @@ func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest)
 	if err != nil {
 		return auth.RevocationsReply{}, err
 	}
-	if len(list) < revocationsPage { // that is all there is by now
+	more := len(list) == revocationsPage
+	if !more {
 		last = persistence.Ending{At: now.Add(-revocationsOverlap)}
 	}
-	return auth.RevocationsReply{Revoked: list, Cursor: cursor(last), Now: now}, nil
+	return auth.RevocationsReply{Revoked: list, Cursor: cursor(last), More: more, Now: now}, nil
 }
 
 func cursor(e persistence.Ending) string { return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq) }

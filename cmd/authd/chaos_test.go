@@ -353,11 +353,10 @@ func revocations(t *testing.T, conn *nats.Conn) map[string]bool {
 	for cursor, more := "", true; more; {
 		page, err := bus.Call(t.Context(), conn, auth.Revocations, auth.RevocationsRequest{Since: cursor})
 		check(t, err)
-		before := len(known)
 		for _, r := range page.Revoked {
 			known[r.SessionID] = true
 		}
-		cursor, more = page.Cursor, len(known) > before
+		cursor, more = page.Cursor, page.More
 	}
 	return known
 }
