@@ -181,7 +181,7 @@ func (p *people) live(ctx context.Context, who string) error {
 	if rand.N(2) == 0 { // half of them stay
 		return nil
 	}
-	first, firstID, err = login(password)
+	_, firstID, err = login(password)
 	if err != nil {
 		return err
 	}
@@ -406,16 +406,16 @@ func TestTwoRelaysPublishAsOne(t *testing.T) {
 // published again all the same, and lets it go on.
 func freezeInLock(t *testing.T, store *persistence.Store, a *instance) {
 	t.Helper()
-	holder := func() (pid int) {
-		check(t, store.DB().NewRaw("SELECT COALESCE(max(pid), 0) FROM pg_locks WHERE locktype = 'advisory' AND granted"+
-			" AND database = (SELECT oid FROM pg_database WHERE datname = current_database())").Scan(t.Context(), &pid))
-		return pid
+	holder := func() (transaction string) { // "" if nobody holds it
+		check(t, store.DB().NewRaw("SELECT COALESCE(max(concat(a.pid, ' ', a.xact_start)), '') FROM pg_locks l JOIN pg_stat_activity a USING (pid)"+
+			" WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database()").Scan(t.Context(), &transaction))
+		return transaction
 	}
 	until(t, "the lock stays with who is stopped", func() bool {
 		check(t, a.signal(syscall.SIGSTOP))
 		first := holder()
-		time.Sleep(200 * time.Millisecond)
-		if first != 0 && holder() == first {
+		time.Sleep(300 * time.Millisecond)
+		if first != "" && holder() == first {
 			return true
 		}
 		check(t, a.signal(syscall.SIGCONT))
