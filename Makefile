@@ -4,8 +4,9 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 TESTFLAGS =
 FUZZTIME  = 5s
+CHAOS     = 25
 
-.PHONY: help run test lint fmt vet staticcheck fuzz vuln bench ci
+.PHONY: help run test chaos lint fmt vet staticcheck fuzz vuln bench ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +16,10 @@ run: ## run the service
 
 test: ## run all tests on a Postgres of their own (TESTFLAGS='-race -run Login')
 	go run ./internal/testpg/cmd/withpg -- go test -timeout 10m $(TESTFLAGS) ./...
+
+chaos: ## run the fault tests with CHAOS (25) times the faults of a normal run
+	CHAOS=$(CHAOS) go run ./internal/testpg/cmd/withpg -- go test -timeout 2h -count 1 -v ./cmd/authd \
+		-run 'KilledAtAnyMoment|BusGoes|DatabaseGoes|TwoRelays|SilentNetwork'
 
 lint: fmt vet staticcheck ## check the code without running it
 

@@ -87,8 +87,8 @@ func (a *authority) set(context.Context, auth.KeysRequest) (set auth.KeySet, err
 	return set, nil
 }
 
-// list tells two sessions a page, and the last one again, as the service tells the last
-// minute.
+// list tells two sessions a page, and at the end begins again, as the service tells the last
+// minute again.
 func (a *authority) list(_ context.Context, req auth.RevocationsRequest) (auth.RevocationsReply, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -100,11 +100,11 @@ func (a *authority) list(_ context.Context, req auth.RevocationsRequest) (auth.R
 		return auth.RevocationsReply{}, err
 	}
 	to := min(from+2, len(a.revoked))
-	reply := auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(to), More: to < len(a.revoked), Now: time.Now()}
-	if !reply.More {
-		reply.Cursor = fmt.Sprint(max(to-1, 0))
+	next := to
+	if to == len(a.revoked) {
+		next = 0
 	}
-	return reply, nil
+	return auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(next), More: to < len(a.revoked), Now: time.Now()}, nil
 }
 
 func (a *authority) add(t *testing.T, id string) {
@@ -288,6 +288,27 @@ func TestVerifierDoesNotVouchBeforeItHasCaughtUpNorWithoutNews(t *testing.T) {
 	soon(t, v, good, auth.ErrUnavailable)
 	a.silence(false)
 	soon(t, v, good, nil)
+}
+
+// More than a page is told again: the first one then holds no news, but a later one may.
+func TestVerifierVouchesOnlyOnceItHasReadToTheEnd(t *testing.T) {
+	a := startAuthority(t)
+	for i := range 40 {
+		a.revoke(t, fmt.Sprint(i), false)
+	}
+	v := ready(t, follow(t, a, bus.VerifierConfig{MaxStaleness: 300 * time.Millisecond}))
+	missed := a.sign(t, "one", "missed", time.Minute)
+	verify(t, v, missed, nil)
+	a.silence(true)
+	soon(t, v, missed, auth.ErrUnavailable)
+	a.revoke(t, "missed", false)
+	a.silence(false)
+	for late := time.Now().Add(10 * time.Second); v.Err() != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal(v.Err())
+		}
+	}
+	verify(t, v, missed, auth.ErrTokenRevoked)
 }
 
 func TestVerifierFollowsTheKeys(t *testing.T) {
