@@ -150,7 +150,7 @@ func (a *Accounts) delete(ctx context.Context, id auth.UserID, password string) 
 		if err != nil {
 			return err
 		}
-		if err := a.Sessions.tellEnded(ctx, tx, auth.ReasonUserDeleted, now, ended); err != nil {
+		if err := a.Sessions.tellEnded(ctx, tx, ended); err != nil {
 			return err
 		}
 		deleted, err := tx.DeleteUser(ctx, id, password)
@@ -208,7 +208,7 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 			return err
 		}
 		done.Ended = len(ended)
-		return a.Sessions.tellEnded(ctx, tx, auth.ReasonPasswordChanged, now, ended)
+		return a.Sessions.tellEnded(ctx, tx, ended)
 	})
 	if err != nil {
 		return auth.PasswordChanged{}, err

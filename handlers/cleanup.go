@@ -22,9 +22,8 @@ const (
 )
 
 // Cleanup deletes what is over: sessions that ended or expired, and events that were
-// published long ago. Every instance does it, at
-// times of its own, and whichever comes first finds something. All fields but Clock are
-// required.
+// published long ago. Every instance does it, at times of its own, and whichever comes
+// first finds something. All fields but Clock are required.
 type Cleanup struct {
 	Store     *persistence.Store
 	AccessTTL time.Duration // of an access token

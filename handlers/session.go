@@ -164,38 +164,40 @@ func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session pe
 	if err != nil {
 		return err
 	}
-	return s.tellEnded(ctx, tx, auth.ReasonSessionLimit, session.CreatedAt, ended)
+	return s.tellEnded(ctx, tx, ended)
 }
 
-// tellEnded emits the end of sessions.
-func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, reason auth.Reason, now time.Time, ended []persistence.Session) error {
+// tellEnded emits the end of sessions that one statement has just ended.
+func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, ended []persistence.Session) error {
+	if len(ended) == 0 {
+		return nil
+	}
 	data := make([]events.Data, len(ended))
 	for i, e := range ended {
 		data[i] = events.SessionRevoked{
-			UserID: e.UserID, SessionID: e.ID, Reason: reason, RevokedAt: now,
-			ExpiresAt: earlier(now.Add(s.AccessTTL), e.DeadlineAt),
+			UserID: e.UserID, SessionID: e.ID, Reason: e.Reason, RevokedAt: e.RevokedAt,
+			ExpiresAt: earlier(e.RevokedAt.Add(s.AccessTTL), e.DeadlineAt),
 		}
 	}
-	return tx.Emit(ctx, now, data...)
+	return tx.Emit(ctx, ended[0].RevokedAt, data...)
 }
 
 // end ends the sessions that statement does, with their events, and tells how many.
-func (s *Sessions) end(ctx context.Context, reason auth.Reason, statement func(context.Context, *persistence.Store, time.Time) ([]persistence.Session, error)) (n int, err error) {
-	now := s.Clock.now()
+func (s *Sessions) end(ctx context.Context, statement func(context.Context, *persistence.Store, time.Time) ([]persistence.Session, error)) (n int, err error) {
 	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		ended, err := statement(ctx, tx, now)
+		ended, err := statement(ctx, tx, s.Clock.now())
 		if err != nil {
 			return err
 		}
 		n = len(ended)
-		return s.tellEnded(ctx, tx, reason, now, ended)
+		return s.tellEnded(ctx, tx, ended)
 	})
 	return n, err
 }
 
 // endOne ends a session, whoever's it is.
 func (s *Sessions) endOne(ctx context.Context, id string, reason auth.Reason) error {
-	_, err := s.end(ctx, reason, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
+	_, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
 		return tx.EndSession(ctx, id, reason, now)
 	})
 	return err

@@ -38,7 +38,7 @@ func (s *Sessions) Revoke(ctx context.Context, req auth.SessionsRevokeRequest) (
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
-	n, err := s.end(ctx, auth.ReasonEndedByUser, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
+	n, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
 		return tx.EndSessionOf(ctx, access.UserID, req.SessionID, auth.ReasonEndedByUser, now)
 	})
 	if err == nil && n == 0 {
@@ -57,7 +57,7 @@ func (s *Sessions) RevokeOthers(ctx context.Context, req auth.SessionsRevokeOthe
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
-	n, err := s.end(ctx, auth.ReasonEndedByUser, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
+	n, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
 		return tx.EndOtherSessions(ctx, access.UserID, access.SessionID, auth.ReasonEndedByUser, now)
 	})
 	if err != nil {

@@ -45,6 +45,7 @@ type Session struct {
 	ExpiresAt  time.Time // of the current refresh token
 	DeadlineAt time.Time // beyond which no refreshing leads
 	RevokedAt  time.Time // zero while nobody ended it
+	Reason     auth.Reason
 	Carrier    auth.Carrier
 }
 
@@ -200,6 +201,6 @@ func (r sessionRow) session() Session {
 		CreatedAt: r.CreatedAt.UTC(), Created: auth.Client{IP: r.CreatedIP, UserAgent: r.CreatedAgent},
 		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
-		Carrier: auth.Carrier(r.Carrier),
+		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier),
 	}
 }

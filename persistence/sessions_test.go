@@ -196,7 +196,7 @@ func TestEndSessionOnceForTheFirstReason(t *testing.T) {
 		if ended, err := s.EndSession(t.Context(), n.ID, auth.ReasonLogout, at.Add(time.Minute)); err != nil || len(ended) != 0 {
 			t.Errorf("the second time: %v, %v", ended, err)
 		}
-		n.RevokedAt = at
+		n.RevokedAt, n.Reason = at, auth.ReasonTokenReuse
 		if got := stored(t, s, n.ID); !reflect.DeepEqual(got, n) {
 			t.Errorf("got  %+v\nwant %+v", got, n)
 		}
