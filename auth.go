@@ -63,9 +63,12 @@ func ParseBearer(header string) (token string, ok bool) {
 	return token, true
 }
 
+// ErrTwoCredentials refuses a request that authenticates in more than one way (RFC 6750 §2).
+var ErrTwoCredentials = fmt.Errorf("%w: two credentials", ErrMalformed)
+
 // BearerToken returns the token of a request's Authorization headers, "" if it has none. It
-// returns ErrInvalidToken for one that ParseBearer does not take, and ErrMalformed for more
-// than one: two credentials in one request are an error (RFC 6750 §2).
+// returns ErrInvalidToken for one that ParseBearer does not take, and ErrTwoCredentials for
+// more than one.
 func BearerToken(headers []string) (string, error) {
 	switch len(headers) {
 	case 0:
@@ -77,7 +80,7 @@ func BearerToken(headers []string) (string, error) {
 		}
 		return token, nil
 	}
-	return "", fmt.Errorf("%w: two credentials", ErrMalformed)
+	return "", ErrTwoCredentials
 }
 
 // Origin is embedded in requests whose sender is worth remembering.

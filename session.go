@@ -1,6 +1,9 @@
 package auth
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Carrier is what brings a session's tokens back: the requests themselves, or a browser's
 // cookies. A refresh token is good in its own alone.
@@ -51,6 +54,16 @@ type VerifyReply struct {
 	AuthTime  time.Time `json:"authTime"` // when the user authenticated
 	IssuedAt  time.Time `json:"issuedAt"`
 	ExpiresAt time.Time `json:"expiresAt"`
+}
+
+// Require returns ErrInsufficientScope unless the token has all the scopes.
+func (r VerifyReply) Require(scopes ...string) error {
+	for _, scope := range scopes {
+		if !slices.Contains(r.Scopes, scope) {
+			return ErrInsufficientScope
+		}
+	}
+	return nil
 }
 
 // RefreshRequest exchanges a refresh token for the session's next tokens.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,10 +187,8 @@ func (v *Verifier) Verify(ctx context.Context, text string, scopes ...string) (a
 	if v.isRevoked(reply.SessionID) {
 		return auth.VerifyReply{}, auth.ErrTokenRevoked
 	}
-	for _, scope := range scopes {
-		if !slices.Contains(reply.Scopes, scope) {
-			return auth.VerifyReply{}, auth.ErrInsufficientScope
-		}
+	if err := reply.Require(scopes...); err != nil {
+		return auth.VerifyReply{}, err
 	}
 	return reply, nil
 }
@@ -221,10 +218,7 @@ func (v *Verifier) read(ctx context.Context, text string) (auth.VerifyReply, err
 	if err != nil {
 		return auth.VerifyReply{}, err
 	}
-	reply := auth.VerifyReply{
-		UserID: access.UserID, SessionID: access.SessionID, Scopes: access.Scopes, AMR: access.AMR,
-		AuthTime: access.AuthTime, IssuedAt: access.IssuedAt, ExpiresAt: access.ExpiresAt,
-	}
+	reply := access.Reply()
 	v.known.Set(id, reply)
 	return reply, nil
 }
@@ -276,9 +270,6 @@ func (v *Verifier) fetchKeys(ctx context.Context) error {
 	}
 	return nil
 }
-
-// Forget lets go of all verified tokens, whose signatures are then checked again.
-func (v *Verifier) Forget() { v.known.InvalidateAll() }
 
 // Refuse refuses a session's tokens, of which the last ends at until, without waiting for the
 // news: for whoever ended it.

@@ -3,7 +3,6 @@ package events
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -65,7 +64,7 @@ func differ(found, wanted jetstream.StreamConfig) (names []string) {
 		"deny_delete":      found.DenyDelete == wanted.DenyDelete,
 	} {
 		if !same {
-			names = append(names, fmt.Sprintf("%s %s", name, "differs"))
+			names = append(names, name+" differs")
 		}
 	}
 	slices.Sort(names)

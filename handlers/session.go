@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -184,8 +183,9 @@ func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, ended [
 
 // end ends the sessions that statement does, with their events, and tells how many.
 func (s *Sessions) end(ctx context.Context, statement func(context.Context, *persistence.Store, time.Time) ([]persistence.Session, error)) (n int, err error) {
+	now := s.Clock.now()
 	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		ended, err := statement(ctx, tx, s.Clock.now())
+		ended, err := statement(ctx, tx, now)
 		if err != nil {
 			return err
 		}
@@ -297,7 +297,7 @@ func (s *Sessions) Logout(ctx context.Context, req auth.LogoutRequest) (auth.Log
 func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (string, error) {
 	switch {
 	case req.AccessToken != "" && req.RefreshToken != "":
-		return "", fmt.Errorf("%w: two credentials", auth.ErrMalformed) // RFC 6750 §2
+		return "", auth.ErrTwoCredentials
 	case req.RefreshToken != "":
 		presented, err := token.ReadRefreshToEnd(req.RefreshToken, s.Refreshes)
 		return presented.SessionID, err
@@ -316,15 +316,11 @@ func (s *Sessions) Verify(ctx context.Context, req auth.VerifyRequest) (auth.Ver
 	if err != nil {
 		return auth.VerifyReply{}, err
 	}
-	for _, scope := range req.Scopes {
-		if !slices.Contains(access.Scopes, scope) {
-			return auth.VerifyReply{}, auth.ErrInsufficientScope
-		}
+	reply := access.Reply()
+	if err := reply.Require(req.Scopes...); err != nil {
+		return auth.VerifyReply{}, err
 	}
-	return auth.VerifyReply{
-		UserID: access.UserID, SessionID: access.SessionID, Scopes: access.Scopes, AMR: access.AMR,
-		AuthTime: access.AuthTime, IssuedAt: access.IssuedAt, ExpiresAt: access.ExpiresAt,
-	}, nil
+	return reply, nil
 }
 
 // user is authenticate for requests on behalf of a user, which need a token.

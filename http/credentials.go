@@ -21,8 +21,6 @@ const (
 	refreshCookie = "__Host-refresh"
 )
 
-var errTwoCredentials = fmt.Errorf("%w: two credentials", auth.ErrMalformed) // RFC 6750 §2
-
 // credential finds the access token of a request: in the header Authorization, in the access
 // cookie, or, as the service's ancestor read it, in the member token of a POST's body, which
 // is then taken out of it. Two of them are an error, and a cookie counts for a change only if
@@ -78,7 +76,7 @@ func one(c *fiber.Ctx, member string) (token string, isCookie bool, err error) {
 	case 1:
 		return given[0], cookie != "", nil
 	}
-	return "", false, errTwoCredentials
+	return "", false, auth.ErrTwoCredentials
 }
 
 // authorization is auth.BearerToken of the request.
@@ -98,7 +96,7 @@ func readCookie(c *fiber.Ctx, name string) (value string, err error) {
 			continue
 		}
 		if value != "" {
-			return "", errTwoCredentials
+			return "", auth.ErrTwoCredentials
 		}
 		value = string(v)
 	}

@@ -164,23 +164,21 @@ func (e *Edge) refresh(c *fiber.Ctx) error {
 	if req.Carrier != "" { // what carries the token is what it came in
 		return notHere("carrier")
 	}
-	if cookie == "" {
-		reply, err := ask(e, auth.Refresh, req)
-		if err != nil {
+	if cookie != "" {
+		if req.RefreshToken != "" {
+			return auth.ErrTwoCredentials
+		}
+		if err := e.proveOrigin(c); err != nil {
 			return err
 		}
-		return c.JSON(reply)
+		req.RefreshToken, req.Carrier = cookie, auth.CarrierCookie
 	}
-	if req.RefreshToken != "" {
-		return errTwoCredentials
-	}
-	if err := e.proveOrigin(c); err != nil {
-		return err
-	}
-	req.RefreshToken, req.Carrier = cookie, auth.CarrierCookie
 	reply, err := ask(e, auth.Refresh, req)
 	if err != nil {
 		return err
+	}
+	if cookie == "" {
+		return c.JSON(reply)
 	}
 	kept, err := setCookies(c, reply)
 	if err != nil {
@@ -206,7 +204,7 @@ func (e *Edge) logout(c *fiber.Ctx) error {
 	}
 	if refresh != "" {
 		if req.RefreshToken != "" || req.AccessToken != access {
-			return errTwoCredentials
+			return auth.ErrTwoCredentials
 		}
 		if err := e.proveOrigin(c); err != nil {
 			return err

@@ -184,14 +184,10 @@ func verification(ctx context.Context, conn *nats.Conn) error {
 			}
 		}
 	})
-	fresh := testing.Benchmark(func(b *testing.B) {
-		for b.Loop() {
-			v.Forget() // so that it is new again
-			if _, err := v.Verify(ctx, token); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+	fresh, err := newTokens(ctx, conn, v)
+	if err != nil {
+		return err
+	}
 	remembered := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -202,7 +198,31 @@ func verification(ctx context.Context, conn *nats.Conn) error {
 	})
 	fmt.Printf("verification of one token of %d bytes:\n", len(token))
 	fmt.Printf("  bare signature  %6d ns\n", bare.NsPerOp())
-	fmt.Printf("  new token       %6d ns  %.2f of bare, forgetting included\n", fresh.NsPerOp(), float64(fresh.NsPerOp())/float64(bare.NsPerOp()))
+	fmt.Printf("  new token       %6d ns  %.2f of bare\n", fresh.Nanoseconds(), float64(fresh.Nanoseconds())/float64(bare.NsPerOp()))
 	fmt.Printf("  remembered      %6d ns  %d allocations\n", remembered.NsPerOp(), remembered.AllocsPerOp())
 	return nil
+}
+
+// newTokens verifies a thousand tokens of one session, each for the first time, and returns
+// what one took.
+func newTokens(ctx context.Context, conn *nats.Conn, v *bus.Verifier) (time.Duration, error) {
+	session, err := bus.Call(ctx, conn, auth.Login, auth.LoginRequest{Email: "ada@example.com", Password: "correct horse battery"})
+	if err != nil {
+		return 0, err
+	}
+	list, refresh := make([]string, 1000), session.RefreshToken
+	for i := range list {
+		next, err := bus.Call(ctx, conn, auth.Refresh, auth.RefreshRequest{RefreshToken: refresh})
+		if err != nil {
+			return 0, err
+		}
+		list[i], refresh = next.AccessToken, next.RefreshToken
+	}
+	began := time.Now()
+	for _, token := range list {
+		if _, err := v.Verify(ctx, token); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(began) / time.Duration(len(list)), nil
 }

@@ -273,14 +273,7 @@ func TestAsyncAPIListsWhatTheServiceAnnounces(t *testing.T) {
 func TestAsyncAPINamesTheRolesThatMayAsk(t *testing.T) {
 	t.Parallel()
 	for subject, d := range asyncAPIOperations(t) {
-		covers := func(pattern string) bool { return server.SubjectsCollide(subject, pattern) }
-		var want []string
-		for _, r := range embedded.Roles() {
-			if slices.ContainsFunc(r.Publish.Allow, covers) && !slices.ContainsFunc(r.Publish.Deny, covers) {
-				want = append(want, r.Name)
-			}
-		}
-		if !slices.Equal(d.roles, want) {
+		if want := rolesThatMay(subject, func(r embedded.Role) embedded.Subjects { return r.Publish }); !slices.Equal(d.roles, want) {
 			t.Errorf("%s: roles %q, want %q", subject, d.roles, want)
 		}
 	}
@@ -291,17 +284,21 @@ func TestAsyncAPINamesTheRolesThatMayHear(t *testing.T) {
 	all, err := asyncAPIEvents()
 	check(t, err)
 	for subject, d := range all {
-		covers := func(pattern string) bool { return server.SubjectsCollide(subject, pattern) }
-		var want []string
-		for _, r := range embedded.Roles() {
-			if slices.ContainsFunc(r.Subscribe.Allow, covers) && !slices.ContainsFunc(r.Subscribe.Deny, covers) {
-				want = append(want, r.Name)
-			}
-		}
-		if !slices.Equal(d.roles, want) {
+		if want := rolesThatMay(subject, func(r embedded.Role) embedded.Subjects { return r.Subscribe }); !slices.Equal(d.roles, want) {
 			t.Errorf("%s: roles %q, want %q", subject, d.roles, want)
 		}
 	}
+}
+
+// rolesThatMay names the roles with a right to a subject.
+func rolesThatMay(subject string, right func(embedded.Role) embedded.Subjects) (names []string) {
+	covers := func(pattern string) bool { return server.SubjectsCollide(subject, pattern) }
+	for _, r := range embedded.Roles() {
+		if may := right(r); slices.ContainsFunc(may.Allow, covers) && !slices.ContainsFunc(may.Deny, covers) {
+			names = append(names, r.Name)
+		}
+	}
+	return names
 }
 
 // eventAsDescribed returns an error if headers and data of an event are not what

@@ -299,8 +299,8 @@ func (r *report) print(out io.Writer) {
 		}
 	}
 	all := 0
-	for _, reason := range slices.Sorted(maps.Keys(r.reasons)) {
-		all += r.reasons[reason]
+	for _, n := range r.reasons {
+		all += n
 	}
 	if more := all - len(r.first); more > 0 {
 		fmt.Fprintf(out, "… and %d more\n", more)

@@ -111,7 +111,7 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		s.awaitRevocations(ctx)
 	}
 	if !cmd.Handlers {
-		return s.openEdge(cmd.Edge)
+		return s.openEdge()
 	}
 	return nil
 }
@@ -282,11 +282,10 @@ func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) erro
 // openVerifier follows keys and revocations over the bus, on a connection of its own, which
 // outlives the one that answers.
 func (s *service) openVerifier(role string) error {
-	conn, err := s.connect(role)
+	conn, err := s.keepConnected(role)
 	if err != nil {
 		return err
 	}
-	s.onClose(func() error { conn.Close(); return nil })
 	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log})
 	if err != nil {
 		return err
@@ -322,15 +321,10 @@ func (s *service) verify(sessions *handlers.Sessions) func(context.Context, auth
 
 // openRelay connects what publishes events to the bus, in a role of its own.
 func (s *service) openRelay() error {
-	role := embedded.Relay
-	if s.embedded == nil {
-		role = embedded.Service // the one whose credentials this process was given
-	}
-	conn, err := s.connect(role)
+	conn, err := s.keepConnected(embedded.Relay)
 	if err != nil {
 		return err
 	}
-	s.onClose(func() error { conn.Close(); return nil })
 	js, err := jetstream.New(conn)
 	if err != nil {
 		return fmt.Errorf("relay: %w", err)
@@ -368,18 +362,13 @@ func refreshKeys(set []byte, master secret.Keys) (keys []token.Key) {
 }
 
 // openEdge connects the edge to the bus, as a client of its own, and opens its listener.
-func (s *service) openEdge(alone bool) error {
-	role := embedded.Edge
-	if s.embedded == nil && !alone {
-		role = embedded.Service // the one whose credentials this process was given
-	}
-	conn, err := s.connect(role)
+func (s *service) openEdge() error {
+	conn, err := s.keepConnected(embedded.Edge)
 	if err != nil {
 		return err
 	}
-	s.onClose(func() error { conn.Close(); return nil })
 	if s.verifier == nil {
-		if err := s.openVerifier(role); err != nil {
+		if err := s.openVerifier(embedded.Edge); err != nil {
 			return err
 		}
 	}
@@ -393,9 +382,22 @@ func (s *service) openEdge(alone bool) error {
 	return nil
 }
 
+// keepConnected is connect for as long as the process runs.
+func (s *service) keepConnected(role string) (*nats.Conn, error) {
+	conn, err := s.connect(role)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(func() error { conn.Close(); return nil })
+	return conn, nil
+}
+
 // connect connects to the bus in a role: inside the process, or to the external cluster with
-// the credentials of the settings.
+// the credentials of the settings. Where those are the service's, all parts have its role.
 func (s *service) connect(role string) (*nats.Conn, error) {
+	if s.embedded == nil && s.store != nil {
+		role = embedded.Service
+	}
 	options := []nats.Option{
 		nats.Name("authd " + role),
 		nats.CustomInboxPrefix("_INBOX_" + role),

@@ -31,6 +31,14 @@ type Issuer struct {
 	Audience string // aud
 }
 
+// Reply is what whoever asks about the token is told.
+func (a Access) Reply() auth.VerifyReply {
+	return auth.VerifyReply{
+		UserID: a.UserID, SessionID: a.SessionID, Scopes: a.Scopes, AMR: a.AMR,
+		AuthTime: a.AuthTime, IssuedAt: a.IssuedAt, ExpiresAt: a.ExpiresAt,
+	}
+}
+
 // accessClaims is Access on the wire. It never holds an address or a name.
 type accessClaims struct {
 	registered
