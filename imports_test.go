@@ -21,15 +21,20 @@ var mayImport = map[string][]string{
 	"bus":                        {"", "events", "internal/strictjson", "internal/token"},
 	"bench/relay":                {"", "bus", "bus/embedded", "events", "migrations", "persistence"},
 	"bench/verifier":             {"", "bus"},
+	"bus/authfiber":              {"", "bus", "internal/problem"},
+	"bus/authhttp":               {"", "bus", "internal/problem"},
+	"bus/authmicro":              {"", "bus"},
 	"bus/embedded":               {},
 	"events":                     {""},
 	"handlers":                   {"", "events", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
-	"http":                       {"", "bus", "docs", "internal/strictjson"},
+	"http":                       {"", "bus", "docs", "internal/problem", "internal/strictjson"},
 	"internal/email":             {},
 	"internal/jsonl":             {"internal/strictjson"},
 	"internal/password":          {"internal/secret"},
+	"internal/problem":           {""},
 	"internal/secret":            {},
 	"internal/strictjson":        {""},
+	"internal/testauthority":     {"", "bus", "internal/token"},
 	"internal/testpg":            {"internal/testtool"},
 	"internal/testpg/cmd/withpg": {"internal/testpg"},
 	"internal/testtool":          {},
@@ -42,13 +47,13 @@ var mayImport = map[string][]string{
 
 // owners lists who may import a technology: one package, and cmd where it joins the parts.
 var owners = map[string][]string{
-	"github.com/gofiber/fiber":       {"http"},
+	"github.com/gofiber/fiber":       {"bus/authfiber", "http"},
 	"github.com/golang-jwt/jwt":      {"internal/token"},
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
 	"github.com/maypok86/otter":      {"bus"},
 	"github.com/mileusna/useragent":  {"handlers"},
-	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded"},
-	"github.com/nats-io/nats.go":     {"bench/relay", "bench/verifier", "bus", "bus/embedded", "events", "http", "cmd/authd"},
+	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded", "internal/testauthority"},
+	"github.com/nats-io/nats.go":     {"bench/relay", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
@@ -59,7 +64,7 @@ var owners = map[string][]string{
 // light are the packages that other people's services import; heavy is what they must not
 // link by that.
 var (
-	light = []string{"", "bus", "events"}
+	light = []string{"", "bus", "bus/authhttp", "bus/authmicro", "events"}
 	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server"}
 )
 

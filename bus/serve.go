@@ -142,15 +142,21 @@ func (s *Server) refuse(r micro.Request, err error) {
 	default:
 		s.log.Debug("request refused", "subject", r.Subject(), "code", public.Code, "err", err)
 	}
-	body, err := json.Marshal(public)
-	if err != nil {
-		s.log.Error("encode error", "subject", r.Subject(), "err", err)
-		return
-	}
-	// The message is a fixed text, so last_error in the statistics tells of nobody.
-	if err := r.Error(strconv.Itoa(public.Code.Status()), public.Message, body); err != nil {
+	if err := Refuse(r, public); err != nil {
 		s.log.Error("reply lost", "subject", r.Subject(), "err", err)
 	}
+}
+
+// Refuse replies to a request with what auth.Public tells of err, as this service does to its
+// own and as Call reads it.
+func Refuse(r micro.Request, err error) error {
+	public := auth.Public(err)
+	body, err := json.Marshal(public)
+	if err != nil {
+		return fmt.Errorf("encode error: %w", err)
+	}
+	// The message is a fixed text, so last_error in the statistics tells of nobody.
+	return r.Error(strconv.Itoa(public.Code.Status()), public.Message, body)
 }
 
 // isInbox tells whether a reply subject is of the agreed form: an inbox, with the prefix of

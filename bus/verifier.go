@@ -135,14 +135,15 @@ func (v *Verifier) unsubscribe() (err error) {
 	return err
 }
 
-// Close ends the following. Verify returns auth.ErrUnavailable from then on.
+// Close ends the following. Verify returns auth.ErrUnavailable from then on. Closing again
+// does nothing.
 func (v *Verifier) Close() error {
 	v.stop()
 	<-v.done
 	v.synced.Store(0)
 	v.known.InvalidateAll()
 	err := v.unsubscribe()
-	if errors.Is(err, nats.ErrConnectionClosed) {
+	if errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrBadSubscription) {
 		return nil
 	}
 	return err
@@ -191,6 +192,19 @@ func (v *Verifier) Verify(ctx context.Context, text string, scopes ...string) (a
 		return auth.VerifyReply{}, err
 	}
 	return reply, nil
+}
+
+// VerifyBearer is Verify of a request's Authorization headers. It returns
+// auth.ErrUnauthenticated if there is none, and auth.ErrTwoCredentials for two.
+func (v *Verifier) VerifyBearer(ctx context.Context, headers []string, scopes ...string) (auth.VerifyReply, error) {
+	text, err := auth.BearerToken(headers)
+	if err != nil {
+		return auth.VerifyReply{}, err
+	}
+	if text == "" {
+		return auth.VerifyReply{}, auth.ErrUnauthenticated
+	}
+	return v.Verify(ctx, text, scopes...)
 }
 
 // Answer is Verify as the answer to auth.verify.

@@ -1,55 +1,30 @@
 package http
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 
 	"github.com/gofiber/fiber/v2"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/problem"
 )
-
-// problem is an error as HTTP tells it (RFC 9457): code and message as on the bus.
-type problem struct {
-	Type    string       `json:"type"`
-	Title   string       `json:"title"`
-	Status  int          `json:"status"`
-	Detail  string       `json:"detail"`
-	Code    auth.Code    `json:"code"`
-	Message string       `json:"message"`
-	Fields  []auth.Field `json:"fields,omitempty"`
-}
-
-// problemType begins the type of every problem; the code ends it.
-const problemType = "urn:zyotra:auth:problem:"
 
 // fail is the one place where an error becomes an answer, and is logged if it is ours.
 func (e *Edge) fail(c *fiber.Ctx, err error) error {
 	secure(c) // not every error has come past guard
 	public := public(err)
-	status := public.Code.Status()
 	switch public.Code {
 	case auth.CodeInternal:
 		e.Log.Error("request failed", "method", c.Method(), "path", c.Path(), "err", err)
 	case auth.CodeUnavailable:
 		e.Log.Warn("request failed", "method", c.Method(), "path", c.Path(), "err", err)
 	}
-	switch status {
-	case http.StatusUnauthorized:
-		c.Set(fiber.HeaderWWWAuthenticate, challenge(public.Code))
-	case http.StatusServiceUnavailable:
-		c.Set(fiber.HeaderRetryAfter, "1")
+	answer := problem.Of(public)
+	for name, value := range answer.Header {
+		c.Set(name, value)
 	}
-	body, err := json.Marshal(problem{
-		Type: problemType + string(public.Code), Title: http.StatusText(status), Status: status,
-		Detail: public.Message, Code: public.Code, Message: public.Message, Fields: public.Fields,
-	})
-	if err != nil {
-		return err
-	}
-	c.Set(fiber.HeaderContentType, "application/problem+json")
-	return c.Status(status).Send(body)
+	return c.Status(answer.Status).Send(answer.Body)
 }
 
 // public is auth.Public, for Fiber's own errors too.
@@ -69,15 +44,6 @@ func public(err error) *auth.Error {
 		return auth.ErrInternal
 	}
 	return auth.ErrMalformed
-}
-
-// challenge says how to authenticate (RFC 6750 §3): no error where no token was presented.
-func challenge(code auth.Code) string {
-	switch code {
-	case auth.CodeInvalidToken, auth.CodeTokenExpired, auth.CodeTokenRevoked:
-		return `Bearer realm="zyotra", error="invalid_token"`
-	}
-	return `Bearer realm="zyotra"`
 }
 
 // secure sets the headers of every answer. Nothing here is for frames, scripts or caches.

@@ -1,0 +1,48 @@
+// Package authfiber guards Fiber handlers with access tokens, verified in the process:
+//
+//	v, err := bus.NewVerifier(conn, bus.VerifierConfig{Issuer: …, Audience: …})
+//	app.Get("/orders", authfiber.Require(v, "orders:read"), listOrders)
+//
+// and in listOrders:
+//
+//	who := authfiber.Identity(c)
+package authfiber
+
+import (
+	"github.com/gofiber/fiber/v2"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/internal/problem"
+)
+
+type key struct{}
+
+// Require lets those requests through whose header Authorization bears a valid token that has
+// all the scopes. Others get a problem (RFC 9457): 401, 403, or 503 if v cannot vouch.
+func Require(v *bus.Verifier, scopes ...string) fiber.Handler {
+	return func(c *fiber.Ctx) error {
+		var headers []string
+		for _, h := range c.Request().Header.PeekAll(fiber.HeaderAuthorization) {
+			headers = append(headers, string(h))
+		}
+		who, err := v.VerifyBearer(c.UserContext(), headers, scopes...)
+		if err != nil {
+			return refuse(c, err)
+		}
+		c.Locals(key{}, who)
+		return c.Next()
+	}
+}
+
+// Identity returns what the request's token says. In a request that has not come through
+// Require it panics: nobody goes on as user 0.
+func Identity(c *fiber.Ctx) auth.VerifyReply { return c.Locals(key{}).(auth.VerifyReply) }
+
+func refuse(c *fiber.Ctx, err error) error {
+	p := problem.Of(err)
+	for name, value := range p.Header {
+		c.Set(name, value)
+	}
+	return c.Status(p.Status).Send(p.Body)
+}
