@@ -18,14 +18,14 @@ const module = "github.com/zyotra/auth"
 // one is placed on purpose.
 var mayImport = map[string][]string{
 	"":                           {},
-	"bus":                        {"", "events", "internal/strictjson", "internal/token"},
+	"bus":                        {"", "events", "internal/strictjson", "internal/token", "internal/trace"},
 	"bench/relay":                {"", "bus", "bus/embedded", "events", "migrations", "persistence"},
 	"bench/verifier":             {"", "bus"},
 	"bus/authfiber":              {"", "bus", "internal/problem"},
 	"bus/authhttp":               {"", "bus", "internal/problem"},
 	"bus/authmicro":              {"", "bus"},
 	"bus/embedded":               {},
-	"events":                     {""},
+	"events":                     {"", "internal/trace"},
 	"handlers":                   {"", "events", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "docs", "internal/problem", "internal/strictjson"},
 	"internal/email":             {},
@@ -39,8 +39,9 @@ var mayImport = map[string][]string{
 	"internal/testpg/cmd/withpg": {"internal/testpg"},
 	"internal/testtool":          {},
 	"internal/token":             {"", "internal/strictjson"},
+	"internal/trace":             {},
 	"migrations":                 {},
-	"persistence":                {"", "events"},
+	"persistence":                {"", "events", "internal/trace"},
 	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "migrations", "persistence", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
 	"docs":                       {},
 }
@@ -57,6 +58,7 @@ var owners = map[string][]string{
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
+	"go.opentelemetry.io/otel":       {"internal/trace"},
 	"golang.org/x/crypto/bcrypt":     {"internal/password"},
 	"modernc.org/sqlite":             {"persistence"},
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 // Timeout bounds a request, on the side that asks and on the side that answers, where the
@@ -75,6 +76,9 @@ func Call[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, R
 	msg.Data = data
 	if b, ok := any(&req).(bearer); ok && *b.Credential() != "" {
 		msg.Header.Set(headerAuthorization, "Bearer "+*b.Credential())
+	}
+	if parent := trace.Parent(ctx); parent != "" {
+		msg.Header[trace.Header] = []string{parent}
 	}
 	reply, err := conn.RequestMsgWithContext(ctx, msg)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/internal/strictjson"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 // ServiceName is how the service shows in "nats service ls".
@@ -101,6 +102,7 @@ func serve[Req, Resp any](r micro.Request, fn func(context.Context, Req) (Resp, 
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
 	defer cancel()
+	ctx = trace.Within(ctx, r.Headers().Get(trace.Header))
 
 	var req Req
 	if err := decode(r, &req); err != nil {

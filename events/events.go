@@ -32,6 +32,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 // Source is ce-source of every event: what published it.
@@ -44,6 +45,7 @@ type Event struct {
 	Subject string          `json:"subject"` // the user's id, or the key's
 	Time    time.Time       `json:"time"`
 	Data    json.RawMessage `json:"data"` // a Data of the type
+	Trace   string          `json:"-"`    // traceparent of the request that made the change (W3C Trace Context), or empty
 }
 
 // Data is what an event says. Its type and subject follow from it.
@@ -147,6 +149,9 @@ func (e Event) message() *nats.Msg {
 	} {
 		m.Header[name] = []string{value}
 	}
+	if e.Trace != "" {
+		m.Header[trace.Header] = []string{e.Trace}
+	}
 	return m
 }
 
@@ -157,7 +162,7 @@ func Parse(header nats.Header, data []byte) (Event, error) {
 	if err != nil {
 		return Event{}, fmt.Errorf("%s: %w", headerTime, err)
 	}
-	e := Event{ID: header.Get(headerID), Type: header.Get(headerType), Subject: header.Get(headerSubject), Time: at.UTC(), Data: data}
+	e := Event{ID: header.Get(headerID), Type: header.Get(headerType), Subject: header.Get(headerSubject), Time: at.UTC(), Data: data, Trace: header.Get(trace.Header)}
 	switch {
 	case header.Get(headerVersion) != specVersion:
 		return Event{}, fmt.Errorf("%s is not %s", headerVersion, specVersion)

@@ -13,7 +13,8 @@ import (
 const Stream = "AUTH_EVENTS"
 
 // stream is AUTH_EVENTS as the service makes it. What is in it is never changed; it goes by
-// age, or sooner if there is too much of it.
+// age, or sooner if there is too much of it. Purging stays open to the operator: events hold
+// addresses, and who asks to be forgotten may be owed it.
 func stream(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:         Stream,

@@ -12,6 +12,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zyotra/auth/internal/trace"
 )
 
 const (
@@ -250,7 +252,7 @@ func (s *Subscription) receive(ctx context.Context, m jetstream.Msg) error {
 	return m.NakWithDelay(wait)
 }
 
-// handle calls the event's handler, and tells the stream meanwhile that somebody is at it. A
+// handle calls the event's handler, as part of the event's trace, and tells the stream meanwhile that somebody is at it. A
 // panic is the handler's error.
 func (s *Subscription) handle(ctx context.Context, m jetstream.Msg, e Event) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
@@ -275,7 +277,7 @@ func (s *Subscription) handle(ctx context.Context, m jetstream.Msg, e Event) (er
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return s.handlers[e.Type].handle(ctx, e)
+	return s.handlers[e.Type].handle(trace.Within(ctx, e.Trace), e)
 }
 
 // DeadLetter is an event that a consumer has given up. The last of them stand in the metadata

@@ -13,6 +13,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 type outboxRow struct {
@@ -24,11 +25,12 @@ type outboxRow struct {
 	Subject     string    `bun:"subject"`
 	Time        time.Time `bun:"time"`
 	Data        string    `bun:"data"`
+	Trace       string    `bun:"traceparent"`
 	PublishedAt time.Time `bun:"published_at,nullzero"`
 }
 
 func (r outboxRow) event() events.Event {
-	return events.Event{ID: r.ID, Type: r.Type, Subject: r.Subject, Time: r.Time.UTC(), Data: json.RawMessage(r.Data)}
+	return events.Event{ID: r.ID, Type: r.Type, Subject: r.Subject, Time: r.Time.UTC(), Data: json.RawMessage(r.Data), Trace: r.Trace}
 }
 
 // Emit writes events, in their order, in the transaction that makes the change they tell of.
@@ -40,7 +42,7 @@ func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) err
 	if len(data) == 0 {
 		return nil
 	}
-	rows := make([]outboxRow, len(data))
+	rows, parent := make([]outboxRow, len(data)), trace.Parent(ctx)
 	for i, d := range data {
 		id, err := uuid.NewV7()
 		if err != nil {
@@ -50,7 +52,7 @@ func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) err
 		if err != nil {
 			return fmt.Errorf("encode %s: %w", d.Type(), err)
 		}
-		rows[i] = outboxRow{ID: id.String(), Type: d.Type(), Subject: d.Subject(), Time: at, Data: string(text)}
+		rows[i] = outboxRow{ID: id.String(), Type: d.Type(), Subject: d.Subject(), Time: at, Data: string(text), Trace: parent}
 	}
 	*s.emitted = append(*s.emitted, data...)
 	_, err := s.write.NewInsert().Model(&rows).Exec(ctx)

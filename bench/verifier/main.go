@@ -171,20 +171,11 @@ func verification(ctx context.Context, conn *nats.Conn) error {
 	if err != nil {
 		return err
 	}
-	dot := strings.LastIndexByte(token, '.')
-	signature, err := base64.RawURLEncoding.DecodeString(token[dot+1:])
+	list, err := newTokens(ctx, conn)
 	if err != nil {
 		return err
 	}
-	signed := []byte(token[:dot])
-	bare := testing.Benchmark(func(b *testing.B) {
-		for b.Loop() {
-			if !ed25519.Verify(key, signed, signature) {
-				b.Fatal("signature")
-			}
-		}
-	})
-	fresh, err := newTokens(ctx, conn, v)
+	bare, fresh, err := firstSight(ctx, v, key, list)
 	if err != nil {
 		return err
 	}
@@ -197,32 +188,49 @@ func verification(ctx context.Context, conn *nats.Conn) error {
 		}
 	})
 	fmt.Printf("verification of one token of %d bytes:\n", len(token))
-	fmt.Printf("  bare signature  %6d ns\n", bare.NsPerOp())
-	fmt.Printf("  new token       %6d ns  %.2f of bare\n", fresh.Nanoseconds(), float64(fresh.Nanoseconds())/float64(bare.NsPerOp()))
+	fmt.Printf("  bare signature  %6d ns\n", bare.Nanoseconds())
+	fmt.Printf("  new token       %6d ns  %.2f of bare\n", fresh.Nanoseconds(), float64(fresh)/float64(bare))
 	fmt.Printf("  remembered      %6d ns  %d allocations\n", remembered.NsPerOp(), remembered.AllocsPerOp())
 	return nil
 }
 
-// newTokens verifies a thousand tokens of one session, each for the first time, and returns
-// what one took.
-func newTokens(ctx context.Context, conn *nats.Conn, v *bus.Verifier) (time.Duration, error) {
+// newTokens makes a thousand tokens of one session.
+func newTokens(ctx context.Context, conn *nats.Conn) ([]string, error) {
 	session, err := bus.Call(ctx, conn, auth.Login, auth.LoginRequest{Email: "ada@example.com", Password: "correct horse battery"})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	list, refresh := make([]string, 1000), session.RefreshToken
 	for i := range list {
 		next, err := bus.Call(ctx, conn, auth.Refresh, auth.RefreshRequest{RefreshToken: refresh})
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		list[i], refresh = next.AccessToken, next.RefreshToken
 	}
-	began := time.Now()
+	return list, nil
+}
+
+// firstSight takes tokens one after the other, checks the signature of each alone and then
+// has it verified, and returns what each took in the median.
+func firstSight(ctx context.Context, v *bus.Verifier, key ed25519.PublicKey, list []string) (bare, fresh time.Duration, err error) {
+	var signatures, verifications []time.Duration
 	for _, token := range list {
-		if _, err := v.Verify(ctx, token); err != nil {
-			return 0, err
+		dot := strings.LastIndexByte(token, '.')
+		signature, err := base64.RawURLEncoding.DecodeString(token[dot+1:])
+		if err != nil {
+			return 0, 0, err
 		}
+		signed := []byte(token[:dot])
+		began := time.Now()
+		good := ed25519.Verify(key, signed, signature)
+		checked := time.Now()
+		if _, err := v.Verify(ctx, token); err != nil || !good {
+			return 0, 0, errors.Join(err, errors.New("a token was not good"))
+		}
+		signatures, verifications = append(signatures, checked.Sub(began)), append(verifications, time.Since(checked))
 	}
-	return time.Since(began) / time.Duration(len(list)), nil
+	slices.Sort(signatures)
+	slices.Sort(verifications)
+	return signatures[len(list)/2], verifications[len(list)/2], nil
 }

@@ -48,7 +48,8 @@ func TestRequire(t *testing.T) {
 	tries := a.Tries(t)
 	v := a.Verifier(t, bus.VerifierConfig{})
 	conn := a.Connect(t)
-	svc, err := micro.AddService(a.Connect(t), micro.Config{Name: "things", Version: "1.0.0"})
+	serving := a.Connect(t)
+	svc, err := micro.AddService(serving, micro.Config{Name: "things", Version: "1.0.0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +62,9 @@ func TestRequire(t *testing.T) {
 		if err := svc.AddEndpoint(scope, authmicro.Require(v, next, scope), micro.WithEndpointSubject("things."+scope)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := serving.Flush(); err != nil {
+		t.Fatal(err)
 	}
 	for _, try := range tries {
 		m := nats.NewMsg("things." + try.Scope)

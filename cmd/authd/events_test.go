@@ -98,6 +98,25 @@ func TestChangesAreToldOnTheBus(t *testing.T) {
 	}
 }
 
+func TestAnEventIsPartOfTheTraceOfItsRequest(t *testing.T) {
+	t.Parallel()
+	a := start(t)
+	conn := connect(t, a.nats)
+	sub, err := conn.SubscribeSync("user.>")
+	check(t, err)
+	check(t, conn.Flush())
+	const id = "0af7651916cd43dd8448eb211c80319c" // the example of W3C Trace Context §3.2
+	for i, parent := range []string{"00-" + id + "-b7ad6b7169203331-01", "00-" + strings.Repeat("0", 32) + "-b7ad6b7169203331-01", ""} {
+		ask(t, conn, "auth.register", nats.Header{"traceparent": {parent}}, fmt.Sprintf(`{"email":"%d@example.com","password":"correct horse battery"}`, i))
+		m, err := sub.NextMsg(patience)
+		check(t, err)
+		check(t, eventAsDescribed(m.Subject, m.Header, m.Data))
+		if has := strings.HasPrefix(m.Header.Get("traceparent"), "00-"+id+"-"); has != (i == 0) {
+			t.Errorf("%q: %v", parent, m.Header)
+		}
+	}
+}
+
 // recorded returns the events in the stream, in its order.
 func recorded(t *testing.T, conn *nats.Conn) (list []events.Event) {
 	t.Helper()
