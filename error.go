@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 )
 
 // Code names a kind of failure. Clients branch on it, so a released code keeps its spelling.
@@ -27,7 +28,9 @@ const (
 	CodeEmailTaken         Code = "email_taken"               // the address has an account
 	CodeConflict           Code = "conflict"                  // somebody else was faster
 	CodeInvalid            Code = "validation_failed"         // see Fields
+	CodeRateLimited        Code = "rate_limited"              // too many tries; see RetryAfter
 	CodeInternal           Code = "internal"                  // nothing else is said
+	CodeOverloaded         Code = "overloaded"                // shed on purpose; see RetryAfter
 	CodeUnavailable        Code = "unavailable"               // a part is away; try again
 )
 
@@ -52,7 +55,9 @@ var statuses = map[Code]int{
 	CodeEmailTaken:         http.StatusConflict,
 	CodeConflict:           http.StatusConflict,
 	CodeInvalid:            http.StatusUnprocessableEntity,
+	CodeRateLimited:        http.StatusTooManyRequests,
 	CodeInternal:           http.StatusInternalServerError,
+	CodeOverloaded:         http.StatusServiceUnavailable,
 	CodeUnavailable:        http.StatusServiceUnavailable,
 }
 
@@ -67,9 +72,10 @@ func (c Code) Status() int {
 
 // Error is a failure its caller may see. Causes are wrapped around it and only logged.
 type Error struct {
-	Code    Code    `json:"code"`
-	Message string  `json:"message"`          // for people; never holds input or internals
-	Fields  []Field `json:"fields,omitempty"` // the members at fault, if some are
+	Code       Code    `json:"code"`
+	Message    string  `json:"message"`              // for people; never holds input or internals
+	Fields     []Field `json:"fields,omitempty"`     // the members at fault, if some are
+	RetryAfter int64   `json:"retryAfter,omitempty"` // seconds after which to try again, if that is known
 }
 
 // Field names a member of the request and what is wrong with it.
@@ -96,7 +102,9 @@ var (
 	ErrEmailTaken         = &Error{Code: CodeEmailTaken, Message: "The address has an account already."}
 	ErrConflict           = &Error{Code: CodeConflict, Message: "The request conflicts with another one."}
 	ErrInvalid            = &Error{Code: CodeInvalid, Message: "Some members of the request are not acceptable."}
+	ErrRateLimited        = &Error{Code: CodeRateLimited, Message: "Too many tries; wait before the next one."}
 	ErrInternal           = &Error{Code: CodeInternal, Message: "Something went wrong on our side."}
+	ErrOverloaded         = &Error{Code: CodeOverloaded, Message: "The service has too much to do; try again."}
 	ErrUnavailable        = &Error{Code: CodeUnavailable, Message: "The service cannot answer now; try again."}
 )
 
@@ -112,6 +120,14 @@ func (e *Error) Is(target error) bool {
 func (e *Error) With(fields ...Field) *Error {
 	with := *e
 	with.Fields = fields
+	return &with
+}
+
+// After returns e with the time after which to try again, in whole seconds and at least one.
+// e itself stays as it is.
+func (e *Error) After(wait time.Duration) *Error {
+	with := *e
+	with.RetryAfter = max(1, int64((wait+time.Second-1)/time.Second))
 	return &with
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/zyotra/auth"
 )
@@ -22,6 +23,12 @@ func ExampleError_With() {
 	err := auth.ErrInvalid.With(auth.Field{Field: "password", Reason: "too_short"})
 	fmt.Println(err.Fields, errors.Is(err, auth.ErrInvalid), auth.ErrInvalid.Fields)
 	// Output: [{password too_short}] true []
+}
+
+func ExampleError_After() {
+	err := auth.ErrRateLimited.After(1500 * time.Millisecond)
+	fmt.Println(err.RetryAfter, errors.Is(err, auth.ErrRateLimited), auth.ErrRateLimited.RetryAfter)
+	// Output: 2 true 0
 }
 
 func TestParseBearer(t *testing.T) {

@@ -5,6 +5,7 @@ package problem
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"github.com/zyotra/auth"
 )
@@ -24,13 +25,14 @@ type Problem struct {
 
 // document is the body.
 type document struct {
-	Type    string       `json:"type"`
-	Title   string       `json:"title"`
-	Status  int          `json:"status"`
-	Detail  string       `json:"detail"`
-	Code    auth.Code    `json:"code"`
-	Message string       `json:"message"`
-	Fields  []auth.Field `json:"fields,omitempty"`
+	Type       string       `json:"type"`
+	Title      string       `json:"title"`
+	Status     int          `json:"status"`
+	Detail     string       `json:"detail"`
+	Code       auth.Code    `json:"code"`
+	Message    string       `json:"message"`
+	Fields     []auth.Field `json:"fields,omitempty"`
+	RetryAfter int64        `json:"retryAfter,omitempty"`
 }
 
 // Of returns the answer to a request that failed with err, of which it tells what auth.Public
@@ -42,12 +44,13 @@ func Of(err error) Problem {
 	switch status {
 	case http.StatusUnauthorized:
 		header["Www-Authenticate"] = challenge(public.Code)
-	case http.StatusServiceUnavailable:
-		header["Retry-After"] = "1"
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		header["Retry-After"] = strconv.FormatInt(max(1, public.RetryAfter), 10)
 	}
 	body, err := json.Marshal(document{
 		Type: typePrefix + string(public.Code), Title: http.StatusText(status), Status: status,
 		Detail: public.Message, Code: public.Code, Message: public.Message, Fields: public.Fields,
+		RetryAfter: public.RetryAfter,
 	})
 	if err != nil {
 		panic(err) // strings and a number
