@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"http":                       {"", "bus", "docs", "internal/problem", "internal/strictjson"},
 	"internal/email":             {},
 	"internal/jsonl":             {"internal/strictjson"},
-	"internal/password":          {"internal/secret"},
+	"internal/password":          {"", "internal/secret"},
 	"internal/problem":           {""},
 	"internal/secret":            {},
 	"internal/strictjson":        {""},

@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -36,6 +37,10 @@ const Timeout = 10 * time.Second
 // headerAuthorization is where the access token travels. Names of NATS headers are
 // case-sensitive.
 const headerAuthorization = "Authorization"
+
+// headerTimeout says how long the caller waits, in milliseconds: nothing long is begun for one
+// who has gone.
+const headerTimeout = "Timeout-Ms"
 
 // Connect connects to one of the servers in the comma-separated URL. The connection is
 // re-established for ever, on any of the cluster's servers; while it is away, requests fail
@@ -74,6 +79,9 @@ func Call[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, R
 	}
 	msg := nats.NewMsg(string(op))
 	msg.Data = data
+	if deadline, ok := ctx.Deadline(); ok {
+		msg.Header[headerTimeout] = []string{strconv.FormatInt(time.Until(deadline).Milliseconds(), 10)}
+	}
 	if b, ok := any(&req).(bearer); ok && *b.Credential() != "" {
 		msg.Header.Set(headerAuthorization, "Bearer "+*b.Credential())
 	}

@@ -46,7 +46,7 @@ func connect(t *testing.T, b *embedded.Server, role string) *nats.Conn {
 func serve(t *testing.T, b *embedded.Server, log io.Writer, register func(*bus.Server) error) (stop func() error) {
 	t.Helper()
 	conn := connect(t, b, embedded.Service)
-	server, err := bus.NewServer(conn, "1.2.3", slog.New(slog.NewTextHandler(log, nil)))
+	server, err := bus.NewServer(conn, connect(t, b, embedded.Service), "1.2.3", slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +291,7 @@ func TestALostConnectionEndsRun(t *testing.T) {
 	t.Parallel()
 	b := broker(t)
 	conn := connect(t, b, embedded.Service)
-	server, err := bus.NewServer(conn, "1.2.3", slog.New(slog.DiscardHandler))
+	server, err := bus.NewServer(conn, connect(t, b, embedded.Service), "1.2.3", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

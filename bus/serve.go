@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -24,29 +25,37 @@ const ServiceName = "auth"
 
 // Server answers subjects on a connection of its own.
 type Server struct {
+	Queue Queue // of HandleQueued, which needs one
+
 	conn   *nats.Conn
+	back   *nats.Conn // outlives conn
 	svc    micro.Service
 	log    *slog.Logger
 	closed <-chan struct{}
+	queued sync.Map       // *queued by subject
+	later  sync.WaitGroup // requests that are answered outside of their subscriptions
 }
 
-// NewServer announces the service on a connection, which it then owns. Nothing is answered
-// before Handle says how.
-func NewServer(conn *nats.Conn, version string, log *slog.Logger) (*Server, error) {
+// NewServer announces the service on a connection, which it then owns. What is answered later
+// goes over back, which stays the caller's. Nothing is answered before Handle says how.
+func NewServer(conn, back *nats.Conn, version string, log *slog.Logger) (*Server, error) {
 	closed := make(chan struct{})
 	conn.SetClosedHandler(func(*nats.Conn) { close(closed) }) // micro passes it on
-	svc, err := micro.AddService(conn, micro.Config{
+	s := &Server{conn: conn, back: back, log: log, closed: closed}
+	var err error
+	s.svc, err = micro.AddService(conn, micro.Config{
 		Name:        ServiceName,
 		Version:     version,
 		Description: "Accounts, sessions and tokens",
 		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
 			log.Error("bus subscription", "subject", e.Subject, "err", e.Description)
 		},
+		StatsHandler: func(e *micro.Endpoint) any { return s.stats(e.Subject) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("announce service: %w", err)
 	}
-	return &Server{conn: conn, svc: svc, log: log, closed: closed}, nil
+	return s, nil
 }
 
 // workers is how many requests of one subject run at once. A subscription runs one at a
@@ -62,12 +71,11 @@ func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 // Handle answers op with fn, which may run several times at once. What fn returns as an
 // error is what the caller gets of it: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
-	answer := micro.HandlerFunc(func(r micro.Request) {
-		if !isInbox(r.Reply()) {
-			s.log.Warn("request without an inbox to reply to", "subject", r.Subject())
+	answer := func(r micro.Request) {
+		if !s.isAnswerable(r.Subject(), r.Reply()) {
 			return
 		}
-		resp, err := serve(r, fn)
+		resp, err := serve(request{r.Data(), nats.Header(r.Headers())}, fn)
 		if err != nil {
 			s.refuse(r, err)
 			return
@@ -75,14 +83,19 @@ func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Con
 		if err := r.Respond(resp); err != nil {
 			s.log.Error("reply lost", "subject", r.Subject(), "err", err)
 		}
-	})
+	}
+	return add(s, op, workers(), answer)
+}
+
+// add announces as many endpoints for op.
+func add[Req, Resp any](s *Server, op auth.Op[Req, Resp], n int, answer micro.HandlerFunc) error {
 	metadata, err := describe[Req, Resp]()
 	if err != nil {
 		return fmt.Errorf("describe %s: %w", op, err)
 	}
 	group, rest, _ := strings.Cut(string(op), ".")
 	name := strings.ReplaceAll(rest, ".", "-") // names of endpoints may not hold a dot
-	for range workers() {
+	for range n {
 		err := s.svc.AddGroup(group).AddEndpoint(name, answer,
 			micro.WithEndpointSubject(rest), micro.WithEndpointMetadata(metadata))
 		if err != nil {
@@ -92,17 +105,23 @@ func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Con
 	return nil
 }
 
+// request is what a caller sent.
+type request struct {
+	data   []byte
+	header nats.Header
+}
+
 // serve decodes one request, runs fn and encodes the reply. A panic of fn is its error:
 // it ends the request, not the process.
-func serve[Req, Resp any](r micro.Request, fn func(context.Context, Req) (Resp, error)) (data []byte, err error) {
+func serve[Req, Resp any](r request, fn func(context.Context, Req) (Resp, error)) (data []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			data, err = nil, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
 	defer cancel()
-	ctx = trace.Within(ctx, r.Headers().Get(trace.Header))
+	ctx = trace.Within(ctx, r.header.Get(trace.Header))
 
 	var req Req
 	if err := decode(r, &req); err != nil {
@@ -116,8 +135,8 @@ func serve[Req, Resp any](r micro.Request, fn func(context.Context, Req) (Resp, 
 }
 
 // decode reads a request; an empty one is one without members.
-func decode(r micro.Request, req any) error {
-	data := r.Data()
+func decode(r request, req any) error {
+	data := r.data
 	if len(data) == 0 {
 		data = []byte("{}")
 	}
@@ -128,37 +147,59 @@ func decode(r micro.Request, req any) error {
 	if !ok {
 		return nil
 	}
-	token, err := auth.BearerToken(r.Headers().Values(headerAuthorization))
+	token, err := auth.BearerToken(r.header.Values(headerAuthorization))
 	*b.Credential() = token
 	return err
 }
 
-// refuse is the one place where an error becomes a reply, and is logged if it is ours.
+// refuse answers a request with an error.
 func (s *Server) refuse(r micro.Request, err error) {
-	public := auth.Public(err)
-	switch public.Code {
-	case auth.CodeInternal:
-		s.log.Error("request failed", "subject", r.Subject(), "err", err)
-	case auth.CodeUnavailable:
-		s.log.Warn("request failed", "subject", r.Subject(), "err", err)
-	default:
-		s.log.Debug("request refused", "subject", r.Subject(), "code", public.Code, "err", err)
-	}
-	if err := Refuse(r, public); err != nil {
+	s.logRefusal(r.Subject(), err)
+	if err := Refuse(r, err); err != nil {
 		s.log.Error("reply lost", "subject", r.Subject(), "err", err)
+	}
+}
+
+// logRefusal is the one place where an error is logged, if it is ours.
+func (s *Server) logRefusal(subject string, err error) {
+	switch code := auth.Public(err).Code; code {
+	case auth.CodeInternal:
+		s.log.Error("request failed", "subject", subject, "err", err)
+	case auth.CodeUnavailable:
+		s.log.Warn("request failed", "subject", subject, "err", err)
+	default:
+		s.log.Debug("request refused", "subject", subject, "code", code, "err", err)
 	}
 }
 
 // Refuse replies to a request with what auth.Public tells of err, as this service does to its
 // own and as Call reads it.
 func Refuse(r micro.Request, err error) error {
-	public := auth.Public(err)
-	body, err := json.Marshal(public)
+	code, message, body, err := told(err)
 	if err != nil {
-		return fmt.Errorf("encode error: %w", err)
+		return err
 	}
-	// The message is a fixed text, so last_error in the statistics tells of nobody.
-	return r.Error(strconv.Itoa(public.Code.Status()), public.Message, body)
+	return r.Error(code, message, body)
+}
+
+// told is what a reply tells of an error. The message is a fixed text, so last_error in the
+// statistics tells of nobody.
+func told(err error) (code, message string, body []byte, _ error) {
+	public := auth.Public(err)
+	body, err = json.Marshal(public)
+	if err != nil {
+		return "", "", nil, fmt.Errorf("encode error: %w", err)
+	}
+	return strconv.Itoa(public.Code.Status()), public.Message, body, nil
+}
+
+// isAnswerable tells whether a request says where to reply to.
+func (s *Server) isAnswerable(subject, reply string) bool {
+	if isInbox(reply) {
+		return true
+	}
+	s.log.Warn("request without an inbox to reply to", "subject", subject)
+	return false
 }
 
 // isInbox tells whether a reply subject is of the agreed form: an inbox, with the prefix of
@@ -173,14 +214,23 @@ func isInbox(subject string) bool {
 // closes the connection and returns nil. A connection that closes for another reason is an
 // error.
 func (s *Server) Run(ctx context.Context) error {
+	offering, stop := context.WithCancel(ctx)
+	var offers sync.WaitGroup
+	defer offers.Wait()
+	defer stop()
+	if s.Queue != nil {
+		offers.Go(func() { s.offer(offering) })
+	}
 	select {
 	case <-s.closed:
 		return errors.Join(errors.New("connection to NATS closed"), s.conn.LastError())
 	case <-ctx.Done():
 	}
+	offers.Wait() // before the drain, which takes in all subscriptions there are
 	if err := s.conn.Drain(); err != nil {
 		return fmt.Errorf("drain bus: %w", err)
 	}
 	<-s.closed // Drain returns at once
-	return nil
+	s.later.Wait()
+	return s.back.FlushTimeout(Timeout)
 }

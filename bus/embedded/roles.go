@@ -60,7 +60,7 @@ func Roles() []Role {
 		{
 			Name:        Edge,
 			InboxPrefix: "_INBOX_edge",
-			Publish:     Subjects{Allow: []string{"auth.>"}, Deny: []string{"auth.admin.>", "auth.users.>"}},
+			Publish:     Subjects{Allow: []string{"auth.>"}, Deny: []string{"auth.admin.>", "auth.users.>", "auth.spare.>"}},
 			// the news its verifier needs
 			Subscribe: Subjects{Allow: []string{"_INBOX_edge.>", "session.revoked", "user.disabled", "key.rotated"}},
 		},

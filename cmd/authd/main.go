@@ -71,7 +71,13 @@ func (e *settingError) Error() string {
 	return fmt.Sprintf("%s %s; for example %s=%s", e.name, e.fault, e.name, e.example)
 }
 
+// cores is how many there are for this process, by its cgroup too.
+var cores = runtime.GOMAXPROCS(0)
+
 func main() {
+	// Passwords are hashed on as many threads as there are cores, which stand back behind all
+	// others. So Go may run twice as many: else those that hash would keep the others out.
+	runtime.GOMAXPROCS(2 * cores)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once

@@ -49,7 +49,8 @@ type service struct {
 	embedded *embedded.Server // nil with an external cluster
 	store    *persistence.Store
 	server   *bus.Server       // nil for --edge, as are
-	keys     *handlers.Keys    // this
+	pool     *password.Pool    // this
+	keys     *handlers.Keys    // and this
 	cleanup  *handlers.Cleanup // and this
 	relay    *events.Relay     // and this
 	verifier *bus.Verifier
@@ -198,6 +199,8 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
+	s.pool = password.NewPool(cores, s.config.hashWait, firstGuess(s.config.bcryptCost))
+	passwords.Pool = s.pool
 	sessions := &handlers.Sessions{
 		Store: s.store, Passwords: passwords, Keys: s.keys,
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
@@ -214,14 +217,19 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
 
+	back, err := s.keepConnected(embedded.Service)
+	if err != nil {
+		return err
+	}
 	conn, err := s.connect(embedded.Service)
 	if err != nil {
 		return err
 	}
-	if s.server, err = bus.NewServer(conn, version, s.log); err != nil {
+	if s.server, err = bus.NewServer(conn, back, version, s.log); err != nil {
 		conn.Close()
 		return err
 	}
+	s.server.Queue = s.pool
 	// What the verifier asks for is answered first.
 	err = errors.Join(
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),
@@ -231,7 +239,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
-	if err := s.openVerifier(embedded.Service); err != nil {
+	if err := s.openVerifier(back); err != nil {
 		return err
 	}
 	s.keys.Changed = s.verifier.Refetch
@@ -241,15 +249,15 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		}
 	}
 	return errors.Join(
-		bus.Handle(s.server, auth.Register, accounts.Register),
-		bus.Handle(s.server, auth.Login, sessions.Login),
+		bus.HandleQueued(s.server, auth.Register, accounts.Register),
+		bus.HandleQueued(s.server, auth.Login, sessions.Login),
 		bus.Handle(s.server, auth.Verify, s.verify(sessions)),
 		bus.Handle(s.server, auth.Refresh, sessions.Refresh),
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
 		bus.Handle(s.server, auth.AccountGet, accounts.Get),
 		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
-		bus.Handle(s.server, auth.AccountDelete, accounts.Delete),
-		bus.Handle(s.server, auth.PasswordChange, accounts.ChangePassword),
+		bus.HandleQueued(s.server, auth.AccountDelete, accounts.Delete),
+		bus.HandleQueued(s.server, auth.PasswordChange, accounts.ChangePassword),
 		bus.Handle(s.server, auth.SessionsList, sessions.List),
 		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
 		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),
@@ -257,6 +265,11 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
+}
+
+// firstGuess is about what a hash of the cost takes, before one was made.
+func firstGuess(cost int) time.Duration {
+	return 60 * time.Millisecond << (cost - password.MinCost)
 }
 
 // wrongSecretKey names the setting if err is that a secret of the database does not open.
@@ -279,13 +292,8 @@ func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) erro
 	return err
 }
 
-// openVerifier follows keys and revocations over the bus, on a connection of its own, which
-// outlives the one that answers.
-func (s *service) openVerifier(role string) error {
-	conn, err := s.keepConnected(role)
-	if err != nil {
-		return err
-	}
+// openVerifier follows keys and revocations over a connection that is kept.
+func (s *service) openVerifier(conn *nats.Conn) (err error) {
 	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log})
 	if err != nil {
 		return err
@@ -368,7 +376,7 @@ func (s *service) openEdge() error {
 		return err
 	}
 	if s.verifier == nil {
-		if err := s.openVerifier(embedded.Edge); err != nil {
+		if err := s.openVerifier(conn); err != nil {
 			return err
 		}
 	}

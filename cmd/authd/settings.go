@@ -89,6 +89,7 @@ type serveSettings struct {
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
 
 	BcryptCost        string `env:"BCRYPT_COST" default:"10" placeholder:"COST" help:"Work of hashing a password, 10 to 15; each doubles it."`
+	HashQueueWait     string `env:"HASH_QUEUE_WAIT" default:"2s" placeholder:"DURATION" help:"Longest wait of a password for its turn to be hashed; what would wait longer is refused as overloaded."`
 	PasswordMinLength string `env:"PASSWORD_MIN_LENGTH" default:"8" placeholder:"LENGTH" help:"Shortest password in characters, 8 to 64."`
 }
 
@@ -107,6 +108,7 @@ type config struct {
 
 	accessTTL, refreshTTL, maxAge, grace, reauth time.Duration
 	rotation                                     time.Duration // 0 is never
+	hashWait                                     time.Duration
 	bcryptCost, passwordMinLength, sessionLimit  int
 }
 
@@ -180,6 +182,9 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 		return err
 	}
 	if c.bcryptCost, err = integer("BCRYPT_COST", s.BcryptCost, password.MinCost, password.MaxCost, "10"); err != nil {
+		return err
+	}
+	if c.hashWait, err = duration("HASH_QUEUE_WAIT", s.HashQueueWait, 100*time.Millisecond, 8*time.Second, "2s"); err != nil {
 		return err
 	}
 	c.passwordMinLength, err = integer("PASSWORD_MIN_LENGTH", s.PasswordMinLength, password.MinLength, 64, "8")

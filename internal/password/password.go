@@ -67,6 +67,7 @@ type Hasher struct {
 	Peppers   []Pepper // the first keys new strings
 	Cost      int      // bcrypt's cost, MinCost to MaxCost; the work doubles with each
 	MinLength int      // code points
+	Pool      *Pool    // where hashes wait for their turn; nil hashes at once
 	dummy     string   // of the current cost, matching nothing
 	blocked   blocklist
 }
@@ -139,12 +140,15 @@ func isText(s string) bool {
 }
 
 // Hash returns the string to store for a password that Check takes. It costs tens of
-// milliseconds of one core at cost 10, doubling with each.
+// milliseconds of one core at cost 10, doubling with each. It returns auth.ErrOverloaded if
+// too many want that at once.
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
-	if err := ctx.Err(); err != nil {
+	var hash []byte
+	var err error
+	work := func() { hash, err = bcrypt.GenerateFromPassword(h.Peppers[0].digest(password), h.Cost) }
+	if err := h.Pool.Do(ctx, work); err != nil {
 		return "", err
 	}
-	hash, err := bcrypt.GenerateFromPassword(h.Peppers[0].digest(password), h.Cost)
 	if err != nil {
 		return "", fmt.Errorf("hash password: %w", err)
 	}
@@ -167,11 +171,16 @@ type Result struct {
 // Compare tells whether stored was made from password. An empty stored string, as for an
 // unknown address or an account without a password, matches nothing, and neither does a
 // password that could never be stored; both cost as much as a comparison that fails. It
-// returns ErrStored for strings it does not understand.
-func (h *Hasher) Compare(ctx context.Context, stored, password string) (Result, error) {
-	if err := ctx.Err(); err != nil {
-		return Result{}, err
+// returns ErrStored for strings it does not understand, and auth.ErrOverloaded if too many
+// compare at once.
+func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Result, err error) {
+	if refused := h.Pool.Do(ctx, func() { found, err = h.compare(stored, password) }); refused != nil {
+		return Result{}, refused
 	}
+	return found, err
+}
+
+func (h *Hasher) compare(stored, password string) (Result, error) {
 	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
 		return h.mismatch(), nil
 	}

@@ -59,7 +59,7 @@ func Start(t testing.TB) *Authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := bus.NewServer(conn, "0.0.1", slog.New(slog.DiscardHandler))
+	s, err := bus.NewServer(conn, a.Connect(t), "0.0.1", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

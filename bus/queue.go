@@ -1,0 +1,200 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/zyotra/auth"
+)
+
+// maxQueued is how many requests of a subject may be on their way at once, in the queue or
+// before it: a bound for memory, far above what is hashed in time.
+const maxQueued = 4096
+
+// spareGroup is the queue group of those who could begin at once.
+const spareGroup = "spare"
+
+// Queue is where requests wait for their turn.
+type Queue interface {
+	Idle() bool               // one that came now would be begun at once
+	Changed() <-chan struct{} // receives when Idle may have changed
+}
+
+// queued is a subject whose requests wait in a queue.
+type queued struct {
+	subject string
+	spare   string // where an instance takes requests over that has nothing to do
+	answer  func(request) *nats.Msg
+	inside  atomic.Int64
+	done    atomic.Int64
+	failed  atomic.Int64
+	took    atomic.Int64 // nanoseconds
+}
+
+// HandleQueued is Handle for an op that waits in s.Queue for its turn, and may take long: it
+// is answered outside of the subscription, so that requests go on being taken, and refused if
+// they are too many. A request that would have to wait here is begun by another instance if
+// one is idle: NATS deals requests out without looking at who is busy.
+//
+// What the services protocol counts is the handing over. "data" in its statistics has the
+// rest: how many were answered, how many of those with an error, and the time it took.
+func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
+	_, rest, _ := strings.Cut(string(op), ".")
+	q := &queued{subject: string(op), spare: "auth.spare." + rest}
+	q.answer = func(r request) *nats.Msg {
+		data, err := serve(r, fn)
+		return s.reply(q.subject, data, err)
+	}
+	s.queued.Store(q.subject, q)
+	return add(s, op, 1, func(r micro.Request) {
+		if !s.isAnswerable(q.subject, r.Reply()) {
+			return
+		}
+		if q.inside.Load() >= maxQueued {
+			s.refuse(r, auth.ErrOverloaded.After(time.Second))
+			return
+		}
+		s.answerLater(q, r.Reply(), request{r.Data(), nats.Header(r.Headers())}, s.anywhere(q))
+	})
+}
+
+// answerLater answers a request by fn and lets the subscription go on.
+func (s *Server) answerLater(q *queued, to string, r request, fn func(request) *nats.Msg) {
+	q.inside.Add(1)
+	s.later.Go(func() {
+		began := time.Now()
+		m := fn(r)
+		m.Subject = to
+		if err := s.back.PublishMsg(m); err != nil {
+			s.log.Error("reply lost", "subject", q.subject, "err", err)
+		}
+		if m.Header.Get(micro.ErrorCodeHeader) != "" {
+			q.failed.Add(1)
+		}
+		q.took.Add(int64(time.Since(began)))
+		q.done.Add(1)
+		q.inside.Add(-1)
+	})
+}
+
+// anywhere answers a request here, or where it is begun sooner.
+func (s *Server) anywhere(q *queued) func(request) *nats.Msg {
+	return func(r request) *nats.Msg {
+		if s.Queue.Idle() {
+			return q.answer(r)
+		}
+		if m := s.elsewhere(q, r); m != nil {
+			return m
+		}
+		return q.answer(r)
+	}
+}
+
+// elsewhere has a request answered by an instance that is idle. It returns nil if there is
+// none.
+func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
+	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
+	defer cancel()
+	m := nats.NewMsg(q.spare)
+	m.Data, m.Header = r.data, r.header
+	reply, err := s.back.RequestMsgWithContext(ctx, m)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return nil
+	case err != nil: // it may have been carried out
+		return s.reply(q.subject, nil, fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err))
+	case reply.Header.Get(micro.ErrorCodeHeader) != "" && errors.Is(refusal(reply), auth.ErrOverloaded):
+		return nil // others were faster
+	}
+	return &nats.Msg{Data: reply.Data, Header: reply.Header}
+}
+
+// offer takes requests over from busy instances while this one is idle, until ctx ends.
+func (s *Server) offer(ctx context.Context) {
+	offered := map[*queued]*nats.Subscription{}
+	for {
+		var err error
+		idle := s.Queue.Idle()
+		s.queued.Range(func(_, v any) bool {
+			q := v.(*queued)
+			if sub := offered[q]; idle && sub == nil {
+				offered[q], err = s.conn.QueueSubscribe(q.spare, spareGroup, s.takeOver(q))
+			} else if !idle && sub != nil {
+				offered[q], err = nil, sub.Drain() // what is on its way is still taken
+			}
+			return err == nil
+		})
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("offer to take requests over", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.Queue.Changed():
+		}
+	}
+}
+
+// takeOver answers what comes from a busy instance.
+func (s *Server) takeOver(q *queued) nats.MsgHandler {
+	return func(m *nats.Msg) {
+		if s.isAnswerable(m.Subject, m.Reply) {
+			s.answerLater(q, m.Reply, request{m.Data, m.Header}, q.answer)
+		}
+	}
+}
+
+// reply makes the message that answers a request of the subject.
+func (s *Server) reply(subject string, data []byte, err error) *nats.Msg {
+	m := nats.NewMsg("")
+	if err == nil {
+		m.Data = data
+		return m
+	}
+	s.logRefusal(subject, err)
+	code, message, body, err := told(err)
+	if err != nil {
+		s.log.Error("encode error", "subject", subject, "err", err)
+	}
+	m.Header.Set(micro.ErrorCodeHeader, code)
+	m.Header.Set(micro.ErrorHeader, message)
+	m.Data = body
+	return m
+}
+
+// queuedStats is what the statistics of a queued subject hold besides. Times are nanoseconds.
+type queuedStats struct {
+	Answered int64 `json:"answered"`
+	Errors   int64 `json:"errors"`
+	Inside   int64 `json:"in_progress"`
+	Took     int64 `json:"processing_time"`
+	Average  int64 `json:"average_processing_time"`
+}
+
+// stats are those of a queued subject, nil for any other.
+func (s *Server) stats(subject string) any {
+	v, ok := s.queued.Load(subject)
+	if !ok {
+		return nil
+	}
+	q := v.(*queued)
+	done, took := q.done.Load(), q.took.Load()
+	return queuedStats{done, q.failed.Load(), q.inside.Load(), took, took / max(1, done)}
+}
+
+// patience is how long the caller waits, Timeout if it does not say.
+func (r request) patience() time.Duration {
+	ms, err := strconv.ParseInt(r.header.Get(headerTimeout), 10, 64)
+	if err != nil || ms < 0 || ms > Timeout.Milliseconds() {
+		return Timeout
+	}
+	return time.Duration(ms) * time.Millisecond
+}
