@@ -19,8 +19,10 @@ const module = "github.com/zyotra/auth"
 var mayImport = map[string][]string{
 	"":                           {},
 	"bus":                        {"", "events", "internal/strictjson", "internal/token", "internal/trace"},
+	"bench/internal/daemon":      {},
 	"bench/relay":                {"", "bus", "bus/embedded", "events", "migrations", "persistence"},
-	"bench/verifier":             {"", "bus"},
+	"bench/storm":                {"", "bench/internal/daemon", "bus", "bus/embedded", "internal/testpg"},
+	"bench/verifier":             {"", "bench/internal/daemon", "bus"},
 	"bus/authfiber":              {"", "bus", "internal/problem"},
 	"bus/authhttp":               {"", "bus", "internal/problem"},
 	"bus/authmicro":              {"", "bus"},
@@ -54,12 +56,12 @@ var owners = map[string][]string{
 	"github.com/maypok86/otter":      {"bus"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded", "internal/testauthority"},
-	"github.com/nats-io/nats.go":     {"bench/relay", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},
+	"github.com/nats-io/nats.go":     {"bench/relay", "bench/storm", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
 	"go.opentelemetry.io/otel":       {"internal/trace"},
-	"golang.org/x/crypto/bcrypt":     {"internal/password"},
+	"golang.org/x/crypto/bcrypt":     {"bench/storm", "internal/password"},
 	"modernc.org/sqlite":             {"persistence"},
 }
 

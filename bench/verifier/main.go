@@ -7,14 +7,11 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bench/internal/daemon"
 	"github.com/zyotra/auth/bus"
 )
 
@@ -34,18 +32,22 @@ func main() {
 	}
 }
 
-func run(rounds int) error {
+func run(rounds int) (err error) {
 	dir, err := os.MkdirTemp("", "authd-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	url, stop, err := start(dir)
+	binary, err := daemon.Build(dir)
 	if err != nil {
 		return err
 	}
-	defer stop()
-	conn, err := bus.Connect(url)
+	d, err := daemon.Start(binary, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Stop()) }()
+	conn, err := bus.Connect(d.NATS)
 	if err != nil {
 		return err
 	}
@@ -56,38 +58,11 @@ func run(rounds int) error {
 	}
 	fmt.Println("from the acknowledged logout to refusal in the last of n verifiers, one process, TCP to the bus:")
 	for _, n := range []int{1, 10, 100} {
-		if err := revocation(ctx, conn, url, n, rounds); err != nil {
+		if err := revocation(ctx, conn, d.NATS, n, rounds); err != nil {
 			return err
 		}
 	}
 	return verification(ctx, conn)
-}
-
-// start runs authd and waits until it tells where it listens.
-func start(dir string) (url string, stop func(), err error) {
-	binary := filepath.Join(dir, "authd")
-	if out, err := exec.Command("go", "build", "-o", binary, "./cmd/authd").CombinedOutput(); err != nil {
-		return "", nil, fmt.Errorf("build: %w\n%s", err, out)
-	}
-	cmd := exec.Command(binary, "--port=0", "--nats-listen=127.0.0.1:0", "--log-format=json")
-	cmd.Dir = dir
-	lines, err := cmd.StderrPipe()
-	if err != nil {
-		return "", nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return "", nil, err
-	}
-	stop = func() { _ = cmd.Process.Signal(os.Interrupt); _ = cmd.Wait() }
-	for d := json.NewDecoder(lines); ; {
-		var line struct{ Msg, NATS string }
-		if err := d.Decode(&line); err != nil {
-			return "", stop, err
-		}
-		if line.Msg == "ready" {
-			return line.NATS, stop, nil
-		}
-	}
 }
 
 func login(ctx context.Context, conn *nats.Conn) (string, error) {
