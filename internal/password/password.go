@@ -174,38 +174,37 @@ type Result struct {
 // returns ErrStored for strings it does not understand, and auth.ErrOverloaded if too many
 // compare at once.
 func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Result, err error) {
-	if refused := h.Pool.Do(ctx, func() { found, err = h.compare(stored, password) }); refused != nil {
-		return Result{}, refused
-	}
-	return found, err
-}
-
-func (h *Hasher) compare(stored, password string) (Result, error) {
-	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
-		return h.mismatch(), nil
-	}
-	hash, input, err := h.open(stored, password)
+	hash, input, current, err := h.comparison(stored, password)
 	if err != nil {
 		return Result{}, err
 	}
+	err = h.Pool.Do(ctx, func() { found.Match = bcrypt.CompareHashAndPassword([]byte(hash), input) == nil })
+	if err != nil {
+		return Result{}, err
+	}
+	found.Stale = found.Match && !current
+	return found, nil
+}
+
+// comparison is what bcrypt has to compare, and whether the stored string is of the current
+// scheme, pepper and cost.
+func (h *Hasher) comparison(stored, password string) (hash string, input []byte, current bool, err error) {
+	nothing := h.Peppers[0].digest("") // that the dummy was not made from
+	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
+		return h.dummy, nothing, false, nil
+	}
+	if hash, input, err = h.open(stored, password); err != nil {
+		return "", nil, false, err
+	}
 	if len(input) > maxPlainBytes {
-		return h.mismatch(), nil // bcrypt would pass over the rest
+		return h.dummy, nothing, false, nil // bcrypt would pass over the rest
 	}
 	cost, err := costOf(hash)
 	if err != nil {
-		return Result{}, err
+		return "", nil, false, err
 	}
-	if bcrypt.CompareHashAndPassword([]byte(hash), input) != nil {
-		return Result{}, nil
-	}
-	current := strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost
-	return Result{Match: true, Stale: !current}, nil
-}
-
-// mismatch does the work of a comparison that fails.
-func (h *Hasher) mismatch() Result {
-	bcrypt.CompareHashAndPassword([]byte(h.dummy), h.Peppers[0].digest("")) //nolint:errcheck // it always fails
-	return Result{}
+	current = strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost
+	return hash, input, current, nil
 }
 
 // open splits a stored string into the bcrypt string and what bcrypt is to be given.

@@ -3,10 +3,9 @@ package password
 import (
 	"context"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/zyotra/auth"
 )
@@ -15,13 +14,16 @@ import (
 // come in the order of arrival. Whoever would have to wait for too long is refused at once, so
 // that a storm is answered as fast as it comes.
 //
-// Hashing is kept away from everything else: it runs on threads of its own, of the lowest
+// Hashing is kept away from everything else: it is done on threads of its own, of the lowest
 // priority where the system knows such a thing. So what takes microseconds gets a core as soon
-// as it wants one, and hashing has what is left, which is nearly all.
+// as it wants one, and hashing has what is left, which is nearly all. For that Go has to be
+// allowed more threads than there are cores (GOMAXPROCS), else those that hash keep others out.
 type Pool struct {
+	Background bool // lower the priority of the threads; for whole programs, since it cannot be raised again
+
 	size    int64
 	wait    time.Duration
-	slots   *semaphore.Weighted
+	jobs    chan func()
 	inside  atomic.Int64 // that hash or wait
 	typical atomic.Int64 // nanoseconds that a hash has taken of late
 	refused atomic.Int64
@@ -29,11 +31,37 @@ type Pool struct {
 }
 
 // NewPool makes a Pool that hashes size passwords at once, of which one takes about typical
-// until it is known better, and lets none wait for longer than wait.
+// until it is known better, and lets none wait for longer than wait. They wait until it runs.
 func NewPool(size int, wait, typical time.Duration) *Pool {
-	p := &Pool{size: int64(size), wait: wait, slots: semaphore.NewWeighted(int64(size)), changed: make(chan struct{}, 1)}
+	p := &Pool{size: int64(size), wait: wait, jobs: make(chan func()), changed: make(chan struct{}, 1)}
 	p.typical.Store(int64(typical))
 	return p
+}
+
+// Run hashes until ctx ends, which is to be after the last one who waits.
+//
+// The threads stay for as long as it runs. Were one to end with each hash, Go might make a new
+// thread at that very moment, for anything, and that would inherit the priority.
+func (p *Pool) Run(ctx context.Context) error {
+	var threads sync.WaitGroup
+	for range p.size {
+		threads.Go(func() {
+			runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
+			if p.Background {
+				lowerPriority()
+			}
+			for {
+				select {
+				case job := <-p.jobs:
+					job()
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	threads.Wait()
+	return nil
 }
 
 // PoolStats is the state of a Pool.
@@ -78,7 +106,7 @@ func (p *Pool) admit(inside int64) error {
 	return auth.ErrOverloaded.After(wait - p.wait)
 }
 
-// Do runs work, which hashes, when it is its turn. It returns an auth.ErrOverloaded error if
+// Do runs work when it is its turn. It returns an auth.ErrOverloaded error if
 // that would not come in time, and the error of ctx if that ends before; work has not begun
 // then. On a nil Pool it runs at once.
 func (p *Pool) Do(ctx context.Context, work func()) error {
@@ -97,29 +125,38 @@ func (p *Pool) Do(ctx context.Context, work func()) error {
 	if inside == p.size {
 		p.tell()
 	}
-	if err := p.turn(ctx); err != nil {
+	began, err := p.hand(ctx, work)
+	if err != nil {
 		return err
 	}
-	defer p.slots.Release(1)
-	began := time.Now()
-	apart(work)
-	took := int64(time.Since(began))
-	p.typical.Add((took - p.typical.Load()) / 8)
+	p.typical.Add((int64(time.Since(began)) - p.typical.Load()) / 8)
 	return nil
 }
 
-// turn waits for a slot, which is then the caller's.
-func (p *Pool) turn(ctx context.Context) error {
+// hand has a thread do the work, waits for it and tells when it began. A panic is the
+// caller's.
+func (p *Pool) hand(ctx context.Context, work func()) (began time.Time, err error) {
 	late, cancel := context.WithTimeout(ctx, p.wait)
 	defer cancel()
-	if err := p.slots.Acquire(late, 1); err == nil {
-		return nil
+	done := make(chan any, 1)
+	job := func() {
+		defer func() { done <- recover() }()
+		began = time.Now()
+		work()
 	}
-	if err := ctx.Err(); err != nil {
-		return err
+	select {
+	case p.jobs <- job: // those who wait here have their turns in their order
+	case <-late.Done():
+		if err := ctx.Err(); err != nil {
+			return time.Time{}, err
+		}
+		p.refused.Add(1)
+		return time.Time{}, auth.ErrOverloaded.After(p.wait)
 	}
-	p.refused.Add(1)
-	return auth.ErrOverloaded.After(p.wait)
+	if failure := <-done; failure != nil {
+		panic(failure)
+	}
+	return began, nil
 }
 
 func (p *Pool) leave() {
@@ -132,24 +169,5 @@ func (p *Pool) tell() {
 	select {
 	case p.changed <- struct{}{}:
 	default:
-	}
-}
-
-// apart runs work on a thread of its own and waits for it. The thread is never used for
-// anything else, since its priority cannot be raised again: it ends with the goroutine that it
-// is locked to. Making one takes microseconds. A panic is the caller's.
-func apart(work func()) {
-	var failure any
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() { failure = recover() }()
-		runtime.LockOSThread()
-		lowerPriority()
-		work()
-	}()
-	<-done
-	if failure != nil {
-		panic(failure)
 	}
 }

@@ -1,9 +1,10 @@
 package password
 
-import "syscall"
+import "golang.org/x/sys/unix"
 
-// lowerPriority gives this thread the lowest priority: nice values are per thread on Linux
-// (sched(7)). If that fails, hashing goes on as everything else does.
+// lowerPriority lets this thread, and the processes that it starts, run only when nothing else
+// wants to: scheduling policies are those of threads on Linux, and inherited (sched(7)). If
+// that fails, hashing goes on as everything else does.
 func lowerPriority() {
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19)
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 }
