@@ -56,9 +56,15 @@ type PasswordChangeRequest struct {
 	NewPassword     string `json:"newPassword"` // as at registration
 }
 
-// PasswordChanged tells how many other sessions ended.
+// PasswordChanged tells how many sessions ended.
 type PasswordChanged struct {
 	Ended int `json:"ended"`
+}
+
+// User is an account as operators and services that keep a list of users see it.
+type User struct {
+	Account
+	DisabledAt time.Time `json:"disabledAt,omitzero"` // absent while the user may log in
 }
 
 // UsersSnapshotRequest asks for a page of all accounts, for a service that keeps its own list
@@ -70,8 +76,8 @@ type UsersSnapshotRequest struct {
 
 // UsersSnapshotReply is a page of accounts in the order of their ids.
 type UsersSnapshotReply struct {
-	Users []Account `json:"users"`
-	Next  UserID    `json:"next,omitempty"` // After of the next page; absent if this is the last one
+	Users []User `json:"users"`
+	Next  UserID `json:"next,omitempty"` // After of the next page; absent if this is the last one
 	// Sequence is a number in the stream of events: whatever this page does not know yet has a
 	// higher one. Whoever reads several pages continues behind the Sequence of the first.
 	Sequence uint64 `json:"sequence"`

@@ -62,6 +62,7 @@ var owners = map[string][]string{
 	"github.com/valyala/fasthttp":    {"http"},
 	"go.opentelemetry.io/otel":       {"internal/trace"},
 	"golang.org/x/crypto/bcrypt":     {"bench/storm", "internal/password"},
+	"golang.org/x/term":              {"cmd/authd"},
 	"modernc.org/sqlite":             {"persistence"},
 }
 

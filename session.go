@@ -175,5 +175,7 @@ const (
 	ReasonPasswordChanged Reason = "password_changed"
 	ReasonTokenReuse      Reason = "token_reuse"   // a spent refresh token was presented: theft
 	ReasonSessionLimit    Reason = "session_limit" // the user began a newer one than SESSION_LIMIT allows
+	ReasonUserDisabled    Reason = "user_disabled" // an operator disabled the account
 	ReasonUserDeleted     Reason = "user_deleted"  // the account is gone
+	ReasonAdmin           Reason = "admin"         // an operator ended it, or set another password
 )

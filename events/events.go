@@ -3,7 +3,8 @@
 // A change writes its event into the database in the transaction that makes it (the
 // outbox); a Relay publishes what is there to the stream AUTH_EVENTS of NATS JetStream:
 //
-//	user.registered user.updated user.password_changed user.deleted
+//	user.registered user.updated user.password_changed
+//	user.disabled user.enabled user.deleted
 //	session.created session.revoked
 //	key.rotated
 //
@@ -75,6 +76,18 @@ type UserPasswordChanged struct {
 	ChangedAt time.Time   `json:"changedAt"`
 }
 
+// UserDisabled is the data of user.disabled: nobody can log in as this user any more.
+type UserDisabled struct {
+	UserID     auth.UserID `json:"userId"`
+	DisabledAt time.Time   `json:"disabledAt"`
+}
+
+// UserEnabled is the data of user.enabled.
+type UserEnabled struct {
+	UserID    auth.UserID `json:"userId"`
+	EnabledAt time.Time   `json:"enabledAt"`
+}
+
 // UserDeleted is the data of user.deleted.
 type UserDeleted struct {
 	UserID    auth.UserID `json:"userId"`
@@ -109,6 +122,8 @@ type KeyRotated struct {
 func (UserRegistered) Type() string      { return "user.registered" }
 func (UserUpdated) Type() string         { return "user.updated" }
 func (UserPasswordChanged) Type() string { return "user.password_changed" }
+func (UserDisabled) Type() string        { return "user.disabled" }
+func (UserEnabled) Type() string         { return "user.enabled" }
 func (UserDeleted) Type() string         { return "user.deleted" }
 func (SessionCreated) Type() string      { return "session.created" }
 func (SessionRevoked) Type() string      { return "session.revoked" }
@@ -117,6 +132,8 @@ func (KeyRotated) Type() string          { return "key.rotated" }
 func (d UserRegistered) Subject() string      { return fmt.Sprint(d.UserID) }
 func (d UserUpdated) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d UserPasswordChanged) Subject() string { return fmt.Sprint(d.UserID) }
+func (d UserDisabled) Subject() string        { return fmt.Sprint(d.UserID) }
+func (d UserEnabled) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d UserDeleted) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d SessionCreated) Subject() string      { return fmt.Sprint(d.UserID) }
 func (d SessionRevoked) Subject() string      { return fmt.Sprint(d.UserID) }

@@ -72,7 +72,7 @@ func (s *Sessions) check(ctx context.Context, address, plain string) (persistenc
 	switch {
 	case err != nil:
 		return persistence.Credentials{}, fmt.Errorf("user %d: %w", user.UserID, err)
-	case !found.Match:
+	case !found.Match, user.Disabled: // which is told after the same work
 		return persistence.Credentials{}, auth.ErrInvalidCredentials
 	case found.Stale:
 		return s.rehash(ctx, user, address, plain)
@@ -117,7 +117,8 @@ func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, add
 var errPasswordMoved = fmt.Errorf("%w: the stored password is another one by now", auth.ErrInvalidCredentials)
 
 // begin stores a new session, if the password that was compared is still the user's; it
-// returns errPasswordMoved if it is not.
+// returns errPasswordMoved if it is not, and auth.ErrInvalidCredentials if the user was
+// disabled or deleted meanwhile.
 func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source) (persistence.Session, error) {
 	now := s.Clock.now()
 	deadline := now.Add(s.MaxAge)
@@ -241,7 +242,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 		return persistence.Session{}, err
 	case session.Carrier != carrier:
 		return persistence.Session{}, fmt.Errorf("%w: issued to another carrier", auth.ErrInvalidToken)
-	case !session.RevokedAt.IsZero():
+	case !session.RevokedAt.IsZero(), session.UserDisabled:
 		return persistence.Session{}, auth.ErrTokenRevoked
 	case !now.Before(session.ExpiresAt):
 		return persistence.Session{}, auth.ErrTokenExpired
@@ -343,7 +344,7 @@ func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access,
 		return token.Access{}, auth.ErrTokenRevoked
 	case err != nil:
 		return token.Access{}, err
-	case !session.RevokedAt.IsZero():
+	case !session.RevokedAt.IsZero(), session.UserDisabled:
 		return token.Access{}, auth.ErrTokenRevoked
 	}
 	return access, nil

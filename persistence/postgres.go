@@ -46,7 +46,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	return &Store{
 		write: db, read: db, db: db, close: db.Close, woken: make(chan struct{}, 1),
 		dialect: dialect{
-			forShare: "SHARE", lock: lockPostgres, isAway: isPostgresAway,
+			forShare: "SHARE", forUpdate: "NO KEY UPDATE", lock: lockPostgres, isAway: isPostgresAway,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
 			exclusively: exclusivelyPostgres,
 		},

@@ -30,6 +30,8 @@ type sessionRow struct {
 	RevokeReason string      `bun:"revoke_reason,nullzero"`
 	Carrier      string      `bun:"carrier"`
 	SweepAt      time.Time   `bun:"sweep_at"` // no clean-up looks at it before
+
+	UserDisabled bool `bun:"user_disabled,scanonly"`
 }
 
 // Session is a login and what has become of it.
@@ -47,7 +49,13 @@ type Session struct {
 	RevokedAt  time.Time // zero while nobody ended it
 	Reason     auth.Reason
 	Carrier    auth.Carrier
+
+	UserDisabled bool // only Session tells
 }
+
+// ofDisabled holds for a session whose user is disabled. Disabling ends all of a user's
+// sessions, so this is the second lock on the same door.
+const ofDisabled = "EXISTS (SELECT 1 FROM users AS u WHERE u.id = s.user_id AND u.disabled_at IS NOT NULL)"
 
 // CreateSession stores a new session: its first generation, used when it was created.
 func (s *Store) CreateSession(ctx context.Context, n Session) error {
@@ -65,7 +73,8 @@ func (s *Store) CreateSession(ctx context.Context, n Session) error {
 // Session returns the session, live or ended, or auth.ErrNotFound.
 func (s *Store) Session(ctx context.Context, id string) (Session, error) {
 	var row sessionRow
-	if err := s.read.NewSelect().Model(&row).Where("id = ?", id).Scan(ctx); err != nil {
+	err := s.read.NewSelect().Model(&row).ColumnExpr("s.*").ColumnExpr(ofDisabled+" AS user_disabled").Where("s.id = ?", id).Scan(ctx)
+	if err != nil {
 		return Session{}, s.fault("select session", err)
 	}
 	return row.session(), nil
@@ -83,7 +92,8 @@ type Step struct {
 
 // AdvanceSession moves the session of a current refresh token to its next generation, in
 // one statement, so that of several at once one succeeds. It returns the session as it is
-// then, or auth.ErrNotFound if the token is not the current one of a live session.
+// then, or auth.ErrNotFound if the token is not the current one of a live session, or the
+// session's user disabled.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	var row sessionRow
 	err := s.write.NewUpdate().Model(&row).
@@ -94,6 +104,7 @@ func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) 
 		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", step.ExpiresAt, step.ExpiresAt).
 		Where("id = ? AND generation = ? AND revoked_at IS NULL", step.SessionID, step.Generation).
 		Where("carrier = ? AND expires_at > ?", step.Carrier, step.At).
+		Where("NOT " + ofDisabled).
 		Returning("*").Scan(ctx)
 	if err != nil {
 		return Session{}, s.fault("advance session", err)
@@ -202,5 +213,6 @@ func (r sessionRow) session() Session {
 		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
 		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier),
+		UserDisabled: r.UserDisabled,
 	}
 }

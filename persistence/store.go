@@ -39,9 +39,9 @@ type Store struct {
 
 // dialect is what the two databases do differently.
 type dialect struct {
-	// forShare keeps a row as it is until the transaction ends; "" where only one
-	// transaction writes at a time anyway.
-	forShare string
+	// forShare keeps a row as it is until the transaction ends, and forUpdate waits for those
+	// who do that too; "" where only one transaction writes at a time anyway.
+	forShare, forUpdate string
 	// lock makes the transaction wait for others that lock the same name.
 	lock func(ctx context.Context, tx bun.IDB, name string) error
 	// overriding stands before the values of an insert that brings its own ids.

@@ -19,6 +19,8 @@ type userRow struct {
 	Name      string      `bun:"name"`
 	CreatedAt time.Time   `bun:"created_at"`
 	UpdatedAt time.Time   `bun:"updated_at"`
+
+	DisabledAt time.Time `bun:"disabled_at,nullzero"`
 }
 
 // NewUser is an account to be stored.
@@ -55,30 +57,19 @@ func (s *Store) Account(ctx context.Context, id auth.UserID) (auth.Account, erro
 	return row.account(), s.fault("select user", err)
 }
 
-// Accounts returns accounts in the order of their ids: those behind an id, at most n.
-func (s *Store) Accounts(ctx context.Context, after auth.UserID, n int) ([]auth.Account, error) {
-	var rows []userRow
-	err := s.read.NewSelect().Model(&rows).ExcludeColumn("password", "email_key").
-		Where("id > ?", after).Order("id").Limit(int64(n)).Scan(ctx)
-	list := make([]auth.Account, len(rows))
-	for i, r := range rows {
-		list[i] = r.account()
-	}
-	return list, s.fault("select users", err)
-}
-
-// Rename gives the account another name and returns it as it is then, or auth.ErrNotFound.
+// Rename gives the account another name and returns it as it is then, or auth.ErrNotFound,
+// also if its user is disabled.
 func (s *Store) Rename(ctx context.Context, id auth.UserID, name string, at time.Time) (auth.Account, error) {
 	var row userRow
 	err := s.write.NewUpdate().Model(&row).Set("name = ?", name).Set("updated_at = ?", at).
-		Where("id = ?", id).Returning("id, email, name, created_at, updated_at").Scan(ctx)
+		Where("id = ? AND disabled_at IS NULL", id).Returning("id, email, name, created_at, updated_at").Scan(ctx)
 	return row.account(), s.fault("rename user", err)
 }
 
 // DeleteUser deletes an account, with all that hangs on it, if its stored password is still
-// the given one, and tells whether it did.
+// the given one and its user not disabled, and tells whether it did.
 func (s *Store) DeleteUser(ctx context.Context, id auth.UserID, password string) (bool, error) {
-	deleted, err := changed(s.write.NewDelete().Model((*userRow)(nil)).Where("id = ? AND password = ?", id, password).Exec(ctx))
+	deleted, err := changed(s.write.NewDelete().Model((*userRow)(nil)).Where("id = ? AND password = ? AND disabled_at IS NULL", id, password).Exec(ctx))
 	return deleted, s.fault("delete user", err)
 }
 
@@ -89,11 +80,11 @@ func (s *Store) Password(ctx context.Context, id auth.UserID) (string, error) {
 	return password, s.fault("select password", err)
 }
 
-// ChangePassword stores another password, if the stored one is still old, and tells whether
-// it did.
+// ChangePassword stores another password, if the stored one is still old and the user not
+// disabled, and tells whether it did.
 func (s *Store) ChangePassword(ctx context.Context, id auth.UserID, old, fresh string, at time.Time) (bool, error) {
 	changed, err := changed(s.write.NewUpdate().Model((*userRow)(nil)).Set("password = ?", fresh).Set("updated_at = ?", at).
-		Where("id = ? AND password = ?", id, old).Exec(ctx))
+		Where("id = ? AND password = ? AND disabled_at IS NULL", id, old).Exec(ctx))
 	return changed, s.fault("change password", err)
 }
 
@@ -108,21 +99,22 @@ func (r userRow) account() auth.Account {
 type Credentials struct {
 	UserID   auth.UserID
 	Password string // as package password writes it
+	Disabled bool   // nobody may log in with it
 }
 
 // Credentials returns what is stored for the address, or auth.ErrNotFound.
 func (s *Store) Credentials(ctx context.Context, emailKey string) (Credentials, error) {
 	var c Credentials
-	err := s.read.NewSelect().Model((*userRow)(nil)).Column("id", "password").
-		Where("email_key = ?", emailKey).Scan(ctx, &c.UserID, &c.Password)
+	err := s.read.NewSelect().Model((*userRow)(nil)).Column("id", "password").ColumnExpr("disabled_at IS NOT NULL").
+		Where("email_key = ?", emailKey).Scan(ctx, &c.UserID, &c.Password, &c.Disabled)
 	return c, s.fault("select credentials", err)
 }
 
-// HoldPassword returns the stored password of a user, which then stays as it is until the
-// transaction ends, or auth.ErrNotFound.
+// HoldPassword returns the stored password of a user who is not disabled; both then stay so
+// until the transaction ends. For anybody else it returns auth.ErrNotFound.
 func (s *Store) HoldPassword(ctx context.Context, id auth.UserID) (string, error) {
 	var password string
-	q := s.write.NewSelect().Model((*userRow)(nil)).Column("password").Where("id = ?", id)
+	q := s.write.NewSelect().Model((*userRow)(nil)).Column("password").Where("id = ? AND disabled_at IS NULL", id)
 	if s.forShare != "" {
 		q = q.For(s.forShare)
 	}

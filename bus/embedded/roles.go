@@ -70,7 +70,7 @@ func Roles() []Role {
 			Publish: Subjects{Allow: []string{
 				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", "_INBOX_subscriber.>", // replies
 				"auth.>", // an instance with the edge in it asks as the service
-			}},
+			}, Deny: []string{"auth.admin.>"}}, // which no stranger's request may lead to
 			// the events too: each instance has to hear what the others revoke
 			Subscribe: Subjects{Allow: join(events, "_INBOX_service.>", "auth.>", "$SRV.>")},
 		},

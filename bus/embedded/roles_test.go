@@ -24,7 +24,7 @@ var rights = []struct {
 			auth.account.get auth.password.change auth.sessions.revoke_others auth.email.verify
 			$SRV.PING $SRV.INFO.auth`,
 		notPublish: `session.revoked user.registered apikey.created key.rotated mail.send
-			auth.admin.user.disable auth.admin auth.account auth.account.a.b auth.users.list auth.users.snapshot auth.oidc.authorize auth.verify.x
+			auth.admin.users.disable auth.admin auth.account auth.account.a.b auth.users.list auth.users.snapshot auth.oidc.authorize auth.verify.x
 			_INBOX.x _INBOX_edge.x _INBOX_service.x anything
 			$JS.API.INFO $JS.API.STREAM.DELETE.X $JS.API.CONSUMER.CREATE.AUTH_EVENTS $JS.ACK.X.Y $SYS.REQ.SERVER.PING`,
 		subscribe: `_INBOX.x.* user.registered user.> session.revoked session.> apikey.> key.rotated key.>`,
@@ -34,7 +34,7 @@ var rights = []struct {
 	{
 		role:       embedded.Edge,
 		publish:    `auth.login auth.verify auth.account.get auth.oidc.authorize`,
-		notPublish: `auth.users.snapshot auth.admin.user.disable session.revoked user.registered mail.send _INBOX.x _INBOX_service.x $SRV.PING $JS.API.INFO $JS.ACK.X.Y`,
+		notPublish: `auth.users.snapshot auth.admin.users.disable session.revoked user.registered mail.send _INBOX.x _INBOX_service.x $SRV.PING $JS.API.INFO $JS.ACK.X.Y`,
 		subscribe:  `_INBOX_edge.x.* session.revoked user.disabled key.rotated`,
 		notSubscribe: `> auth.login auth.> _INBOX.> _INBOX_service.> _INBOX_admin.> user.> user.registered session.> key.>
 			apikey.> mail.> $SRV.> $JS.>`,
@@ -42,7 +42,7 @@ var rights = []struct {
 	{
 		role:    embedded.Service,
 		publish: `_INBOX.x _INBOX_edge.x _INBOX_service.x _INBOX_admin.x _INBOX_subscriber.x auth.revocations`,
-		notPublish: `user.registered session.revoked apikey.created key.rotated mail.send $SRV.PING
+		notPublish: `auth.admin.users.disable user.registered session.revoked apikey.created key.rotated mail.send $SRV.PING
 			$JS.API.INFO $JS.ACK.X.Y anything $SYS.REQ.SERVER.PING _INBOX_other.x _INBOX_relay.x`,
 		subscribe:    `auth.> auth.login $SRV.PING $SRV.> _INBOX_service.x.* session.revoked user.> key.rotated apikey.>`,
 		notSubscribe: `> _INBOX.> _INBOX_edge.> _INBOX_admin.> _INBOX_relay.> mail.> $JS.> $JS.API.> $SYS.> anything`,
@@ -50,13 +50,13 @@ var rights = []struct {
 	{
 		role:         embedded.Relay,
 		publish:      `user.registered session.revoked apikey.created key.rotated mail.send $JS.API.INFO $JS.ACK.X.Y`,
-		notPublish:   `auth.login auth.admin.user.disable _INBOX.x _INBOX_edge.x _INBOX_service.x $SRV.PING $SYS.REQ.SERVER.PING anything`,
+		notPublish:   `auth.login auth.admin.users.disable _INBOX.x _INBOX_edge.x _INBOX_service.x $SRV.PING $SYS.REQ.SERVER.PING anything`,
 		subscribe:    `_INBOX_relay.x.*`,
 		notSubscribe: `> auth.login auth.> _INBOX.> _INBOX_edge.> _INBOX_service.> user.> mail.> $SRV.> $JS.> $SYS.>`,
 	},
 	{
 		role:         embedded.Admin,
-		publish:      `auth.admin.user.disable auth.verify auth.users.snapshot $SRV.PING $JS.API.INFO $JS.API.STREAM.INFO.X`,
+		publish:      `auth.admin.users.disable auth.verify auth.users.snapshot $SRV.PING $JS.API.INFO $JS.API.STREAM.INFO.X`,
 		notPublish:   `session.revoked user.registered mail.send _INBOX.x _INBOX_service.x $SYS.REQ.SERVER.PING anything`,
 		subscribe:    `_INBOX_admin.x.* user.> session.> apikey.> key.>`,
 		notSubscribe: `> auth.login auth.> _INBOX.> _INBOX_edge.> _INBOX_service.> mail.> $SRV.> $JS.> $SYS.>`,
@@ -66,7 +66,7 @@ var rights = []struct {
 		publish: `auth.register auth.verify auth.account.get auth.users.snapshot $SRV.PING
 			$JS.API.CONSUMER.INFO.AUTH_EVENTS.mailer $JS.API.CONSUMER.CREATE.AUTH_EVENTS.mailer
 			$JS.API.CONSUMER.MSG.NEXT.AUTH_EVENTS.mailer $JS.ACK.AUTH_EVENTS.mailer.1.1.1.1.1`,
-		notPublish: `session.revoked user.registered key.rotated mail.send auth.admin.user.disable auth.users.list
+		notPublish: `session.revoked user.registered key.rotated mail.send auth.admin.users.disable auth.users.list
 			_INBOX.x _INBOX_subscriber.x _INBOX_service.x $JS.API.INFO $JS.API.STREAM.INFO.AUTH_EVENTS $JS.API.STREAM.DELETE.AUTH_EVENTS
 			$JS.API.STREAM.MSG.GET.AUTH_EVENTS $JS.API.CONSUMER.DELETE.AUTH_EVENTS.mailer $JS.API.CONSUMER.LIST.AUTH_EVENTS
 			$JS.API.CONSUMER.CREATE.OTHER.mailer $JS.API.CONSUMER.MSG.NEXT.OTHER.mailer $JS.ACK.OTHER.mailer.1.1.1.1.1 anything`,

@@ -63,41 +63,40 @@ func TestComposeChecksHealthAndWaitsForIt(t *testing.T) {
 	}
 }
 
-// The NATS server of compose.yaml gives the service and strangers the rights that the
-// embedded one gives them.
-func TestComposeServerHasTheRoles(t *testing.T) {
+// composeServer runs the NATS server of compose.yaml, on another port.
+func composeServer(t *testing.T) (options *server.Options, url string) {
+	t.Helper()
 	project, err := compose(t, composeSecrets)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	t.Setenv("NATS_PASSWORD", composeSecrets["NATS_PASSWORD"])
 	store := t.TempDir()
 	config := strings.NewReplacer("port: 4222", "listen: 127.0.0.1:-1", "http: 127.0.0.1:8222", "", "/data", store).
 		Replace(project.Configs["nats"].Content)
 	path := filepath.Join(store, "nats.conf")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	options, err := server.ProcessConfigFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, []byte(config), 0o600))
+	options, err = server.ProcessConfigFile(path)
+	check(t, err)
 	options.NoLog, options.NoSigs = true, true
 	s, err := server.NewServer(options)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(5 * time.Second) {
 		t.Fatal("the server does not start")
 	}
-	conn, err := nats.Connect(s.ClientURL(), nats.UserInfo("authd", composeSecrets["NATS_PASSWORD"]))
+	return options, s.ClientURL()
+}
+
+// The NATS server of compose.yaml gives the service and strangers the rights that the
+// embedded one gives them.
+func TestComposeServerHasTheRoles(t *testing.T) {
+	options, url := composeServer(t)
+	conn, err := nats.Connect(url, nats.UserInfo("authd", composeSecrets["NATS_PASSWORD"]))
 	if err != nil {
 		t.Fatal(err)
 	}
 	conn.Close()
-	if _, err := nats.Connect(s.ClientURL(), nats.UserInfo("authd", "")); err == nil {
+	if _, err := nats.Connect(url, nats.UserInfo("authd", "")); err == nil {
 		t.Error("the service needs no password")
 	}
 
@@ -111,7 +110,7 @@ func TestComposeServerHasTheRoles(t *testing.T) {
 	}
 	service, relay, app := roles[embedded.Service], roles[embedded.Relay], roles[embedded.App]
 	same(t, "authd publishes", written["authd"].Publish.Allow,
-		remove(slices.Concat(service.Publish.Allow, relay.Publish.Allow), "_INBOX_edge.>", "_INBOX_admin.>", "_INBOX_subscriber.>"))
+		remove(slices.Concat(service.Publish.Allow, relay.Publish.Allow), "_INBOX_edge.>", "_INBOX_subscriber.>"))
 	same(t, "authd subscribes", written["authd"].Subscribe.Allow, append(service.Subscribe.Allow, "_INBOX_admin.>"))
 	same(t, "app publishes", written["app"].Publish.Allow, remove(app.Publish.Allow, "$SRV.>"))
 	same(t, "app subscribes", written["app"].Subscribe.Allow, app.Subscribe.Allow)

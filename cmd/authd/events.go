@@ -28,9 +28,8 @@ type eventsCommand struct {
 }
 
 type eventsTail struct {
-	natsSettings
+	adminSettings
 
-	DataDir  string `env:"DATA_DIR" default:"./data" placeholder:"DIR" help:"Where the embedded server keeps its keys."`
 	Subject  string `placeholder:"SUBJECT" help:"Only what this matches, as in user.deleted or \"session.>\"."`
 	Since    string `placeholder:"WHEN" help:"Only what was published since then: a duration before now, as in 2h, or a time, as in 2026-03-01T12:00:00Z."`
 	JSON     bool   `name:"json" help:"Write an object a line: {id,type,subject,time,data}."`
@@ -42,10 +41,7 @@ func (cmd eventsTail) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := cmd.checkNATS(); err != nil {
-		return err
-	}
-	conn, err := cmd.connectAsAdmin(cmd.DataDir)
+	conn, err := cmd.connectAsAdmin()
 	if err != nil {
 		return err
 	}
@@ -69,9 +65,19 @@ func (cmd eventsTail) Run(ctx context.Context, out io.Writer) error {
 	return err
 }
 
+// adminSettings say where the bus is that operators ask on.
+type adminSettings struct {
+	natsSettings
+
+	DataDir string `env:"DATA_DIR" default:"./data" placeholder:"DIR" help:"Where the embedded server keeps its keys."`
+}
+
 // connectAsAdmin connects to a bus that others use: the external cluster, or the embedded
 // server of a running instance with the key in its directory.
-func (s natsSettings) connectAsAdmin(dataDir string) (*nats.Conn, error) {
+func (s adminSettings) connectAsAdmin() (*nats.Conn, error) {
+	if err := s.checkNATS(); err != nil {
+		return nil, err
+	}
 	options := []nats.Option{nats.Name("authd " + embedded.Admin), nats.CustomInboxPrefix("_INBOX_" + embedded.Admin)}
 	url := s.NATSURL
 	if url == "" {
@@ -79,11 +85,11 @@ func (s natsSettings) connectAsAdmin(dataDir string) (*nats.Conn, error) {
 			return nil, &settingError{"NATS_LISTEN", "is off, so the embedded server cannot be reached from outside", "127.0.0.1:4222"}
 		}
 		url = "nats://" + s.NATSListen
-		key := embedded.SeedFile(filepath.Join(dataDir, "nats"), embedded.Admin)
+		key := embedded.SeedFile(filepath.Join(s.DataDir, "nats"), embedded.Admin)
 		if _, err := os.Stat(key); err != nil {
 			return nil, fmt.Errorf("NATS_URL is empty, and %s: %s; DATA_DIR is where \"authd serve\" keeps its files", key, reason(err))
 		}
-		options = append(options, embedded.Credentials(filepath.Join(dataDir, "nats"), embedded.Admin))
+		options = append(options, embedded.Credentials(filepath.Join(s.DataDir, "nats"), embedded.Admin))
 	}
 	credentials, err := s.natsCredentials()
 	if err != nil {
@@ -138,9 +144,9 @@ func eventLines(out io.Writer) func(any) error {
 // colour is by what an event does: something begins, ends or changes.
 func colour(kind string) string {
 	switch kind {
-	case events.UserRegistered{}.Type(), events.SessionCreated{}.Type():
+	case events.UserRegistered{}.Type(), events.UserEnabled{}.Type(), events.SessionCreated{}.Type():
 		return green
-	case events.UserDeleted{}.Type(), events.SessionRevoked{}.Type():
+	case events.UserDisabled{}.Type(), events.UserDeleted{}.Type(), events.SessionRevoked{}.Type():
 		return red
 	}
 	return yellow

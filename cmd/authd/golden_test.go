@@ -119,6 +119,12 @@ func asEdge(t *testing.T, a *instance) *nats.Conn {
 	return connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Edge))
 }
 
+// asAdmin is a client of an embedded bus that may do what operators do.
+func asAdmin(t *testing.T, a *instance) *nats.Conn {
+	t.Helper()
+	return connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Admin))
+}
+
 func TestGoldenNATS(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
@@ -161,6 +167,27 @@ func TestGoldenNATS(t *testing.T) {
 	keep("token-revoked", "auth.verify", nil, verify(access))
 	keep("malformed-request", "auth.login", nil, `{"user":"ada"}`)
 	keep("payload-too-large", "auth.login", nil, padded(64<<10+1))
+}
+
+// What operators ask.
+func TestGoldenAdmin(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	operator := asAdmin(t, a)
+	keep := func(name, body string) {
+		t.Helper()
+		golden(t, "nats-admin-users-"+name, ask(t, operator, "auth.admin.users."+strings.ReplaceAll(name, "-", "_"), nil, body))
+	}
+	signUp(t, a)
+	a.post(t, "/login", credentials)
+	keep("get", `{"email":"Ada@Example.com"}`)
+	keep("disable", `{"userId":1}`)
+	keep("list", `{"limit":10}`)
+	keep("enable", `{"userId":1}`)
+	a.post(t, "/login", credentials)
+	keep("end-sessions", `{"userId":1}`)
+	a.post(t, "/login", credentials)
+	keep("set-password", `{"userId":1,"password":"battery horse correct"}`)
 }
 
 // What cannot be undone, and the way it is refused where a login is never recent enough.
@@ -214,6 +241,10 @@ func TestGoldenEvents(t *testing.T) {
 	own["Content-Type"] = []string{"application/json"}
 	a.do(t, "PATCH /me", own, `{"name":"Countess"}`)
 	a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"battery horse correct"}`).answered(t, 204, "")
+	operator := asAdmin(t, a)
+	ask(t, operator, "auth.admin.users.disable", nil, `{"userId":1}`)
+	ask(t, operator, "auth.admin.users.enable", nil, `{"userId":1}`).replied(t, "{}")
+	own["Authorization"] = bearer(a.post(t, "/login", `{"email":"ada@example.com","password":"battery horse correct"}`).member(t, "accessToken"))["Authorization"]
 	a.do(t, "DELETE /me", own, `{"password":"battery horse correct"}`).answered(t, 204, "")
 	store, err := persistence.Open(t.Context(), "sqlite://"+a.dir+"/data/authd.db")
 	check(t, err)

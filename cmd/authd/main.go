@@ -12,6 +12,8 @@
 //	keys.go      the signing keys and what seals them
 //	events.go    what happened
 //	outbox.go    what waits to be told
+//	users.go     what operators do to accounts
+//	terminal.go  questions to whoever sits there
 //	import.go    accounts from elsewhere
 //	healthcheck.go  for containers
 package main
@@ -48,6 +50,7 @@ type commands struct {
 	Keys        keysCommand        `cmd:"" help:"Show and change the keys that sign access tokens, and what they are sealed with."`
 	Events      eventsCommand      `cmd:"" help:"Show what happened to accounts and sessions."`
 	Outbox      outboxCommand      `cmd:"" help:"Show the events that wait to be published, or publish some once more."`
+	Users       usersCommand       `cmd:"" help:"Show accounts, disable and enable them, end their sessions, set their passwords: on the bus, while the service runs."`
 	Import      importCommand      `cmd:"" help:"Take accounts over from the ancestor of this service, or from a file. It can be run again, and while the service runs."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
@@ -78,6 +81,11 @@ var cores = runtime.GOMAXPROCS(0)
 // one of many in a process, it does not.
 var background bool
 
+// usageError is a command line that lacks something.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
 func main() {
 	background = true
 	runtime.GOMAXPROCS(2 * cores)
@@ -101,7 +109,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Exit(func(code int) { exit = code; panic(exited{}) }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.BindTo(stdout, (*io.Writer)(nil)),
-		kong.Bind(logOutput{stderr}),
+		kong.Bind(logOutput{stderr}, terminal{os.Stdin, stderr}),
 	)
 	if err != nil {
 		fmt.Fprintln(stderr, "authd:", err)
@@ -118,13 +126,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	if err := command.Run(); err != nil {
 		fmt.Fprintln(stderr, "authd:", oneLine(err))
-		var wrong *settingError
-		if errors.As(err, &wrong) {
-			return exitUsage
-		}
-		return exitFailed
+		return exitCode(err)
 	}
 	return exitStopped
+}
+
+func exitCode(err error) int {
+	var setting *settingError
+	var usage usageError
+	if errors.As(err, &setting) || errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailed
 }
 
 // oneLine writes an error that was joined from several, or brings lines of its own.

@@ -210,6 +210,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Limit: s.config.sessionLimit,
 	}
 	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Reauth: s.config.reauth}
+	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
 	health := &handlers.Health{
 		Store:    s.store,
 		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
@@ -263,6 +264,12 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
 		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),
 		bus.Handle(s.server, auth.UsersSnapshot, snapshot.Users),
+		bus.Handle(s.server, auth.AdminUsersList, admin.List),
+		bus.Handle(s.server, auth.AdminUsersGet, admin.Get),
+		bus.Handle(s.server, auth.AdminUsersDisable, admin.Disable),
+		bus.Handle(s.server, auth.AdminUsersEnable, admin.Enable),
+		bus.Handle(s.server, auth.AdminUsersEndSessions, admin.EndSessions),
+		bus.Handle(s.server, auth.AdminUsersSetPassword, admin.SetPassword),
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)

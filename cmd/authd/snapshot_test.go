@@ -143,7 +143,7 @@ func TestSnapshotAndTailMissNobody(t *testing.T) {
 			stop()
 			check(t, <-followed)
 
-			users, err := store.Accounts(t.Context(), 0, 1000)
+			users, err := store.Users(t.Context(), 0, 1000)
 			check(t, err)
 			want := map[auth.UserID]string{}
 			for _, u := range users {

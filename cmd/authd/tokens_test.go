@@ -33,7 +33,14 @@ var open = []struct{ route, subject string }{
 	{"GET /.well-known/jwks.json", "auth.keys"},
 	{"GET /readyz", "auth.health"},
 	{"", "auth.revocations"},
-	{"", "auth.users.snapshot"}, // which the bus lets few ask
+	// These the bus lets few ask.
+	{"", "auth.users.snapshot"},
+	{"", "auth.admin.users.list"},
+	{"", "auth.admin.users.get"},
+	{"", "auth.admin.users.disable"},
+	{"", "auth.admin.users.enable"},
+	{"", "auth.admin.users.end_sessions"},
+	{"", "auth.admin.users.set_password"},
 }
 
 // Every route and subject, with every token that will not do, and nothing comes of it.

@@ -1,0 +1,60 @@
+package auth
+
+import "time"
+
+// AdminUsersListRequest asks for a page of all accounts, or for those with an address.
+type AdminUsersListRequest struct {
+	After UserID `json:"after,omitempty"` // the page begins behind it; 0 is the first page
+	Limit int    `json:"limit,omitempty"` // most accounts in it, up to 500; 0 is 100
+	Email string `json:"email,omitempty"` // only the account that a login with this address means
+}
+
+// UserList is a page of accounts in the order of their ids. Everybody who was there before the
+// first page is on one of them, once; who registers meanwhile is on a later one, or on none.
+type UserList struct {
+	Users []User `json:"users"`
+	Next  UserID `json:"next,omitempty"` // After of the next page; absent if this is the last one
+}
+
+// AdminUsersGetRequest asks for one account, by either member.
+type AdminUsersGetRequest struct {
+	UserID UserID `json:"userId,omitempty"`
+	Email  string `json:"email,omitempty"`
+}
+
+// UserDetails is an account with what hangs on it.
+type UserDetails struct {
+	User
+	Sessions int `json:"sessions"` // neither ended nor expired
+}
+
+// AdminUsersDisableRequest ends a user's sessions and keeps them from logging in.
+type AdminUsersDisableRequest struct {
+	UserID UserID `json:"userId"`
+}
+
+// UserDisabled tells since when a user is disabled, and how many sessions ended now.
+type UserDisabled struct {
+	DisabledAt time.Time `json:"disabledAt"` // earlier than the request if they were before
+	Ended      int       `json:"ended"`
+}
+
+// AdminUsersEnableRequest lets a disabled user log in again.
+type AdminUsersEnableRequest struct {
+	UserID UserID `json:"userId"`
+}
+
+// UserEnabled is empty: the user may log in, whether they were disabled or not.
+type UserEnabled struct{}
+
+// AdminUsersEndSessionsRequest ends all sessions of a user, who may log in again.
+type AdminUsersEndSessionsRequest struct {
+	UserID UserID `json:"userId"`
+}
+
+// AdminUsersSetPasswordRequest gives a user another password and ends all of their sessions. A
+// disabled user stays disabled.
+type AdminUsersSetPasswordRequest struct {
+	UserID   UserID `json:"userId"`
+	Password string `json:"password"` // as at registration
+}

@@ -1,0 +1,207 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/email"
+	"github.com/zyotra/auth/persistence"
+)
+
+// Admin does what operators ask for. All fields but Clock are required.
+//
+// Whatever ends sessions holds the user's row first, as a login does, in the other mode: a
+// login that began before has stored its session by then, and one that comes after finds the
+// user as they are now. So none slips through.
+type Admin struct {
+	Store    *persistence.Store
+	Accounts *Accounts // knows which passwords are taken
+	Sessions *Sessions
+	Clock    Clock
+}
+
+// List answers auth.admin.users.list: a page of accounts in the order of their ids. It returns
+// an auth.ErrInvalid error that names the members at fault.
+func (a *Admin) List(ctx context.Context, req auth.AdminUsersListRequest) (auth.UserList, error) {
+	limit, err := pageLimit(req.After, req.Limit)
+	if err != nil {
+		return auth.UserList{}, err
+	}
+	if req.Email != "" {
+		return a.listOne(ctx, req)
+	}
+	users, next, err := userPage(ctx, a.Store, req.After, limit)
+	if err != nil {
+		return auth.UserList{}, err
+	}
+	return auth.UserList{Users: users, Next: next}, nil
+}
+
+// listOne is the page of those who have an address, who are one at most.
+func (a *Admin) listOne(ctx context.Context, req auth.AdminUsersListRequest) (auth.UserList, error) {
+	user, err := a.byEmail(ctx, req.Email)
+	switch {
+	case errors.Is(err, auth.ErrNotFound), err == nil && user.UserID <= req.After:
+		return auth.UserList{Users: []auth.User{}}, nil
+	case err != nil:
+		return auth.UserList{}, err
+	}
+	return auth.UserList{Users: []auth.User{user}}, nil
+}
+
+// Get answers auth.admin.users.get: the account with an id or an address. It returns
+// auth.ErrNotFound, or auth.ErrInvalid unless there is exactly one of them.
+func (a *Admin) Get(ctx context.Context, req auth.AdminUsersGetRequest) (auth.UserDetails, error) {
+	user, err := a.find(ctx, req)
+	if err != nil {
+		return auth.UserDetails{}, err
+	}
+	n, err := a.Store.CountLiveSessions(ctx, user.UserID, a.Clock.now())
+	if err != nil {
+		return auth.UserDetails{}, err
+	}
+	return auth.UserDetails{User: user, Sessions: n}, nil
+}
+
+func (a *Admin) find(ctx context.Context, req auth.AdminUsersGetRequest) (auth.User, error) {
+	switch {
+	case req.Email == "":
+		if err := checkID(req.UserID); err != nil {
+			return auth.User{}, err
+		}
+		return a.Store.User(ctx, req.UserID)
+	case req.UserID != 0:
+		return auth.User{}, auth.ErrInvalid.With(
+			auth.Field{Field: "userId", Reason: reasonInvalid}, auth.Field{Field: "email", Reason: reasonInvalid})
+	}
+	return a.byEmail(ctx, req.Email)
+}
+
+func (a *Admin) byEmail(ctx context.Context, text string) (auth.User, error) {
+	address, err := email.Parse(text)
+	if err != nil {
+		return auth.User{}, auth.ErrInvalid.With(auth.Field{Field: "email", Reason: reasonInvalid})
+	}
+	return a.Store.UserByEmail(ctx, address.Key)
+}
+
+// checkID returns an auth.ErrInvalid error for what is nobody's id.
+func checkID(id auth.UserID) error {
+	switch {
+	case id == 0:
+		return auth.ErrInvalid.With(auth.Field{Field: "userId", Reason: reasonRequired})
+	case id < 0:
+		return auth.ErrInvalid.With(auth.Field{Field: "userId", Reason: reasonInvalid})
+	}
+	return nil
+}
+
+// Disable answers auth.admin.users.disable: the user's sessions end, and no new ones begin. It
+// returns auth.ErrNotFound. Who is disabled already stays so, since then.
+func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) (done auth.UserDisabled, err error) {
+	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
+		if user.DisabledAt.IsZero() {
+			user.DisabledAt = now
+			if err := tx.SetDisabled(ctx, user.UserID, now, now); err != nil {
+				return err
+			}
+			if err := tx.Emit(ctx, now, events.UserDisabled{UserID: user.UserID, DisabledAt: now}); err != nil {
+				return err
+			}
+		}
+		done.DisabledAt = user.DisabledAt
+		done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonUserDisabled, now)
+		return err
+	})
+	if err != nil {
+		return auth.UserDisabled{}, err
+	}
+	return done, nil
+}
+
+// Enable answers auth.admin.users.enable: the user may log in again. It returns
+// auth.ErrNotFound. Nothing else enables a user.
+func (a *Admin) Enable(ctx context.Context, req auth.AdminUsersEnableRequest) (auth.UserEnabled, error) {
+	err := a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
+		if user.DisabledAt.IsZero() {
+			return nil
+		}
+		if err := tx.SetDisabled(ctx, user.UserID, time.Time{}, now); err != nil {
+			return err
+		}
+		return tx.Emit(ctx, now, events.UserEnabled{UserID: user.UserID, EnabledAt: now})
+	})
+	return auth.UserEnabled{}, err
+}
+
+// EndSessions answers auth.admin.users.end_sessions. It returns auth.ErrNotFound.
+func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest) (done auth.SessionsEnded, err error) {
+	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
+		done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now)
+		return err
+	})
+	if err != nil {
+		return auth.SessionsEnded{}, err
+	}
+	return done, nil
+}
+
+// SetPassword answers auth.admin.users.set_password: all sessions of the user end. It returns
+// auth.ErrNotFound, and auth.ErrInvalid for a password that is not taken. A disabled user stays
+// disabled.
+func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (done auth.PasswordChanged, err error) {
+	if err := checkID(req.UserID); err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	account, err := a.Store.Account(ctx, req.UserID)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	if reason := a.Accounts.checkNew(req.Password, account); reason != "" {
+		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "password", Reason: reason})
+	}
+	fresh, err := a.Accounts.Passwords.Hash(ctx, req.Password)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
+		if err := tx.SetPassword(ctx, user.UserID, fresh, now); err != nil {
+			return err
+		}
+		if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+			return err
+		}
+		done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now)
+		return err
+	})
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	return done, nil
+}
+
+// change runs fn in a transaction that holds the user, as they are and as others leave them.
+func (a *Admin) change(ctx context.Context, id auth.UserID, fn func(context.Context, *persistence.Store, auth.User, time.Time) error) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	return a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		user, err := tx.HoldUser(ctx, id)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, tx, user, a.Clock.now())
+	})
+}
+
+// end ends all sessions of a user, with their events, and tells how many.
+func (a *Admin) end(ctx context.Context, tx *persistence.Store, id auth.UserID, reason auth.Reason, now time.Time) (int, error) {
+	ended, err := tx.EndOtherSessions(ctx, id, "", reason, now)
+	if err != nil {
+		return 0, err
+	}
+	return len(ended), a.Sessions.tellEnded(ctx, tx, ended)
+}
