@@ -11,8 +11,9 @@
 //
 //	$bcrypt-hmac-sha256$<pepper id>$2a$10$<salt and hash>
 //
-// Plain bcrypt strings, as the service's ancestor and imports bring them, verify too;
-// Compare says when a string should be replaced by a fresh one.
+// Plain bcrypt strings, as the service's ancestor and imports bring them, verify too, and so
+// do those of argon2id, scrypt and PBKDF2; Compare says when a string should be replaced by a
+// fresh one.
 //
 // A new password must not be one of the commonest, nor little more than its owner's address
 // or the service's name. There are no rules of composition, and nothing expires.
@@ -175,6 +176,13 @@ func (h *Hasher) Compare(ctx context.Context, stored, password string) (Result, 
 	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
 		return h.mismatch(), nil
 	}
+	if !isBcrypt(stored) {
+		other, err := readDerived(stored)
+		if err != nil {
+			return Result{}, err
+		}
+		return other.compare(password)
+	}
 	hash, input, err := h.open(stored, password)
 	if err != nil {
 		return Result{}, err
@@ -212,19 +220,6 @@ func (h *Hasher) open(stored, password string) (hash string, input []byte, err e
 		}
 	}
 	return "", nil, fmt.Errorf("%w: keyed with an unknown SECRET_KEY", ErrStored)
-}
-
-// CheckStored returns ErrStored unless Compare would understand the string as plain bcrypt, as
-// other services store it. Strings that Hash made are refused: outside of this service
-// nobody has any.
-func CheckStored(stored string) error {
-	if _, err := costOf(stored); err != nil {
-		return err
-	}
-	if strings.Trim(stored[7:], alphabet) != "" {
-		return fmt.Errorf("%w: not bcrypt's alphabet", ErrStored)
-	}
-	return nil
 }
 
 // costOf checks the form $2a$10$ and 53 characters, which bcrypt itself reads loosely, and
