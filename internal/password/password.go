@@ -16,7 +16,7 @@
 // fresh one.
 //
 // A new password must not be one of the commonest, nor little more than its owner's address
-// or the service's name. There are no rules of composition, and nothing expires.
+// or the service's name; if asked for, nor one that Pwned Passwords knows. There are no rules of composition, and nothing expires.
 package password
 
 import (
@@ -68,6 +68,7 @@ type Hasher struct {
 	Peppers   []Pepper // the first keys new strings
 	Cost      int      // bcrypt's cost, MinCost to MaxCost; the work doubles with each
 	MinLength int      // code points
+	Pwned     *Pwned   // knows passwords that became known; nil is not asked
 	dummy     string   // of the current cost, matching nothing
 	blocked   blocklist
 }
@@ -112,8 +113,9 @@ func dummy(cost int) string {
 }
 
 // Check returns why a new password is not taken, or "". own are the owner's words: address,
-// name and the like.
-func (h *Hasher) Check(password string, own ...string) string {
+// name and the like. With Pwned it may wait for that for a second, so it has no place in
+// a transaction.
+func (h *Hasher) Check(ctx context.Context, password string, own ...string) string {
 	if utf8.RuneCountInString(password) > MaxLength {
 		return ReasonTooLong
 	}
@@ -131,6 +133,8 @@ func (h *Hasher) Check(password string, own ...string) string {
 		return ReasonTooCommon
 	case h.blocked.isContext(password, own, h.MinLength):
 		return ReasonContext
+	case h.Pwned != nil && h.Pwned.knows(ctx, password): // last, since it leaves the house
+		return ReasonTooCommon
 	}
 	return ""
 }

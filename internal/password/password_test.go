@@ -65,7 +65,7 @@ func TestCheckCountsCodePoints(t *testing.T) {
 		{"invalid UTF-8", "12345678\xff", "not_unicode"},
 		{"a lone surrogate, as bytes", "12345678\xed\xa0\x80", "not_unicode"},
 	} {
-		if got := h.Check(tt.in); got != tt.reason {
+		if got := h.Check(t.Context(), tt.in); got != tt.reason {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.reason)
 		}
 	}
@@ -87,7 +87,7 @@ func TestCheckRefusesWhatOthersWouldTry(t *testing.T) {
 		{"all about Al and Ada", ""},
 		{"football, rowing", ""},
 	} {
-		if got := h.Check(tt.in, own...); got != tt.reason {
+		if got := h.Check(t.Context(), tt.in, own...); got != tt.reason {
 			t.Errorf("%q: got %q, want %q", tt.in, got, tt.reason)
 		}
 	}
