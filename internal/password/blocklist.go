@@ -103,7 +103,7 @@ type ListError struct {
 
 func (e *ListError) Error() string {
 	if e.Line == 0 {
-		return e.Fault
+		return "the list " + e.Fault
 	}
 	return fmt.Sprintf("line %d %s", e.Line, e.Fault)
 }

@@ -83,7 +83,7 @@ func TestAListThatCannotBeReadChangesNothing(t *testing.T) {
 		"Latin-1":       {strings.NewReader(start + "na\xefve password\nnext\n"), "line 2 is not UTF-8"},
 		"UTF-16":        {strings.NewReader("\xff\xfeo\x00u\x00"), "line 1 is not UTF-8"},
 		"one long line": {strings.NewReader(start + "\n" + strings.Repeat("x", 65<<10)), "line 3 is longer than 64 KiB"},
-		"too large":     {io.MultiReader(strings.NewReader(start), io.LimitReader(endless{}, 64<<20)), "is larger than 64 MiB"},
+		"too large":     {io.MultiReader(strings.NewReader(start), io.LimitReader(endless{}, 64<<20)), "the list is larger than 64 MiB"},
 	} {
 		err := h.Block(tt.list)
 		var wrong *password.ListError
