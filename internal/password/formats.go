@@ -16,7 +16,7 @@ import (
 )
 
 // Bounds of what others stored. The upper ones keep an import from planting strings that cost
-// more than half a second or so of a core, or 128 MiB; the lower ones are the algorithms' own
+// more than a second or so of a core, or 128 MiB; the lower ones are the algorithms' own
 // or those of their RFC.
 const (
 	minSaltBytes, maxSaltBytes = 8, 64
