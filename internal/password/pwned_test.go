@@ -112,7 +112,9 @@ func TestAServerThatFailsIsLeftAlone(t *testing.T) {
 		}, "deadline exceeded"},
 		"fails":            {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "status 500"},
 		"has enough of us": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }, "status 429"},
-		"redirects":        {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere"+r.URL.Path, 302) }, "redirects are not followed"},
+		"redirects": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere"+r.URL.Path, http.StatusFound)
+		}, "redirects are not followed"},
 		"is huge":          {func(w http.ResponseWriter, r *http.Request) { huge(w) }, "too large"},
 		"is one long line": {func(w http.ResponseWriter, r *http.Request) { w.Write(bytes.Repeat([]byte("A"), 100<<10)) }, "no range"},
 		"is a page":        {func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("<h1>Please log in</h1>\n")) }, "no range"},
