@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 
 // owners lists who may import a technology: one package, and cmd where it joins the parts.
 var owners = map[string][]string{
+	"github.com/ccojocar/zxcvbn-go":  {"internal/password"},
 	"github.com/gofiber/fiber":       {"bus/authfiber", "http"},
 	"github.com/golang-jwt/jwt":      {"internal/token"},
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
@@ -58,11 +59,14 @@ var owners = map[string][]string{
 	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded", "internal/testauthority"},
 	"github.com/nats-io/nats.go":     {"bench/relay", "bench/storm", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
+	"github.com/trustelem/zxcvbn":    {"internal/password"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
 	"go.opentelemetry.io/otel":       {"internal/trace"},
 	"golang.org/x/crypto/bcrypt":     {"bench/storm", "internal/password"},
 	"golang.org/x/term":              {"cmd/authd"},
+	"golang.org/x/crypto/argon2":     {"internal/password"},
+	"golang.org/x/crypto/scrypt":     {"internal/password"},
 	"modernc.org/sqlite":             {"persistence"},
 }
 

@@ -25,7 +25,7 @@ type Accounts struct {
 // Register answers auth.register: it creates an account. It returns auth.ErrEmailTaken, or
 // an auth.ErrInvalid error that names all members at fault; nothing is stored then.
 func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth.RegisterReply, error) {
-	address, err := a.checkRegister(req)
+	address, err := a.checkRegister(ctx, req)
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
@@ -49,7 +49,7 @@ func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth
 	return auth.RegisterReply{Message: "User registered successfully", UserID: id}, nil
 }
 
-func (a *Accounts) checkRegister(req auth.RegisterRequest) (email.Address, error) {
+func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) (email.Address, error) {
 	var faults []auth.Field
 	address, err := email.Parse(req.Email)
 	switch {
@@ -58,7 +58,7 @@ func (a *Accounts) checkRegister(req auth.RegisterRequest) (email.Address, error
 	case err != nil:
 		faults = append(faults, auth.Field{Field: "email", Reason: reasonInvalid})
 	}
-	if reason := a.checkNew(req.Password, auth.Account{Email: address.Display, Name: req.Name}); reason != "" {
+	if reason := a.checkNew(ctx, req.Password, auth.Account{Email: address.Display, Name: req.Name}); reason != "" {
 		faults = append(faults, auth.Field{Field: "password", Reason: reason})
 	}
 	if reason := checkName(req.Name); reason != "" {
@@ -176,7 +176,7 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 	if err != nil {
 		return auth.PasswordChanged{}, gone(err)
 	}
-	if reason := a.checkNew(req.NewPassword, account); reason != "" {
+	if reason := a.checkNew(ctx, req.NewPassword, account); reason != "" {
 		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
 	}
 	stored, err := a.Store.Password(ctx, user.UserID)
@@ -216,13 +216,14 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 	return done, nil
 }
 
-// checkNew returns why a new password of an account is not taken, or "".
-func (a *Accounts) checkNew(plain string, account auth.Account) string {
+// checkNew returns why a new password of an account is not taken, or "". It may ask another
+// server, so it has no place in a transaction.
+func (a *Accounts) checkNew(ctx context.Context, plain string, account auth.Account) string {
 	if plain == "" {
 		return reasonRequired
 	}
 	local, _, _ := strings.Cut(account.Email, "@")
-	return a.Passwords.Check(plain, account.Email, local, account.Name)
+	return a.Passwords.Check(ctx, plain, account.Email, local, account.Name)
 }
 
 // compare returns auth.ErrInvalidCredentials unless the password is the stored one.

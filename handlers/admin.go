@@ -160,7 +160,7 @@ func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
-	if reason := a.Accounts.checkNew(req.Password, account); reason != "" {
+	if reason := a.Accounts.checkNew(ctx, req.Password, account); reason != "" {
 		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "password", Reason: reason})
 	}
 	fresh, err := a.Accounts.Passwords.Hash(ctx, req.Password)

@@ -21,7 +21,7 @@ const (
 	SkipInvalidID        = "invalid_id"        // not positive, or more than JSON keeps exactly
 	SkipInvalidEmail     = "invalid_email"     // not an address that could register
 	SkipInvalidName      = "invalid_name"      // not a name that could register
-	SkipUnusablePassword = "unusable_password" // not bcrypt, or its cost is out of bounds
+	SkipUnusablePassword = "unusable_password" // of no scheme that is understood, malformed, or its cost is out of bounds
 	SkipDuplicateEmail   = "duplicate_email"   // another account has the address
 	SkipIDTaken          = "id_taken"          // the id belongs to another address
 )

@@ -25,7 +25,7 @@ import (
 type importCommand struct {
 	databaseSettings
 
-	From         string `required:"" env:"IMPORT_FROM" placeholder:"SOURCE" help:"postgres://… of the ancestor, or a file of JSON lines, {\"id\":…,\"email\":…,\"name\":…,\"password\":\"$2b$…\",\"createdAt\":…,\"updatedAt\":…} with email and password required; - is standard input. Without an id the database gives one."`
+	From         string `required:"" env:"IMPORT_FROM" placeholder:"SOURCE" help:"postgres://… of the ancestor, or a file of JSON lines, {\"id\":…,\"email\":…,\"name\":…,\"password\":\"$2b$…\",\"createdAt\":…,\"updatedAt\":…} with email and password required; - is standard input. Without an id the database gives one. Passwords may be bcrypt ($2a$, $2b$, $2y$), argon2id, scrypt or PBKDF2 (pbkdf2-sha256, pbkdf2-sha512; as PHC strings or as passlib writes it), of a bounded cost."`
 	Table        string `default:"users" placeholder:"TABLE" help:"The ancestor's table or view, with its schema or without: id, email and password (or password_hash, hashed_password); name, created_at and updated_at if there are such."`
 	DryRun       bool   `help:"Say what would be done, and do nothing."`
 	AllowSkipped bool   `help:"Exit with 0 even if accounts were skipped. Without it that is 1."`

@@ -82,70 +82,51 @@ const skippedAll = "skipped id 1301: invalid_email\nskipped id 1302: duplicate_e
 // The whole way: import beside the running service, again, log in with the old password, and
 // register a new account.
 func TestImportFromTheAncestor(t *testing.T) {
-	t.Parallel()
-	for name, database := range map[string]func(*testing.T) (serve, target []string){
-		"SQLite": func(t *testing.T) (serve, target []string) {
-			path := "--data-dir=" + filepath.Join(t.TempDir(), "data")
-			return []string{path}, []string{path}
-		},
-		"Postgres": func(t *testing.T) (serve, target []string) {
-			url := testpg.URL(t)
-			return withPostgres(url), []string{"--database-url=" + url}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			serve, target := database(t)
-			a := startInside(t, serve...)
-			file := filepath.Join(t.TempDir(), "report.jsonl")
-			args := append(target, "--from="+oldUsers(t), "--report="+file)
+	onEachDatabase(t, func(t *testing.T, serve, target []string) {
+		a := startInside(t, serve...)
+		file := filepath.Join(t.TempDir(), "report.jsonl")
+		args := append(target, "--from="+oldUsers(t), "--report="+file)
 
-			out, log := imports(t, exitFailed, append(args, "--dry-run")...)
-			says(t, out, "nothing was stored", skippedAll+"read 1204, imported 1200, already there 0, skipped 4 ")
-			a.post(t, "/login", oldLogin(7)).refused(t, 401, "invalid_credentials", "")
+		out, log := imports(t, exitFailed, append(args, "--dry-run")...)
+		says(t, out, "nothing was stored", skippedAll+"read 1204, imported 1200, already there 0, skipped 4 ")
+		a.post(t, "/login", oldLogin(7)).refused(t, 401, "invalid_credentials", "")
 
-			out, log2 := imports(t, exitFailed, args...)
-			says(t, out, skippedAll+"read 1204, imported 1200, already there 0, skipped 4 ")
-			says(t, log2, "accounts were skipped: 4; --allow-skipped")
-			keptQuiet(t, out+log+log2)
-			t.Log(out)
+		out, log2 := imports(t, exitFailed, args...)
+		says(t, out, skippedAll+"read 1204, imported 1200, already there 0, skipped 4 ")
+		says(t, log2, "accounts were skipped: 4; --allow-skipped")
+		keptQuiet(t, out+log+log2)
+		t.Log(out)
 
-			out, _ = imports(t, exitStopped, append(args, "--allow-skipped")...)
-			says(t, out, skippedAll+"read 1204, imported 0, already there 1200, skipped 4 ")
-			content, err := os.ReadFile(file)
-			check(t, err)
-			if got, want := string(content), `{"id":1301,"reason":"invalid_email"}
+		out, _ = imports(t, exitStopped, append(args, "--allow-skipped")...)
+		says(t, out, skippedAll+"read 1204, imported 0, already there 1200, skipped 4 ")
+		content, err := os.ReadFile(file)
+		check(t, err)
+		if got, want := string(content), `{"id":1301,"reason":"invalid_email"}
 {"id":1302,"reason":"duplicate_email"}
 {"id":1303,"reason":"unusable_password"}
 {"id":1304,"reason":"unusable_password"}
 `; got != want {
-				t.Errorf("report:\n%s", got)
+			t.Errorf("report:\n%s", got)
+		}
+		for _, n := range []int{1, 7, 600, 1200, 7} {
+			login := a.post(t, "/login", oldLogin(n))
+			login.answered(t, 200, fmt.Sprintf(`{"message":"Login successful","userId":%d,%s}`, n, tokens))
+			me := a.get(t, "/me", login.member(t, "accessToken"))
+			if want := fmt.Sprintf(`{"userId":%d,"email":"User%d@example.com","name":"User %d","createdAt":"2024-01-02T03:04:05.123456Z","updatedAt":"2024-02-03T04:05:06Z"}`, n, n, n); me.Answer.Body != want {
+				t.Errorf("%s\nwant %s", me.Answer.Body, want)
 			}
-			for _, n := range []int{1, 7, 600, 1200, 7} {
-				login := a.post(t, "/login", oldLogin(n))
-				login.answered(t, 200, fmt.Sprintf(`{"message":"Login successful","userId":%d,%s}`, n, tokens))
-				me := a.get(t, "/me", login.member(t, "accessToken"))
-				if want := fmt.Sprintf(`{"userId":%d,"email":"User%d@example.com","name":"User %d","createdAt":"2024-01-02T03:04:05.123456Z","updatedAt":"2024-02-03T04:05:06Z"}`, n, n, n); me.Answer.Body != want {
-					t.Errorf("%s\nwant %s", me.Answer.Body, want)
-				}
-			}
-			a.post(t, "/login", oldLogin(8)[:1]+`"email":"user8@example.com","password":"odd ancestor"}`).refused(t, 401, "invalid_credentials", "")
-			a.post(t, "/register", `{"email":"new@example.com","password":"correct horse battery"}`).
-				answered(t, 201, `{"message":"User registered successfully","userId":1305}`)
-			rewritten(t, a, target)
-		})
-	}
+		}
+		a.post(t, "/login", oldLogin(8)[:1]+`"email":"user8@example.com","password":"odd ancestor"}`).refused(t, 401, "invalid_credentials", "")
+		a.post(t, "/register", `{"email":"new@example.com","password":"correct horse battery"}`).
+			answered(t, 201, `{"message":"User registered successfully","userId":1305}`)
+		rewritten(t, a, target)
+	})
 }
 
 // rewritten wants the strings of those who logged in, and of nobody else, to be ours by now.
 func rewritten(t *testing.T, a *instance, target []string) {
 	t.Helper()
-	url, postgres := strings.CutPrefix(target[0], "--database-url=")
-	if !postgres {
-		url = "sqlite://" + strings.TrimPrefix(target[0], "--data-dir=") + "/authd.db"
-	}
-	s, err := persistence.Open(t.Context(), url)
-	check(t, err)
+	s := openBeside(t, target)
 	defer s.Close()
 	var ours []int64
 	check(t, s.DB().NewRaw("SELECT id FROM users WHERE password LIKE '$bcrypt-hmac-sha256$%' ORDER BY id").Scan(t.Context(), &ours))

@@ -42,21 +42,22 @@ type serveCommand struct {
 
 // service is the running program: what is open, and what runs.
 type service struct {
-	config   config
-	settings serveSettings
-	log      *slog.Logger
-	dir      *dataDir         // nil if nothing is kept in files
-	embedded *embedded.Server // nil with an external cluster
-	store    *persistence.Store
-	server   *bus.Server       // nil for --edge, as are
-	pool     *password.Pool    // this
-	keys     *handlers.Keys    // and this
-	cleanup  *handlers.Cleanup // and this
-	relay    *events.Relay     // and this
-	verifier *bus.Verifier
-	edge     *http.Edge   // nil for --handlers
-	listener net.Listener // of the edge
-	close    []func() error
+	config    config
+	settings  serveSettings
+	log       *slog.Logger
+	dir       *dataDir         // nil if nothing is kept in files
+	embedded  *embedded.Server // nil with an external cluster
+	store     *persistence.Store
+	server    *bus.Server       // nil for --edge, as are
+	pool      *password.Pool    // this
+	keys      *handlers.Keys    // and this
+	cleanup   *handlers.Cleanup // and this
+	relay     *events.Relay     // and this
+	passwords *password.Hasher  // and this
+	verifier  *bus.Verifier
+	edge      *http.Edge   // nil for --handlers
+	listener  net.Listener // of the edge
+	close     []func() error
 }
 
 // Run opens everything, so that what is wrong is said before anything is served, tells where
@@ -90,6 +91,11 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 
 // open opens the parts in the order in which they need each other.
 func (s *service) open(ctx context.Context, cmd serveCommand) error {
+	if !cmd.Edge {
+		if err := s.openPasswords(); err != nil {
+			return err
+		}
+	}
 	keys, err := s.openSecrets(cmd)
 	if err != nil {
 		return err
@@ -113,6 +119,22 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 	}
 	if !cmd.Handlers {
 		return s.openEdge()
+	}
+	return nil
+}
+
+// openPasswords makes what hashes passwords, compares them and refuses poor ones, but for its
+// peppers, which are in the database.
+func (s *service) openPasswords() (err error) {
+	if s.passwords, err = password.New(nil, s.config.bcryptCost, s.config.passwordMinLength, serviceName); err != nil {
+		return err
+	}
+	if err := s.settings.block(s.passwords); err != nil {
+		return err
+	}
+	if s.config.pwnedURL != "" {
+		s.passwords.Pwned = password.NewPwned(s.config.pwnedURL, "authd/"+version, s.log)
+		s.onClose(s.passwords.Pwned.Close)
 	}
 	return nil
 }
@@ -195,21 +217,17 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err := s.keys.Load(ctx); err != nil {
 		return wrongSecretKey(err)
 	}
-	passwords, err := password.New(peppers, s.config.bcryptCost, s.config.passwordMinLength, serviceName)
-	if err != nil {
-		return err
-	}
 	s.pool = password.NewPool(cores, s.config.hashWait, firstGuess(s.config.bcryptCost))
 	s.pool.Background = background
-	passwords.Pool = s.pool
+	s.passwords.Peppers, s.passwords.Pool = peppers, s.pool
 	sessions := &handlers.Sessions{
-		Store: s.store, Passwords: passwords, Keys: s.keys,
+		Store: s.store, Passwords: s.passwords, Keys: s.keys,
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit,
 	}
-	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Reauth: s.config.reauth}
+	accounts := &handlers.Accounts{Store: s.store, Passwords: s.passwords, Sessions: sessions, Reauth: s.config.reauth}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
 	health := &handlers.Health{
 		Store:    s.store,
@@ -269,7 +287,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.AdminUsersDisable, admin.Disable),
 		bus.Handle(s.server, auth.AdminUsersEnable, admin.Enable),
 		bus.Handle(s.server, auth.AdminUsersEndSessions, admin.EndSessions),
-		bus.Handle(s.server, auth.AdminUsersSetPassword, admin.SetPassword),
+		bus.HandleQueued(s.server, auth.AdminUsersSetPassword, admin.SetPassword),
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -60,12 +61,22 @@ type natsSettings struct {
 	NATSListen       string `name:"nats-listen" env:"NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens; \"off\" keeps it inside the process."`
 }
 
+// passwordSettings say how passwords are hashed and which are refused.
+type passwordSettings struct {
+	BcryptCost            string `env:"BCRYPT_COST" default:"10" placeholder:"COST" help:"Work of hashing a password, 10 to 15; each doubles it."`
+	HashQueueWait         string `env:"HASH_QUEUE_WAIT" default:"2s" placeholder:"DURATION" help:"Longest wait of a password for its turn to be hashed; what would wait longer is refused as overloaded."`
+	PasswordMinLength     string `env:"PASSWORD_MIN_LENGTH" default:"8" placeholder:"LENGTH" help:"Shortest password in characters, 8 to 64."`
+	PasswordBlocklistFile string `env:"PASSWORD_BLOCKLIST_FILE" placeholder:"FILE" help:"More passwords to refuse as too common, one a line, in UTF-8, up to 64 MiB."`
+	PwnedPasswordsURL     string `name:"pwned-passwords-url" env:"PWNED_PASSWORDS_URL" placeholder:"URL" help:"Ask a server of the Pwned Passwords range protocol whether a new password became known, as in https://api.pwnedpasswords.com/range/. Without one: nobody is asked."`
+}
+
 // serveSettings are all settings of "authd serve".
 type serveSettings struct {
 	databaseSettings
 	natsSettings
 	secretSettings
 	accessSettings
+	passwordSettings
 	logSettings
 
 	Host string `env:"HOST" default:"127.0.0.1" placeholder:"ADDRESS" help:"Address that the HTTP edge listens on."`
@@ -87,10 +98,6 @@ type serveSettings struct {
 	RefreshGrace    string `env:"REFRESH_GRACE" default:"10s" placeholder:"DURATION" help:"How long a spent refresh token still yields its successor, for a second tab or a lost reply; 0 is strict."`
 
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
-
-	BcryptCost        string `env:"BCRYPT_COST" default:"10" placeholder:"COST" help:"Work of hashing a password, 10 to 15; each doubles it."`
-	HashQueueWait     string `env:"HASH_QUEUE_WAIT" default:"2s" placeholder:"DURATION" help:"Longest wait of a password for its turn to be hashed; what would wait longer is refused as overloaded."`
-	PasswordMinLength string `env:"PASSWORD_MIN_LENGTH" default:"8" placeholder:"LENGTH" help:"Shortest password in characters, 8 to 64."`
 }
 
 // config is serveSettings, checked.
@@ -110,6 +117,7 @@ type config struct {
 	rotation                                     time.Duration // 0 is never
 	hashWait                                     time.Duration
 	bcryptCost, passwordMinLength, sessionLimit  int
+	pwnedURL                                     string // "" if nobody is asked
 }
 
 // check reads all settings that need no file.
@@ -124,7 +132,7 @@ func (s serveSettings) check() (c config, err error) {
 		return c, err
 	}
 	c.natsURL = s.NATSURL
-	publicURL, err := webURL("PUBLIC_URL", s.PublicURL)
+	publicURL, err := webURL("PUBLIC_URL", s.PublicURL, "https://auth.example.com")
 	if err != nil {
 		return c, err
 	}
@@ -181,14 +189,45 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 	if c.reauth, err = duration("REAUTH_WINDOW", s.ReauthWindow, 0, 24*time.Hour, "15m"); err != nil {
 		return err
 	}
+	return s.checkPasswords(c)
+}
+
+func (s passwordSettings) checkPasswords(c *config) (err error) {
 	if c.bcryptCost, err = integer("BCRYPT_COST", s.BcryptCost, password.MinCost, password.MaxCost, "10"); err != nil {
 		return err
 	}
 	if c.hashWait, err = duration("HASH_QUEUE_WAIT", s.HashQueueWait, 100*time.Millisecond, 8*time.Second, "2s"); err != nil {
 		return err
 	}
-	c.passwordMinLength, err = integer("PASSWORD_MIN_LENGTH", s.PasswordMinLength, password.MinLength, 64, "8")
+	if c.passwordMinLength, err = integer("PASSWORD_MIN_LENGTH", s.PasswordMinLength, password.MinLength, 64, "8"); err != nil {
+		return err
+	}
+	if s.PwnedPasswordsURL != "" {
+		c.pwnedURL, err = webURL("PWNED_PASSWORDS_URL", s.PwnedPasswordsURL, "https://api.pwnedpasswords.com/range/")
+	}
 	return err
+}
+
+// block adds the operator's list to the passwords that are refused, if there is one.
+func (s passwordSettings) block(h *password.Hasher) error {
+	const name, example = "PASSWORD_BLOCKLIST_FILE", "/etc/authd/passwords.txt"
+	if s.PasswordBlocklistFile == "" {
+		return nil
+	}
+	file, err := os.Open(s.PasswordBlocklistFile)
+	if err != nil {
+		return &settingError{name, "cannot be read: " + reason(err), example}
+	}
+	defer file.Close()
+	err = h.Block(file)
+	var wrong *password.ListError
+	switch {
+	case errors.As(err, &wrong):
+		return &settingError{name, "cannot be used: " + wrong.Error(), example}
+	case err != nil:
+		return &settingError{name, "cannot be read: " + reason(err), example}
+	}
+	return nil
 }
 
 func (s accessSettings) accessTTL() (time.Duration, error) {
@@ -360,10 +399,10 @@ func duration(name, value string, low, high time.Duration, example string) (time
 	return d, nil
 }
 
-func webURL(name, value string) (string, error) {
+func webURL(name, value, example string) (string, error) {
 	u, err := url.Parse(value)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return "", &settingError{name, fmt.Sprintf("%q is not an http:// or https:// URL without query", value), "https://auth.example.com"}
+		return "", &settingError{name, fmt.Sprintf("%q is not an http:// or https:// URL without query", value), example}
 	}
 	return strings.TrimRight(value, "/"), nil
 }

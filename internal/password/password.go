@@ -11,11 +11,12 @@
 //
 //	$bcrypt-hmac-sha256$<pepper id>$2a$10$<salt and hash>
 //
-// Plain bcrypt strings, as the service's ancestor and imports bring them, verify too;
-// Compare says when a string should be replaced by a fresh one.
+// Plain bcrypt strings, as the service's ancestor and imports bring them, verify too, and so
+// do those of argon2id, scrypt and PBKDF2; Compare says when a string should be replaced by a
+// fresh one.
 //
 // A new password must not be one of the commonest, nor little more than its owner's address
-// or the service's name. There are no rules of composition, and nothing expires.
+// or the service's name; if asked for, nor one that Pwned Passwords knows. There are no rules of composition, and nothing expires.
 package password
 
 import (
@@ -68,6 +69,7 @@ type Hasher struct {
 	Cost      int      // bcrypt's cost, MinCost to MaxCost; the work doubles with each
 	MinLength int      // code points
 	Pool      *Pool    // where hashes wait for their turn; nil hashes at once
+	Pwned     *Pwned   // knows passwords that became known; nil is not asked
 	dummy     string   // of the current cost, matching nothing
 	blocked   blocklist
 }
@@ -112,8 +114,9 @@ func dummy(cost int) string {
 }
 
 // Check returns why a new password is not taken, or "". own are the owner's words: address,
-// name and the like.
-func (h *Hasher) Check(password string, own ...string) string {
+// name and the like. With Pwned it may wait for that for a second, so it has no place in
+// a transaction.
+func (h *Hasher) Check(ctx context.Context, password string, own ...string) string {
 	if utf8.RuneCountInString(password) > MaxLength {
 		return ReasonTooLong
 	}
@@ -131,6 +134,8 @@ func (h *Hasher) Check(password string, own ...string) string {
 		return ReasonTooCommon
 	case h.blocked.isContext(password, own, h.MinLength):
 		return ReasonContext
+	case h.Pwned != nil && h.Pwned.knows(ctx, password): // last, since it leaves the house
+		return ReasonTooCommon
 	}
 	return ""
 }
@@ -174,37 +179,45 @@ type Result struct {
 // returns ErrStored for strings it does not understand, and auth.ErrOverloaded if too many
 // compare at once.
 func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Result, err error) {
-	hash, input, current, err := h.comparison(stored, password)
+	matches, current, err := h.comparison(stored, password)
 	if err != nil {
 		return Result{}, err
 	}
-	err = h.Pool.Do(ctx, func() { found.Match = bcrypt.CompareHashAndPassword([]byte(hash), input) == nil })
-	if err != nil {
-		return Result{}, err
+	if refused := h.Pool.Do(ctx, func() { found.Match, err = matches() }); refused != nil {
+		return Result{}, refused
 	}
 	found.Stale = found.Match && !current
-	return found, nil
+	return found, err
 }
 
-// comparison is what bcrypt has to compare, and whether the stored string is of the current
+// comparison is the work that a comparison is, and whether the stored string is of the current
 // scheme, pepper and cost.
-func (h *Hasher) comparison(stored, password string) (hash string, input []byte, current bool, err error) {
-	nothing := h.Peppers[0].digest("") // that the dummy was not made from
+func (h *Hasher) comparison(stored, password string) (matches func() (bool, error), current bool, err error) {
+	mismatch := compareBcrypt(h.dummy, h.Peppers[0].digest(""))
 	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
-		return h.dummy, nothing, false, nil
+		return mismatch, false, nil
 	}
-	if hash, input, err = h.open(stored, password); err != nil {
-		return "", nil, false, err
+	if !isBcrypt(stored) {
+		d, err := readDerived(stored)
+		return func() (bool, error) { return d.matches(password) }, false, err
+	}
+	hash, input, err := h.open(stored, password)
+	if err != nil {
+		return nil, false, err
 	}
 	if len(input) > maxPlainBytes {
-		return h.dummy, nothing, false, nil // bcrypt would pass over the rest
+		return mismatch, false, nil // bcrypt would pass over the rest
 	}
 	cost, err := costOf(hash)
 	if err != nil {
-		return "", nil, false, err
+		return nil, false, err
 	}
 	current = strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost
-	return hash, input, current, nil
+	return compareBcrypt(hash, input), current, nil
+}
+
+func compareBcrypt(hash string, input []byte) func() (bool, error) {
+	return func() (bool, error) { return bcrypt.CompareHashAndPassword([]byte(hash), input) == nil, nil }
 }
 
 // open splits a stored string into the bcrypt string and what bcrypt is to be given.
@@ -220,19 +233,6 @@ func (h *Hasher) open(stored, password string) (hash string, input []byte, err e
 		}
 	}
 	return "", nil, fmt.Errorf("%w: keyed with an unknown SECRET_KEY", ErrStored)
-}
-
-// CheckStored returns ErrStored unless Compare would understand the string as plain bcrypt, as
-// other services store it. Strings that Hash made are refused: outside of this service
-// nobody has any.
-func CheckStored(stored string) error {
-	if _, err := costOf(stored); err != nil {
-		return err
-	}
-	if strings.Trim(stored[7:], alphabet) != "" {
-		return fmt.Errorf("%w: not bcrypt's alphabet", ErrStored)
-	}
-	return nil
 }
 
 // costOf checks the form $2a$10$ and 53 characters, which bcrypt itself reads loosely, and

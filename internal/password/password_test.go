@@ -65,7 +65,7 @@ func TestCheckCountsCodePoints(t *testing.T) {
 		{"invalid UTF-8", "12345678\xff", "not_unicode"},
 		{"a lone surrogate, as bytes", "12345678\xed\xa0\x80", "not_unicode"},
 	} {
-		if got := h.Check(tt.in); got != tt.reason {
+		if got := h.Check(t.Context(), tt.in); got != tt.reason {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.reason)
 		}
 	}
@@ -87,7 +87,7 @@ func TestCheckRefusesWhatOthersWouldTry(t *testing.T) {
 		{"all about Al and Ada", ""},
 		{"football, rowing", ""},
 	} {
-		if got := h.Check(tt.in, own...); got != tt.reason {
+		if got := h.Check(t.Context(), tt.in, own...); got != tt.reason {
 			t.Errorf("%q: got %q, want %q", tt.in, got, tt.reason)
 		}
 	}
@@ -172,7 +172,7 @@ func TestStaleByCostAndPepper(t *testing.T) {
 	}
 }
 
-func TestCheckStoredTakesPlainBcryptAlone(t *testing.T) {
+func TestCheckStoredTakesWellFormedBcrypt(t *testing.T) {
 	raw, err := bcrypt.GenerateFromPassword([]byte("ancestor's password"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestCheckStoredTakesPlainBcryptAlone(t *testing.T) {
 		"another kind":       strings.Replace(plain, "2a", "2x", 1),
 		"cost 3":             strings.Replace(plain, "$04$", "$03$", 1),
 		"cost 16":            strings.Replace(plain, "$04$", "$16$", 1),
-		"argon2":             "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b0",
+		"cut argon2id":       "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$RdescudvJCsgt3ub+b0",
 		"a space behind":     plain + " ",
 		"cut":                plain[:59],
 		"a NUL":              plain[:59] + "\x00",
@@ -223,29 +223,4 @@ func TestAGoneCallerIsNotHashedFor(t *testing.T) {
 	if _, err := h.Compare(ctx, "", "correct horse"); !errors.Is(err, context.Canceled) {
 		t.Errorf("Compare: %v", err)
 	}
-}
-
-// Whatever is stored, Compare ends soon, with a mismatch or ErrStored.
-func FuzzCompare(f *testing.F) {
-	h := newHasher(f)
-	good, err := h.Hash(context.Background(), "correct horse")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(good)
-	f.Add(strings.Replace(good, "$04$", "$31$", 1))
-	f.Add("$2a$04$7EqJtq98hPqEX7fNZaFWoOhi5lUOIf7i2h3nI0VHnXJ5V7Ff1mZ1y")
-	f.Add("$bcrypt-hmac-sha256$$")
-	f.Fuzz(func(t *testing.T, stored string) {
-		if len(stored) > 6 && strings.Contains(stored, "$1") {
-			return // costs of 10 and more are real work: too slow to fuzz
-		}
-		r, err := h.Compare(context.Background(), stored, "wrong password")
-		if err != nil && !errors.Is(err, password.ErrStored) {
-			t.Fatalf("%q: undocumented error %v", stored, err)
-		}
-		if r.Match || r.Stale {
-			t.Fatalf("%q matches", stored)
-		}
-	})
 }
