@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"handlers":                   {"", "events", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "docs", "internal/problem", "internal/strictjson"},
 	"internal/email":             {},
+	"internal/gcra":              {},
 	"internal/jsonl":             {"internal/strictjson"},
 	"internal/password":          {"internal/secret"},
 	"internal/problem":           {""},
