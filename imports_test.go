@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 	"bus/authmicro":              {"", "bus"},
 	"bus/embedded":               {},
 	"events":                     {"", "internal/trace"},
-	"handlers":                   {"", "events", "persistence", "internal/email", "internal/password", "internal/secret", "internal/token"},
+	"handlers":                   {"", "events", "persistence", "internal/email", "internal/gcra", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "docs", "internal/problem", "internal/strictjson"},
 	"internal/email":             {},
 	"internal/gcra":              {},
@@ -42,8 +42,8 @@ var mayImport = map[string][]string{
 	"internal/token":             {"", "internal/strictjson"},
 	"internal/trace":             {},
 	"migrations":                 {},
-	"persistence":                {"", "events", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "migrations", "persistence", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
+	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "migrations", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
 	"docs":                       {},
 }
 
@@ -52,7 +52,7 @@ var owners = map[string][]string{
 	"github.com/gofiber/fiber":       {"bus/authfiber", "http"},
 	"github.com/golang-jwt/jwt":      {"internal/token"},
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
-	"github.com/maypok86/otter":      {"bus"},
+	"github.com/maypok86/otter":      {"bus", "handlers"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded", "internal/testauthority"},
 	"github.com/nats-io/nats.go":     {"bench/relay", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},

@@ -9,6 +9,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/gcra"
 )
 
 type sessionRow struct {
@@ -30,6 +31,7 @@ type sessionRow struct {
 	RevokeReason string      `bun:"revoke_reason,nullzero"`
 	Carrier      string      `bun:"carrier"`
 	SweepAt      time.Time   `bun:"sweep_at"` // no clean-up looks at it before
+	RefreshDue   int64       `bun:"refresh_due"`
 }
 
 // Session is a login and what has become of it.
@@ -47,6 +49,7 @@ type Session struct {
 	RevokedAt  time.Time // zero while nobody ended it
 	Reason     auth.Reason
 	Carrier    auth.Carrier
+	RefreshDue time.Time // theoretical arrival time of a refresh; see package gcra
 }
 
 // CreateSession stores a new session: its first generation, used when it was created.
@@ -79,14 +82,16 @@ type Step struct {
 	ExpiresAt  time.Time // of the next token, if the deadline allows as much
 	Carrier    auth.Carrier
 	Client     auth.Client
+	Limit      gcra.Limit
 }
 
 // AdvanceSession moves the session of a current refresh token to its next generation, in
 // one statement, so that of several at once one succeeds. It returns the session as it is
-// then, or auth.ErrNotFound if the token is not the current one of a live session.
+// then, or auth.ErrNotFound if the token is not the current one of a live session, or if the
+// limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	var row sessionRow
-	err := s.write.NewUpdate().Model(&row).
+	err := pace(s.write.NewUpdate().Model(&row), step.Limit, step.At).
 		Set("generation = generation + 1").
 		Set("used_at = ?", step.At).
 		Set("used_ip = ?", step.Client.IP).
@@ -99,6 +104,27 @@ func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) 
 		return Session{}, s.fault("advance session", err)
 	}
 	return row.session(), nil
+}
+
+// PaceSession counts a refresh that leaves the session as it is, and tells whether the limit
+// lets it pass.
+func (s *Store) PaceSession(ctx context.Context, id string, limit gcra.Limit, now time.Time) (bool, error) {
+	if limit.Interval == 0 {
+		return true, nil
+	}
+	passed, err := changed(pace(s.write.NewUpdate().Model((*sessionRow)(nil)), limit, now).Where("id = ?", id).Exec(ctx))
+	return passed, s.fault("pace session", err)
+}
+
+// pace makes an update of a session one that the limit has to let pass: gcra.Limit.Wait and
+// Pass in the database's words, since reading first would cost each refresh a round trip.
+func pace(q *bun.UpdateQuery, limit gcra.Limit, now time.Time) *bun.UpdateQuery {
+	if limit.Interval == 0 {
+		return q
+	}
+	at := micros(now)
+	return q.Where("refresh_due <= ?", at+limit.Slack().Microseconds()).
+		Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", at, at, limit.Interval.Microseconds())
 }
 
 // EndSession ends a session and returns it: none if it had ended before, or never was.
@@ -201,6 +227,6 @@ func (r sessionRow) session() Session {
 		CreatedAt: r.CreatedAt.UTC(), Created: auth.Client{IP: r.CreatedIP, UserAgent: r.CreatedAgent},
 		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
-		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier),
+		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier), RefreshDue: fromMicros(r.RefreshDue),
 	}
 }
