@@ -3,7 +3,7 @@
 // A change writes its event into the database in the transaction that makes it (the
 // outbox); a Relay publishes what is there to the stream AUTH_EVENTS of NATS JetStream:
 //
-//	user.registered user.updated user.password_changed user.deleted
+//	user.registered user.updated user.password_changed user.locked user.deleted
 //	session.created session.revoked
 //	key.rotated
 //
@@ -75,6 +75,14 @@ type UserPasswordChanged struct {
 	ChangedAt time.Time   `json:"changedAt"`
 }
 
+// UserLocked is the data of user.locked: so many tries at a password came that the next has to
+// wait, from one source or from anywhere.
+type UserLocked struct {
+	UserID auth.UserID  `json:"userId"`
+	Until  time.Time    `json:"until"`            // when another try is let through
+	Client *auth.Client `json:"client,omitempty"` // where the last try came from, if that is known
+}
+
 // UserDeleted is the data of user.deleted.
 type UserDeleted struct {
 	UserID    auth.UserID `json:"userId"`
@@ -109,6 +117,7 @@ type KeyRotated struct {
 func (UserRegistered) Type() string      { return "user.registered" }
 func (UserUpdated) Type() string         { return "user.updated" }
 func (UserPasswordChanged) Type() string { return "user.password_changed" }
+func (UserLocked) Type() string          { return "user.locked" }
 func (UserDeleted) Type() string         { return "user.deleted" }
 func (SessionCreated) Type() string      { return "session.created" }
 func (SessionRevoked) Type() string      { return "session.revoked" }
@@ -117,6 +126,7 @@ func (KeyRotated) Type() string          { return "key.rotated" }
 func (d UserRegistered) Subject() string      { return fmt.Sprint(d.UserID) }
 func (d UserUpdated) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d UserPasswordChanged) Subject() string { return fmt.Sprint(d.UserID) }
+func (d UserLocked) Subject() string          { return fmt.Sprint(d.UserID) }
 func (d UserDeleted) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d SessionCreated) Subject() string      { return fmt.Sprint(d.UserID) }
 func (d SessionRevoked) Subject() string      { return fmt.Sprint(d.UserID) }
