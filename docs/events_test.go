@@ -23,7 +23,7 @@ import (
 
 // told are the events there are.
 var told = []events.Data{
-	events.UserRegistered{}, events.UserUpdated{}, events.UserPasswordChanged{}, events.UserDeleted{},
+	events.UserRegistered{}, events.UserUpdated{}, events.UserPasswordChanged{}, events.UserLocked{}, events.UserDeleted{},
 	events.SessionCreated{}, events.SessionRevoked{},
 	events.KeyRotated{},
 }

@@ -78,9 +78,9 @@ type UserPasswordChanged struct {
 // UserLocked is the data of user.locked: so many tries at a password came that the next has to
 // wait, from one source or from anywhere.
 type UserLocked struct {
-	UserID auth.UserID  `json:"userId"`
-	Until  time.Time    `json:"until"`            // when another try is let through
-	Client *auth.Client `json:"client,omitempty"` // where the last try came from, if that is known
+	UserID auth.UserID `json:"userId"`
+	Until  time.Time   `json:"until"`           // when another try is let through
+	Client auth.Client `json:"client,omitzero"` // where the last try came from, if that is known
 }
 
 // UserDeleted is the data of user.deleted.

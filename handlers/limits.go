@@ -242,11 +242,7 @@ func (c *charge) tell(ctx context.Context, tx *persistence.Store, now time.Time,
 	case user == 0:
 		return tx.Ping(ctx)
 	}
-	locked := events.UserLocked{UserID: user, Until: now.Add(wait)}
-	if c.from != (auth.Client{}) {
-		locked.Client = &c.from
-	}
-	return tx.Emit(ctx, now, locked)
+	return tx.Emit(ctx, now, events.UserLocked{UserID: user, Until: now.Add(wait), Client: c.from})
 }
 
 // settle is for the transaction of a success: the account's counters begin anew, and the source

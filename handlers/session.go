@@ -261,23 +261,12 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 	case presented.Generation == session.Generation && wait > 0:
 		return persistence.Session{}, auth.ErrRateLimited.After(wait)
 	case s.Grace > 0 && presented.Generation == session.Generation-1 && now.Sub(session.UsedAt) <= s.Grace:
-		return session, s.pace(ctx, session.ID, now)
+		return session, nil // and not counted: the limit is not to send away a tab or a retry
 	}
 	if err := s.endOne(ctx, session.ID, auth.ReasonTokenReuse); err != nil {
 		return persistence.Session{}, err
 	}
 	return persistence.Session{}, auth.ErrTokenRevoked
-}
-
-// pace counts a refresh that is answered again. It returns auth.ErrRateLimited if that has to
-// wait.
-func (s *Sessions) pace(ctx context.Context, id string, now time.Time) error {
-	limit := s.Limits.refreshes()
-	passed, err := s.Store.PaceSession(ctx, id, limit, now)
-	if err == nil && !passed {
-		err = auth.ErrRateLimited.After(limit.Interval)
-	}
-	return err
 }
 
 // tokens writes the tokens of a session as it is. The refresh token depends on the row

@@ -157,7 +157,7 @@ func TestSweepingAndCountingDoNotHinderEachOther(t *testing.T) {
 }
 
 // The database reckons as package gcra does.
-func TestSessionsArePacedAsTheLimitSays(t *testing.T) {
+func TestRefreshesArePacedAsTheLimitSays(t *testing.T) {
 	each(t, func(t *testing.T, s *persistence.Store) {
 		n := newSession(t, s, "a")
 		limit := gcra.Limit{Burst: 3, Interval: 2 * time.Second}
@@ -169,39 +169,18 @@ func TestSessionsArePacedAsTheLimitSays(t *testing.T) {
 			if want {
 				due = limit.Pass(due, at)
 			}
-			var passed bool
-			var err error
-			if i%2 == 0 {
-				passed, err = s.PaceSession(t.Context(), n.ID, limit, at)
-			} else {
-				next := step(n, at)
-				next.Limit = limit
-				var advanced persistence.Session
-				advanced, err = s.AdvanceSession(t.Context(), next)
-				if passed = err == nil; passed {
-					n = advanced
-				}
-				if errors.Is(err, auth.ErrNotFound) {
-					err = nil
-				}
+			next := step(n, at)
+			next.Limit = limit
+			advanced, err := s.AdvanceSession(t.Context(), next)
+			passed := err == nil
+			if passed {
+				n = advanced
+			} else if errors.Is(err, auth.ErrNotFound) {
+				err = nil
 			}
 			if got := stored(t, s, n.ID).RefreshDue; err != nil || passed != want || !got.Equal(due) {
 				t.Fatalf("%d: passed %v, %v, due %s; want %v, %s", i, passed, err, got, want, due)
 			}
-		}
-	})
-}
-
-func TestWithoutALimitNothingIsPaced(t *testing.T) {
-	each(t, func(t *testing.T, s *persistence.Store) {
-		n := newSession(t, s, "a")
-		for range 50 {
-			if passed, err := s.PaceSession(t.Context(), n.ID, gcra.Limit{}, now); err != nil || !passed {
-				t.Fatal(passed, err)
-			}
-		}
-		if got := stored(t, s, n.ID).RefreshDue; !got.IsZero() {
-			t.Errorf("due %s", got)
 		}
 	})
 }

@@ -91,7 +91,7 @@ type Step struct {
 // limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	var row sessionRow
-	err := pace(s.write.NewUpdate().Model(&row), step.Limit, step.At).
+	q := s.write.NewUpdate().Model(&row).
 		Set("generation = generation + 1").
 		Set("used_at = ?", step.At).
 		Set("used_ip = ?", step.Client.IP).
@@ -99,32 +99,16 @@ func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) 
 		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", step.ExpiresAt, step.ExpiresAt).
 		Where("id = ? AND generation = ? AND revoked_at IS NULL", step.SessionID, step.Generation).
 		Where("carrier = ? AND expires_at > ?", step.Carrier, step.At).
-		Returning("*").Scan(ctx)
-	if err != nil {
+		Returning("*")
+	if limit, at := step.Limit, micros(step.At); limit.Interval > 0 {
+		// What gcra.Limit says, in the database's words: to read first would be a round trip more.
+		q = q.Where("refresh_due <= ?", at+limit.Slack().Microseconds()).
+			Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", at, at, limit.Interval.Microseconds())
+	}
+	if err := q.Scan(ctx); err != nil {
 		return Session{}, s.fault("advance session", err)
 	}
 	return row.session(), nil
-}
-
-// PaceSession counts a refresh that leaves the session as it is, and tells whether the limit
-// lets it pass.
-func (s *Store) PaceSession(ctx context.Context, id string, limit gcra.Limit, now time.Time) (bool, error) {
-	if limit.Interval == 0 {
-		return true, nil
-	}
-	passed, err := changed(pace(s.write.NewUpdate().Model((*sessionRow)(nil)), limit, now).Where("id = ?", id).Exec(ctx))
-	return passed, s.fault("pace session", err)
-}
-
-// pace makes an update of a session one that the limit has to let pass: gcra.Limit.Wait and
-// Pass in the database's words, since reading first would cost each refresh a round trip.
-func pace(q *bun.UpdateQuery, limit gcra.Limit, now time.Time) *bun.UpdateQuery {
-	if limit.Interval == 0 {
-		return q
-	}
-	at := micros(now)
-	return q.Where("refresh_due <= ?", at+limit.Slack().Microseconds()).
-		Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", at, at, limit.Interval.Microseconds())
 }
 
 // EndSession ends a session and returns it: none if it had ended before, or never was.

@@ -198,14 +198,18 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
+	limits, err := s.limits(master)
+	if err != nil {
+		return err
+	}
 	sessions := &handlers.Sessions{
 		Store: s.store, Passwords: passwords, Keys: s.keys,
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
-		Limit: s.config.sessionLimit,
+		Limit: s.config.sessionLimit, Limits: limits,
 	}
-	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Reauth: s.config.reauth}
+	accounts := &handlers.Accounts{Store: s.store, Passwords: passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth}
 	health := &handlers.Health{
 		Store:    s.store,
 		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
@@ -257,6 +261,16 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
+}
+
+// limits makes what bounds guessing; nil, and says so, if it is off. While a second master secret
+// is in use, instances that begin with another one count apart.
+func (s *service) limits(master secret.Keys) (*handlers.Limits, error) {
+	if s.config.limits == nil {
+		s.log.Warn("RATE_LIMITS=off: passwords can be guessed at without end")
+		return nil, nil
+	}
+	return handlers.NewLimits(s.store, master[0].Derive(secret.LabelLimits), *s.config.limits)
 }
 
 // wrongSecretKey names the setting if err is that a secret of the database does not open.

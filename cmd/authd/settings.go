@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/persistence"
@@ -90,6 +91,19 @@ type serveSettings struct {
 
 	BcryptCost        string `env:"BCRYPT_COST" default:"10" placeholder:"COST" help:"Work of hashing a password, 10 to 15; each doubles it."`
 	PasswordMinLength string `env:"PASSWORD_MIN_LENGTH" default:"8" placeholder:"LENGTH" help:"Shortest password in characters, 8 to 64."`
+
+	RateLimits string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"off lifts every limit below, for benchmarks."`
+	limitSettings
+}
+
+// limitSettings say how often something may be tried: so many times at once, and then once each
+// interval.
+type limitSettings struct {
+	LimitLogin          string `env:"LIMIT_LOGIN" default:"5/30s,20/5m" placeholder:"LIMITS" help:"Tries at the password of an account from one source: so many at once, and then one each interval. A second limit, with more of both, is for those who go on."`
+	LimitLoginAccount   string `env:"LIMIT_LOGIN_ACCOUNT" default:"50/1m" placeholder:"LIMITS" help:"Tries at the password of an account from everywhere; sources where its owner is logged in are let through."`
+	LimitLoginSource    string `env:"LIMIT_LOGIN_SOURCE" default:"100/5s" placeholder:"LIMITS" help:"Tries at passwords of any accounts from one source."`
+	LimitRegisterSource string `env:"LIMIT_REGISTER_SOURCE" default:"20/1m" placeholder:"LIMITS" help:"Registrations from one source."`
+	LimitRefreshSession string `env:"LIMIT_REFRESH_SESSION" default:"30/2s" placeholder:"LIMIT" help:"Refreshes of a session."`
 }
 
 // config is serveSettings, checked.
@@ -108,6 +122,8 @@ type config struct {
 	accessTTL, refreshTTL, maxAge, grace, reauth time.Duration
 	rotation                                     time.Duration // 0 is never
 	bcryptCost, passwordMinLength, sessionLimit  int
+
+	limits *handlers.Rules // nil if they are off
 }
 
 // check reads all settings that need no file.
@@ -150,8 +166,17 @@ func (s serveSettings) check() (c config, err error) {
 	if s.AccessTokenSecret != "" && s.AccessTokenSecret == s.RefreshTokenSecret {
 		return c, &settingError{"REFRESH_TOKEN_SECRET", "is the same as ACCESS_TOKEN_SECRET", exampleSecret}
 	}
-	err = s.checkNumbers(&c)
-	return c, err
+	if err := s.checkNumbers(&c); err != nil {
+		return c, err
+	}
+	switch s.RateLimits {
+	case "on":
+		c.limits, err = s.rules()
+		return c, err
+	case "off":
+		return c, nil
+	}
+	return c, &settingError{"RATE_LIMITS", fmt.Sprintf("%q is not on or off", s.RateLimits), "on"}
 }
 
 func (s serveSettings) checkNumbers(c *config) (err error) {
