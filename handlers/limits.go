@@ -96,7 +96,7 @@ func (l *Limits) guess(ctx context.Context, address string, from auth.Client) (*
 	}
 	parsed, err := email.Parse(address)
 	account, source := parsed.Key, sourceOf(from)
-	if err != nil { // counted by its beginning, which is longer than any address and so nobody's
+	if err != nil { // counted by what it is; what is cut off leaves more than any address has
 		account = address[:min(len(address), email.MaxBytes+1)]
 	}
 	c := &charge{
