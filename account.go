@@ -44,6 +44,7 @@ type AccountUpdateRequest struct {
 type AccountDeleteRequest struct {
 	Bearer
 	Password string `json:"password,omitempty"`
+	Origin
 }
 
 // AccountDeleted is empty: the account is gone.
@@ -54,6 +55,7 @@ type PasswordChangeRequest struct {
 	Bearer
 	CurrentPassword string `json:"currentPassword"`
 	NewPassword     string `json:"newPassword"` // as at registration
+	Origin
 }
 
 // PasswordChanged tells how many sessions ended.

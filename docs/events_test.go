@@ -24,7 +24,7 @@ import (
 // told are the events there are.
 var told = []events.Data{
 	events.UserRegistered{}, events.UserUpdated{}, events.UserPasswordChanged{},
-	events.UserDisabled{}, events.UserEnabled{}, events.UserDeleted{},
+	events.UserDisabled{}, events.UserEnabled{}, events.UserLocked{}, events.UserDeleted{},
 	events.SessionCreated{}, events.SessionRevoked{},
 	events.KeyRotated{},
 }

@@ -4,7 +4,7 @@
 // outbox); a Relay publishes what is there to the stream AUTH_EVENTS of NATS JetStream:
 //
 //	user.registered user.updated user.password_changed
-//	user.disabled user.enabled user.deleted
+//	user.disabled user.enabled user.locked user.deleted
 //	session.created session.revoked
 //	key.rotated
 //
@@ -88,6 +88,14 @@ type UserEnabled struct {
 	EnabledAt time.Time   `json:"enabledAt"`
 }
 
+// UserLocked is the data of user.locked: so many tries at a password came that the next has to
+// wait, from one source or from anywhere.
+type UserLocked struct {
+	UserID auth.UserID `json:"userId"`
+	Until  time.Time   `json:"until"`           // when another try is let through
+	Client auth.Client `json:"client,omitzero"` // where the last try came from, if that is known
+}
+
 // UserDeleted is the data of user.deleted.
 type UserDeleted struct {
 	UserID    auth.UserID `json:"userId"`
@@ -124,6 +132,7 @@ func (UserUpdated) Type() string         { return "user.updated" }
 func (UserPasswordChanged) Type() string { return "user.password_changed" }
 func (UserDisabled) Type() string        { return "user.disabled" }
 func (UserEnabled) Type() string         { return "user.enabled" }
+func (UserLocked) Type() string          { return "user.locked" }
 func (UserDeleted) Type() string         { return "user.deleted" }
 func (SessionCreated) Type() string      { return "session.created" }
 func (SessionRevoked) Type() string      { return "session.revoked" }
@@ -134,6 +143,7 @@ func (d UserUpdated) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d UserPasswordChanged) Subject() string { return fmt.Sprint(d.UserID) }
 func (d UserDisabled) Subject() string        { return fmt.Sprint(d.UserID) }
 func (d UserEnabled) Subject() string         { return fmt.Sprint(d.UserID) }
+func (d UserLocked) Subject() string          { return fmt.Sprint(d.UserID) }
 func (d UserDeleted) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d SessionCreated) Subject() string      { return fmt.Sprint(d.UserID) }
 func (d SessionRevoked) Subject() string      { return fmt.Sprint(d.UserID) }

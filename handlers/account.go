@@ -13,25 +13,35 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Accounts makes accounts and shows them to their owners. All fields but Clock are required.
+// Accounts makes accounts and shows them to their owners. All fields but Clock and Limits are
+// required.
 type Accounts struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
 	Sessions  *Sessions
 	Reauth    time.Duration // how long a login is recent enough for what is sensitive; 0 never
+	Limits    *Limits       // of registrations and of tries at passwords; nil is none
 	Clock     Clock
 }
 
-// Register answers auth.register: it creates an account. It returns auth.ErrEmailTaken, or
-// an auth.ErrInvalid error that names all members at fault; nothing is stored then.
+// Register answers auth.register: it creates an account. It returns auth.ErrEmailTaken,
+// auth.ErrRateLimited if too many came from where the request does, or an auth.ErrInvalid error
+// that names all members at fault; nothing is stored then.
 func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth.RegisterReply, error) {
-	address, err := a.checkRegister(ctx, req)
+	address, from, err := a.checkRegister(ctx, req)
+	if err != nil {
+		return auth.RegisterReply{}, err
+	}
+	if err := a.Passwords.Pool.Admit(); err != nil { // before anything is written
+		return auth.RegisterReply{}, err
+	}
+	try, err := a.Limits.registration(ctx, from)
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
 	hash, err := a.Passwords.Hash(ctx, req.Password) // slow on purpose, so outside of a transaction
 	if err != nil {
-		return auth.RegisterReply{}, err
+		return auth.RegisterReply{}, try.failed(ctx, err)
 	}
 	user := persistence.NewUser{
 		Email: address.Display, EmailKey: address.Key, Password: hash, Name: req.Name, At: a.Clock.now(),
@@ -49,7 +59,7 @@ func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth
 	return auth.RegisterReply{Message: "User registered successfully", UserID: id}, nil
 }
 
-func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) (email.Address, error) {
+func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) (email.Address, auth.Client, error) {
 	var faults []auth.Field
 	address, err := email.Parse(req.Email)
 	switch {
@@ -64,11 +74,11 @@ func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) 
 	if reason := checkName(req.Name); reason != "" {
 		faults = append(faults, auth.Field{Field: "name", Reason: reason})
 	}
-	_, wrong := client(req.Client)
+	from, wrong := client(req.Client)
 	if faults = append(faults, wrong...); faults != nil {
-		return email.Address{}, auth.ErrInvalid.With(faults...)
+		return email.Address{}, auth.Client{}, auth.ErrInvalid.With(faults...)
 	}
-	return address, nil
+	return address, from, nil
 }
 
 // Get answers auth.account.get: the account of the token's user. It returns the errors of
@@ -118,8 +128,8 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 }
 
 // Delete answers auth.account.delete: the account goes, and its sessions with it. It returns
-// auth.ErrInvalidCredentials for a wrong password, and auth.ErrReauthentication if there is
-// none and the login is not recent.
+// auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
+// auth.ErrReauthentication if there is none and the login is not recent.
 func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (auth.AccountDeleted, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
@@ -133,17 +143,24 @@ func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (a
 	if err != nil {
 		return auth.AccountDeleted{}, gone(err)
 	}
-	if req.Password != "" {
-		if err := a.compare(ctx, stored, req.Password); err != nil {
-			return auth.AccountDeleted{}, err
-		}
+	if req.Password == "" {
+		return auth.AccountDeleted{}, a.delete(ctx, user.UserID, stored, nil)
 	}
-	return auth.AccountDeleted{}, a.delete(ctx, user.UserID, stored)
+	account, err := a.Store.Account(ctx, user.UserID)
+	if err != nil {
+		return auth.AccountDeleted{}, gone(err)
+	}
+	try, err := a.confirm(ctx, account, req.Origin, stored, req.Password)
+	if err != nil {
+		return auth.AccountDeleted{}, err
+	}
+	return auth.AccountDeleted{}, a.delete(ctx, user.UserID, stored, try)
 }
 
 // delete ends the sessions of an account, which go with it, and deletes it, if the stored
-// password is the one that was looked at; otherwise it returns auth.ErrConflict.
-func (a *Accounts) delete(ctx context.Context, id auth.UserID, password string) error {
+// password is the one that was looked at; otherwise it returns auth.ErrConflict. It settles the
+// try that confirmed the password.
+func (a *Accounts) delete(ctx context.Context, id auth.UserID, password string, try *charge) error {
 	now := a.Clock.now()
 	return a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		ended, err := tx.EndOtherSessions(ctx, id, "", auth.ReasonUserDeleted, now)
@@ -160,13 +177,17 @@ func (a *Accounts) delete(ctx context.Context, id auth.UserID, password string) 
 		if err != nil {
 			return err
 		}
-		return tx.Emit(ctx, now, events.UserDeleted{UserID: id, DeletedAt: now})
+		if err := tx.Emit(ctx, now, events.UserDeleted{UserID: id, DeletedAt: now}); err != nil {
+			return err
+		}
+		return try.settle(ctx, tx)
 	})
 }
 
 // ChangePassword answers auth.password.change: it needs the current password, however recent
 // the login, and ends every other session. It returns auth.ErrInvalidCredentials for a wrong
-// one, and auth.ErrInvalid for a new one that is not taken.
+// one, auth.ErrRateLimited after too many tries, and auth.ErrInvalid for a new one that is not
+// taken.
 func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChanged, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
@@ -183,12 +204,13 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 	if err != nil {
 		return auth.PasswordChanged{}, gone(err)
 	}
-	if err := a.compare(ctx, stored, req.CurrentPassword); err != nil {
+	try, err := a.confirm(ctx, account, req.Origin, stored, req.CurrentPassword)
+	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
 	fresh, err := a.Passwords.Hash(ctx, req.NewPassword)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChanged{}, try.failed(ctx, err)
 	}
 	var done auth.PasswordChanged
 	now := a.Clock.now()
@@ -208,7 +230,10 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 			return err
 		}
 		done.Ended = len(ended)
-		return a.Sessions.tellEnded(ctx, tx, ended)
+		if err := a.Sessions.tellEnded(ctx, tx, ended); err != nil {
+			return err
+		}
+		return try.settle(ctx, tx)
 	})
 	if err != nil {
 		return auth.PasswordChanged{}, err
@@ -226,11 +251,27 @@ func (a *Accounts) checkNew(ctx context.Context, plain string, account auth.Acco
 	return a.Passwords.Check(ctx, plain, account.Email, local, account.Name)
 }
 
-// compare returns auth.ErrInvalidCredentials unless the password is the stored one.
-func (a *Accounts) compare(ctx context.Context, stored, plain string) error {
-	found, err := a.Passwords.Compare(ctx, stored, plain)
-	if err == nil && !found.Match {
-		err = auth.ErrInvalidCredentials
+// confirm compares the password that the account's owner gives with the stored one, which is a
+// try as a login is. It returns auth.ErrInvalidCredentials if it is another one, and
+// auth.ErrRateLimited after too many tries.
+func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.Origin, stored, plain string) (*charge, error) {
+	kept, faults := client(from.Client)
+	if faults != nil {
+		return nil, auth.ErrInvalid.With(faults...)
 	}
-	return err
+	if err := a.Passwords.Pool.Admit(); err != nil {
+		return nil, err
+	}
+	try, err := a.Limits.guess(ctx, account.Email, kept)
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.Passwords.Compare(ctx, stored, plain)
+	switch {
+	case err != nil:
+		return nil, try.failed(ctx, err)
+	case !found.Match:
+		return nil, auth.ErrInvalidCredentials
+	}
+	return try, nil
 }

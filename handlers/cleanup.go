@@ -21,8 +21,8 @@ const (
 	sweepBatch = 500
 )
 
-// Cleanup deletes what is over: sessions that ended or expired, and events that were
-// published long ago. Every instance does it, at times of its own, and whichever comes
+// Cleanup deletes what is over: sessions that ended or expired, events that were published long
+// ago, and counters of limits that say nothing any more. Every instance does it, at times of its own, and whichever comes
 // first finds something. All fields but Clock are required.
 type Cleanup struct {
 	Store     *persistence.Store
@@ -51,8 +51,8 @@ func (c *Cleanup) Run(ctx context.Context) error {
 	}
 }
 
-// Once deletes all that is over by now, in small batches, and tells how much that was. If it
-// returns an error, some may be gone.
+// Once deletes all that is over by now, in small batches, and tells how much that was, but for
+// counters, which nobody misses. If it returns an error, some may be gone.
 func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	now := c.Clock.now()
 	for looked := sweepBatch; looked == sweepBatch; {
@@ -64,6 +64,11 @@ func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	}
 	for n := sweepBatch; n == sweepBatch; events += n {
 		if n, err = c.Store.SweepOutbox(ctx, now.Add(-keepEvents), sweepBatch); err != nil {
+			return sessions, events, err
+		}
+	}
+	for n := sweepBatch; n == sweepBatch; {
+		if n, err = c.Store.SweepCounters(ctx, now, sweepBatch); err != nil {
 			return sessions, events, err
 		}
 	}

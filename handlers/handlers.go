@@ -1,13 +1,13 @@
 // Package handlers is what the service does: one method for each subject, whatever the way
 // in, over package persistence.
 //
-// A login, for example: the address is brought into the form that is compared, the stored
-// password is fetched (or, for an unknown address, a dummy that costs the same), and the
-// password is compared outside of any transaction, since that takes long on purpose. Then
-// one transaction makes sure that the password is still the one that was compared and
-// stores a new session. Of it the tokens are made: the access token, which anybody with
-// the public keys can read, and the refresh token, which names the session and its
-// generation and is kept nowhere.
+// A login, for example: the try is counted (see Limits), and goes on unless there were too many;
+// the address is brought into the form that is compared, the stored password is fetched (or,
+// for an unknown address, a dummy that costs the same), and the password is compared outside of
+// any transaction, since that takes long on purpose. Then one transaction makes sure that the
+// password is still the one that was compared, stores a new session and takes the count back. Of
+// it the tokens are made: the access token, which anybody with the public keys can read, and the
+// refresh token, which names the session and its generation and is kept nowhere.
 //
 // Refreshing moves the session from its generation to the next in one conditional update.
 // Whoever presents the immediate predecessor within the grace window, as a second tab or a

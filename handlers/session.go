@@ -19,8 +19,8 @@ import (
 // amrPassword is how a login by password is told (RFC 8176 §2).
 const amrPassword = "pwd"
 
-// Sessions makes, continues and ends logins. All fields but Clock, Grace and Limit are
-// required.
+// Sessions makes, continues and ends logins. All fields but Clock, Grace, Limit and Limits
+// are required.
 type Sessions struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
@@ -32,28 +32,37 @@ type Sessions struct {
 	MaxAge    time.Duration // of a session, however often it is refreshed
 	Grace     time.Duration // in which a spent refresh token gets its successor again; 0 is strict
 	Limit     int           // of a user's live sessions; the oldest end first; 0 is none
+	Limits    *Limits       // of tries at passwords and of refreshes; nil is none
 	Clock     Clock
 }
 
 // Login answers auth.login: it begins a session. Whatever is wrong with address or
-// password, the answer is auth.ErrInvalidCredentials.
+// password, the answer is auth.ErrInvalidCredentials; after too many tries it is
+// auth.ErrRateLimited, whether the password is right or not.
 func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
 	from, err := origin(req.Client, req.Carrier)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	user, err := s.check(ctx, req.Email, req.Password)
+	if err := s.Passwords.Pool.Admit(); err != nil { // before anything is written
+		return auth.LoginReply{}, err
+	}
+	try, err := s.Limits.guess(ctx, req.Email, from.client)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	session, err := s.begin(ctx, user, from)
+	user, err := s.check(ctx, req.Email, req.Password)
+	if err != nil {
+		return auth.LoginReply{}, try.failed(ctx, err)
+	}
+	session, err := s.begin(ctx, user, from, try)
 	if errors.Is(err, errPasswordMoved) {
 		if user, err = s.check(ctx, req.Email, req.Password); err == nil {
-			session, err = s.begin(ctx, user, from)
+			session, err = s.begin(ctx, user, from, try)
 		}
 	}
 	if err != nil {
-		return auth.LoginReply{}, err
+		return auth.LoginReply{}, try.failed(ctx, err)
 	}
 	tokens, err := s.tokens(session)
 	if err != nil {
@@ -116,10 +125,10 @@ func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, add
 // password was changed, or another login stored the same one afresh.
 var errPasswordMoved = fmt.Errorf("%w: the stored password is another one by now", auth.ErrInvalidCredentials)
 
-// begin stores a new session, if the password that was compared is still the user's; it
-// returns errPasswordMoved if it is not, and auth.ErrInvalidCredentials if the user was
-// disabled or deleted meanwhile.
-func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source) (persistence.Session, error) {
+// begin stores a new session, if the password that was compared is still the user's, and
+// settles the try that began it; it returns errPasswordMoved if it is not, and
+// auth.ErrInvalidCredentials if the user was disabled or deleted meanwhile.
+func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source, try *charge) (persistence.Session, error) {
 	now := s.Clock.now()
 	deadline := now.Add(s.MaxAge)
 	session := persistence.Session{
@@ -137,7 +146,10 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 		case stored != user.Password:
 			return errPasswordMoved
 		}
-		return s.create(ctx, tx, session)
+		if err := s.create(ctx, tx, session); err != nil {
+			return err
+		}
+		return try.settle(ctx, tx)
 	})
 	return session, err
 }
@@ -206,7 +218,8 @@ func (s *Sessions) endOne(ctx context.Context, id string, reason auth.Reason) er
 
 // Refresh answers auth.refresh: the next tokens of a session. It returns
 // auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked; a spent token ends
-// its session although the request fails.
+// its session although the request fails. Too many are auth.ErrRateLimited, and the token
+// stays as good as it was.
 func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.Tokens, error) {
 	from, err := origin(req.Client, req.Carrier)
 	if err != nil {
@@ -220,6 +233,7 @@ func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.T
 	session, err := s.Store.AdvanceSession(ctx, persistence.Step{
 		SessionID: presented.SessionID, Generation: presented.Generation,
 		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
+		Limit: s.Limits.refreshes(),
 	})
 	if errors.Is(err, auth.ErrNotFound) {
 		session, err = s.repeat(ctx, presented, from.carrier, now)
@@ -232,9 +246,11 @@ func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.T
 
 // repeat decides about a token that is not its session's current one. The immediate
 // predecessor within the grace window is answered again; any other spent one ends the
-// session. One that came in another carrier than its own means nothing.
+// session. One that came in another carrier than its own means nothing. The current one is
+// here because it came too soon.
 func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier, now time.Time) (persistence.Session, error) {
 	session, err := s.Store.Session(ctx, presented.SessionID)
+	wait := s.Limits.refreshes().Wait(session.RefreshDue, now)
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
 		return persistence.Session{}, auth.ErrTokenRevoked // deleted, with or without its user
@@ -246,8 +262,10 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 		return persistence.Session{}, auth.ErrTokenRevoked
 	case !now.Before(session.ExpiresAt):
 		return persistence.Session{}, auth.ErrTokenExpired
+	case presented.Generation == session.Generation && wait > 0:
+		return persistence.Session{}, auth.ErrRateLimited.After(wait)
 	case s.Grace > 0 && presented.Generation == session.Generation-1 && now.Sub(session.UsedAt) <= s.Grace:
-		return session, nil
+		return session, nil // and not counted: the limit is not to send away a tab or a retry
 	}
 	if err := s.endOne(ctx, session.ID, auth.ReasonTokenReuse); err != nil {
 		return persistence.Session{}, err

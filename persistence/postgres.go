@@ -46,7 +46,8 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	return &Store{
 		write: db, read: db, db: db, close: db.Close, woken: make(chan struct{}, 1),
 		dialect: dialect{
-			forShare: "SHARE", forUpdate: "NO KEY UPDATE", lock: lockPostgres, isAway: isPostgresAway,
+			forShare: "SHARE", forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
+			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
 			exclusively: exclusivelyPostgres,
 		},
@@ -69,6 +70,11 @@ func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context,
 		}
 		return fn(ctx, tx)
 	})
+}
+
+func relaxPostgres(ctx context.Context, tx bun.IDB) error {
+	_, err := tx.ExecContext(ctx, "SET LOCAL synchronous_commit = off")
+	return err
 }
 
 func lockPostgres(ctx context.Context, tx bun.IDB, name string) error {

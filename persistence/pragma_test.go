@@ -1,10 +1,13 @@
 package persistence
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 
 	"github.com/uptrace/bun"
+
+	"github.com/zyotra/auth/internal/testpg"
 )
 
 // The pragmas are a connection's own, so every connection of a pool is asked.
@@ -48,4 +51,31 @@ func pragma(t *testing.T, db bun.IDB, name string) (value string) {
 		t.Fatal(err)
 	}
 	return value
+}
+
+func TestOnlyARelaxedTransactionDoesNotWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.Context(), testpg.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	setting := func(relax bool) (text string) {
+		err := s.Tx(t.Context(), func(ctx context.Context, tx *Store) error {
+			if relax {
+				if err := tx.Relax(ctx); err != nil {
+					return err
+				}
+			}
+			return tx.write.NewRaw("SHOW synchronous_commit").Scan(ctx, &text)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	usual := setting(false)
+	if got := setting(true); got != "off" || usual == "off" || setting(false) != usual {
+		t.Errorf("relaxed %s, before %s, after %s", got, usual, setting(false))
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/uptrace/bun"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/gcra"
 )
 
 type sessionRow struct {
@@ -30,6 +31,7 @@ type sessionRow struct {
 	RevokeReason string      `bun:"revoke_reason,nullzero"`
 	Carrier      string      `bun:"carrier"`
 	SweepAt      time.Time   `bun:"sweep_at"` // no clean-up looks at it before
+	RefreshDue   int64       `bun:"refresh_due"`
 
 	UserDisabled bool `bun:"user_disabled,scanonly"`
 }
@@ -49,6 +51,7 @@ type Session struct {
 	RevokedAt  time.Time // zero while nobody ended it
 	Reason     auth.Reason
 	Carrier    auth.Carrier
+	RefreshDue time.Time // theoretical arrival time of a refresh; see package gcra
 
 	UserDisabled bool // only Session tells
 }
@@ -88,15 +91,16 @@ type Step struct {
 	ExpiresAt  time.Time // of the next token, if the deadline allows as much
 	Carrier    auth.Carrier
 	Client     auth.Client
+	Limit      gcra.Limit
 }
 
 // AdvanceSession moves the session of a current refresh token to its next generation, in
 // one statement, so that of several at once one succeeds. It returns the session as it is
-// then, or auth.ErrNotFound if the token is not the current one of a live session, or the
-// session's user disabled.
+// then, or auth.ErrNotFound if the token is not the current one of a live session, if the
+// session's user is disabled, or if the limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	var row sessionRow
-	err := s.write.NewUpdate().Model(&row).
+	q := s.write.NewUpdate().Model(&row).
 		Set("generation = generation + 1").
 		Set("used_at = ?", step.At).
 		Set("used_ip = ?", step.Client.IP).
@@ -105,8 +109,13 @@ func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) 
 		Where("id = ? AND generation = ? AND revoked_at IS NULL", step.SessionID, step.Generation).
 		Where("carrier = ? AND expires_at > ?", step.Carrier, step.At).
 		Where("NOT " + ofDisabled).
-		Returning("*").Scan(ctx)
-	if err != nil {
+		Returning("*")
+	if limit, at := step.Limit, micros(step.At); limit.Interval > 0 {
+		// What gcra.Limit says, in the database's words: to read first would be a round trip more.
+		q = q.Where("refresh_due <= ?", at+limit.Slack().Microseconds()).
+			Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", at, at, limit.Interval.Microseconds())
+	}
+	if err := q.Scan(ctx); err != nil {
 		return Session{}, s.fault("advance session", err)
 	}
 	return row.session(), nil
@@ -212,7 +221,7 @@ func (r sessionRow) session() Session {
 		CreatedAt: r.CreatedAt.UTC(), Created: auth.Client{IP: r.CreatedIP, UserAgent: r.CreatedAgent},
 		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
-		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier),
+		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier), RefreshDue: fromMicros(r.RefreshDue),
 		UserDisabled: r.UserDisabled,
 	}
 }

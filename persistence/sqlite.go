@@ -43,7 +43,7 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 	return &Store{
 		write: writer, read: reader, db: writer, woken: make(chan struct{}, 1),
 		close:   func() error { return errors.Join(reader.Close(), writer.Close()) },
-		dialect: dialect{lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite, isAway: isSQLiteAway},
+		dialect: dialect{relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite, isAway: isSQLiteAway},
 	}, nil
 }
 
@@ -68,6 +68,9 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 func exclusivelySQLite(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error {
 	return fn(ctx, s)
 }
+
+// relaxSQLite does nothing: SQLite keeps to one way of writing within a transaction.
+func relaxSQLite(context.Context, bun.IDB) error { return nil }
 
 // lockSQLite has nothing to do: there is one writer.
 func lockSQLite(context.Context, bun.IDB, string) error { return nil }

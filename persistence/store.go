@@ -42,6 +42,11 @@ type dialect struct {
 	// forShare keeps a row as it is until the transaction ends, and forUpdate waits for those
 	// who do that too; "" where only one transaction writes at a time anyway.
 	forShare, forUpdate string
+	// skipLocked locks the rows of a subselect and passes over those that others have locked;
+	// "" where only one transaction writes.
+	skipLocked string
+	// relax is Store.Relax.
+	relax func(ctx context.Context, tx bun.IDB) error
 	// lock makes the transaction wait for others that lock the same name.
 	lock func(ctx context.Context, tx bun.IDB, name string) error
 	// overriding stands before the values of an insert that brings its own ids.

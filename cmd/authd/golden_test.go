@@ -237,7 +237,8 @@ func TestGoldenEvents(t *testing.T) {
 	a := startInside(t)
 	a.post(t, "/register", `{"email":"ada@example.com","password":"correct horse battery","name":"Ada"}`)
 	a.post(t, "/login", credentials) // ended by the change of the password
-	own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	own := bearer(access)
 	own["Content-Type"] = []string{"application/json"}
 	a.do(t, "PATCH /me", own, `{"name":"Countess"}`)
 	a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"battery horse correct"}`).answered(t, 204, "")
@@ -245,6 +246,9 @@ func TestGoldenEvents(t *testing.T) {
 	ask(t, operator, "auth.admin.users.disable", nil, `{"userId":1}`)
 	ask(t, operator, "auth.admin.users.enable", nil, `{"userId":1}`).replied(t, "{}")
 	own["Authorization"] = bearer(a.post(t, "/login", `{"email":"ada@example.com","password":"battery horse correct"}`).member(t, "accessToken"))["Authorization"]
+	for range 5 {
+		a.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "")
+	}
 	a.do(t, "DELETE /me", own, `{"password":"battery horse correct"}`).answered(t, 204, "")
 	store, err := persistence.Open(t.Context(), "sqlite://"+a.dir+"/data/authd.db")
 	check(t, err)

@@ -220,14 +220,18 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	s.pool = password.NewPool(cores, s.config.hashWait, firstGuess(s.config.bcryptCost))
 	s.pool.Background = background
 	s.passwords.Peppers, s.passwords.Pool = peppers, s.pool
+	limits, err := s.limits(master)
+	if err != nil {
+		return err
+	}
 	sessions := &handlers.Sessions{
 		Store: s.store, Passwords: s.passwords, Keys: s.keys,
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
-		Limit: s.config.sessionLimit,
+		Limit: s.config.sessionLimit, Limits: limits,
 	}
-	accounts := &handlers.Accounts{Store: s.store, Passwords: s.passwords, Sessions: sessions, Reauth: s.config.reauth}
+	accounts := &handlers.Accounts{Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
 	health := &handlers.Health{
 		Store:    s.store,
@@ -296,6 +300,16 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 // firstGuess is about what a hash of the cost takes, before one was made.
 func firstGuess(cost int) time.Duration {
 	return 60 * time.Millisecond << (cost - password.MinCost)
+}
+
+// limits makes what bounds guessing; nil, and says so, if it is off. While a second master secret
+// is in use, instances that begin with another one count apart.
+func (s *service) limits(master secret.Keys) (*handlers.Limits, error) {
+	if s.config.limits == nil {
+		s.log.Warn("RATE_LIMITS=off: passwords can be guessed at without end")
+		return nil, nil
+	}
+	return handlers.NewLimits(s.store, master[0].Derive(secret.LabelLimits), *s.config.limits)
 }
 
 // wrongSecretKey names the setting if err is that a secret of the database does not open.

@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/persistence"
@@ -98,6 +99,19 @@ type serveSettings struct {
 	RefreshGrace    string `env:"REFRESH_GRACE" default:"10s" placeholder:"DURATION" help:"How long a spent refresh token still yields its successor, for a second tab or a lost reply; 0 is strict."`
 
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
+
+	RateLimits string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"off lifts every limit below, for benchmarks."`
+	limitSettings
+}
+
+// limitSettings say how often something may be tried: so many times at once, and then once each
+// interval.
+type limitSettings struct {
+	LimitLogin          string `env:"LIMIT_LOGIN" default:"5/30s,20/5m" placeholder:"LIMITS" help:"Tries at the password of an account from one source: so many at once, and then one each interval. A second limit, with more of both, is for those who go on."`
+	LimitLoginAccount   string `env:"LIMIT_LOGIN_ACCOUNT" default:"50/1m" placeholder:"LIMITS" help:"Tries at the password of an account from everywhere; sources where its owner is logged in are let through."`
+	LimitLoginSource    string `env:"LIMIT_LOGIN_SOURCE" default:"100/5s" placeholder:"LIMITS" help:"Tries at passwords of any accounts from one source."`
+	LimitRegisterSource string `env:"LIMIT_REGISTER_SOURCE" default:"20/1m" placeholder:"LIMITS" help:"Registrations from one source."`
+	LimitRefreshSession string `env:"LIMIT_REFRESH_SESSION" default:"30/2s" placeholder:"LIMIT" help:"Refreshes of a session."`
 }
 
 // config is serveSettings, checked.
@@ -118,6 +132,8 @@ type config struct {
 	hashWait                                     time.Duration
 	bcryptCost, passwordMinLength, sessionLimit  int
 	pwnedURL                                     string // "" if nobody is asked
+
+	limits *handlers.Rules // nil if they are off
 }
 
 // check reads all settings that need no file.
@@ -160,8 +176,17 @@ func (s serveSettings) check() (c config, err error) {
 	if s.AccessTokenSecret != "" && s.AccessTokenSecret == s.RefreshTokenSecret {
 		return c, &settingError{"REFRESH_TOKEN_SECRET", "is the same as ACCESS_TOKEN_SECRET", exampleSecret}
 	}
-	err = s.checkNumbers(&c)
-	return c, err
+	if err := s.checkNumbers(&c); err != nil {
+		return c, err
+	}
+	switch s.RateLimits {
+	case "on":
+		c.limits, err = s.rules()
+		return c, err
+	case "off":
+		return c, nil
+	}
+	return c, &settingError{"RATE_LIMITS", fmt.Sprintf("%q is not on or off", s.RateLimits), "on"}
 }
 
 func (s serveSettings) checkNumbers(c *config) (err error) {

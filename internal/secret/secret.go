@@ -31,6 +31,7 @@ const (
 	LabelID      Label = "zyotra/auth/v1/id"
 	LabelPepper  Label = "zyotra/auth/v1/pepper"
 	LabelRefresh Label = "zyotra/auth/v1/refresh"
+	LabelLimits  Label = "zyotra/auth/v1/limits"
 	labelSeal    Label = "zyotra/auth/v1/seal"
 )
 

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/internal/gcra"
+	"github.com/zyotra/auth/persistence"
+)
+
+// Bounds of a limit. Nobody is to wait for longer than a quarter of an hour because of what
+// others did, and nobody is to guess a hundred times in a row (NIST SP 800-63B-4 §3.2.2).
+const (
+	mostBurst        = 1000
+	mostAccountBurst = 99
+	leastInterval    = 100 * time.Millisecond
+	mostInterval     = 15 * time.Minute
+)
+
+// rules reads all limits.
+func (s limitSettings) rules() (*handlers.Rules, error) {
+	var r handlers.Rules
+	var session []gcra.Limit
+	for _, setting := range []struct {
+		name, value string
+		mostBurst   int
+		tiers       int
+		into        *[]gcra.Limit
+		example     string
+	}{
+		{"LIMIT_LOGIN", s.LimitLogin, mostAccountBurst, persistence.Tiers, &r.Login, "5/30s,20/5m"},
+		{"LIMIT_LOGIN_ACCOUNT", s.LimitLoginAccount, mostAccountBurst, persistence.Tiers, &r.LoginAccount, "50/1m"},
+		{"LIMIT_LOGIN_SOURCE", s.LimitLoginSource, mostBurst, persistence.Tiers, &r.LoginSource, "100/5s"},
+		{"LIMIT_REGISTER_SOURCE", s.LimitRegisterSource, mostBurst, persistence.Tiers, &r.RegisterSource, "20/1m"},
+		{"LIMIT_REFRESH_SESSION", s.LimitRefreshSession, mostBurst, 1, &session, "30/2s"},
+	} {
+		limits, fault := readLimits(setting.value, setting.mostBurst, setting.tiers)
+		if fault != "" {
+			return nil, &settingError{setting.name, fmt.Sprintf("%q %s", setting.value, fault), setting.example}
+		}
+		*setting.into = limits
+	}
+	r.RefreshSession = session[0]
+	return &r, nil
+}
+
+// readLimits reads limits as in "5/30s,20/5m", or returns what is wrong with them.
+func readLimits(text string, mostBurst, tiers int) (limits []gcra.Limit, fault string) {
+	parts := strings.Split(text, ",")
+	if len(parts) > tiers {
+		return nil, fmt.Sprintf("has more than %d of BURST/INTERVAL", tiers)
+	}
+	for i, part := range parts {
+		limit, fault := readLimit(part, mostBurst)
+		if fault != "" {
+			return nil, fault
+		}
+		if i > 0 && (limit.Burst <= limits[i-1].Burst || limit.Interval <= limits[i-1].Interval) {
+			return nil, "does not grow: a second limit has more of a burst and a longer interval"
+		}
+		limits = append(limits, limit)
+	}
+	return limits, ""
+}
+
+func readLimit(text string, mostBurst int) (gcra.Limit, string) {
+	count, every, _ := strings.Cut(text, "/")
+	burst, err := strconv.ParseUint(count, 10, 32)
+	if err != nil || burst < 1 || burst > uint64(mostBurst) {
+		return gcra.Limit{}, fmt.Sprintf("is not BURST/INTERVAL with a burst from 1 to %d", mostBurst)
+	}
+	interval, err := time.ParseDuration(every)
+	if err != nil || interval < leastInterval || interval > mostInterval {
+		return gcra.Limit{}, fmt.Sprintf("is not BURST/INTERVAL with an interval from %s to %s", leastInterval, mostInterval)
+	}
+	return gcra.Limit{Burst: int(burst), Interval: interval}, ""
+}

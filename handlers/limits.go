@@ -1,0 +1,369 @@
+package handlers
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/email"
+	"github.com/zyotra/auth/internal/gcra"
+	"github.com/zyotra/auth/persistence"
+)
+
+// Rules say how often something may be tried. All limits of a list have to let a try pass: the
+// first for haste, a second one, with more of a burst and a longer interval, for patience.
+type Rules struct {
+	Login          []gcra.Limit // tries at the password of an account from one source
+	LoginAccount   []gcra.Limit // from everywhere together
+	LoginSource    []gcra.Limit // at any accounts from one source
+	RegisterSource []gcra.Limit // registrations from one source
+	RefreshSession gcra.Limit   // refreshes of a session
+}
+
+const (
+	// rememberedBlocks is how many keys an instance knows to be blocked, at about 200 bytes.
+	rememberedBlocks = 100_000
+	// chargeTimeout bounds counting a try, which goes on when the request that made it has ended.
+	chargeTimeout = 5 * time.Second
+)
+
+// Limits bounds guessing, by counters that all instances share. A nil one bounds nothing. Make
+// it with NewLimits.
+//
+// A try is counted before anybody looks whether it is right, in a transaction of its own, so
+// that it counts whatever becomes of the request. If one counter does not let it pass, none
+// counts it, so waiting as long as one is told is enough. A success takes its count back, and
+// all others of the account.
+//
+// Counters go by what is tried: an address counts the same whether it has an account or not,
+// however it is spelled, and whichever request brings it. The database is asked for the account
+// only when a counter of it is used up, and then for any address, so that the answer takes no
+// longer for those that have one.
+type Limits struct {
+	Rules
+	Store *persistence.Store
+	Clock Clock
+
+	key []byte
+	// blocked are keys that have to wait, and until when. Whoever is pushed out of it is looked
+	// for in the database again. A reset made by another instance is not known here before the
+	// wait is over that was told last.
+	blocked *otter.Cache[string, time.Time]
+}
+
+// NewLimits makes limits whose counters are kept under digests made with a secret, so that the
+// database tells neither addresses nor sources.
+func NewLimits(store *persistence.Store, secret []byte, rules Rules) (*Limits, error) {
+	blocked, err := otter.New(&otter.Options[string, time.Time]{MaximumSize: rememberedBlocks})
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	return &Limits{Rules: rules, Store: store, key: secret, blocked: blocked}, nil
+}
+
+// charge is a try that was counted. A nil one was not.
+type charge struct {
+	limits *Limits
+	from   auth.Client
+	email  string // the address in the form that is compared; "" if it is none, or not about one
+
+	own, account, source counter // of the account from this source, from everywhere, of the source
+	waived               bool    // the account's from everywhere is used up, and this source passed all the same
+}
+
+// counter is one that a charge is about; without a key there is none.
+type counter struct {
+	key   string
+	tiers []gcra.Limit
+}
+
+// guess counts a try at the password of an address. It returns auth.ErrRateLimited if that has
+// to wait.
+func (l *Limits) guess(ctx context.Context, address string, from auth.Client) (*charge, error) {
+	if l == nil {
+		return nil, nil
+	}
+	parsed, err := email.Parse(address)
+	account, source := parsed.Key, sourceOf(from)
+	if err != nil { // counted by what it is; what is cut off leaves more than any address has
+		account = address[:min(len(address), email.MaxBytes+1)]
+	}
+	c := &charge{
+		limits: l, from: from, email: parsed.Key,
+		own:     counter{l.digest("login", source, account), l.Login},
+		account: counter{l.digest("login account", "", account), l.LoginAccount},
+	}
+	if source != "" { // who asks on the bus for many people is not one source
+		c.source = counter{l.digest("login source", source, ""), l.LoginSource}
+	}
+	return c.pay(ctx)
+}
+
+// registration counts a registration. It returns auth.ErrRateLimited if that has to wait.
+func (l *Limits) registration(ctx context.Context, from auth.Client) (*charge, error) {
+	source := sourceOf(from)
+	if l == nil || source == "" {
+		return nil, nil
+	}
+	c := &charge{limits: l, from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
+	return c.pay(ctx)
+}
+
+// refreshes is the limit of a session's refreshes.
+func (l *Limits) refreshes() gcra.Limit {
+	if l == nil {
+		return gcra.Limit{}
+	}
+	return l.RefreshSession
+}
+
+// digest is the key of a counter. Only an account may hold a NUL, so no two counters share one.
+func (l *Limits) digest(kind, source, account string) string {
+	mac := hmac.New(sha256.New, l.key)
+	mac.Write([]byte(kind + "\x00" + source + "\x00" + account))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// sourceOf is what a client's tries are counted by: its address, or the /64 of an IPv6 address,
+// within which everybody has as many as they like; "" if it is not known.
+func sourceOf(from auth.Client) string {
+	ip, err := netip.ParseAddr(from.IP)
+	if err != nil {
+		return ""
+	}
+	if ip = ip.Unmap().WithZone(""); ip.Is4() {
+		return ip.String()
+	}
+	return netip.PrefixFrom(ip, 64).Masked().String()
+}
+
+// pay counts the try at all counters, or returns auth.ErrRateLimited. It is not undone when the
+// request ends: hanging up makes no try unmade.
+func (c *charge) pay(ctx context.Context) (*charge, error) {
+	now := c.limits.Clock.now()
+	if wait := c.remembered(now); wait > 0 {
+		return nil, auth.ErrRateLimited.After(wait)
+	}
+	ctx, cancel := lasting(ctx)
+	defer cancel()
+	err := c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		return c.count(ctx, tx, now)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// lasting is a context that outlives the request.
+func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), chargeTimeout)
+}
+
+// count is pay in its transaction, which keeps nothing of a try that has to wait.
+func (c *charge) count(ctx context.Context, tx *persistence.Store, now time.Time) error {
+	held, err := c.hold(ctx, tx)
+	if err != nil {
+		return err
+	}
+	own, source := held.wait(c.own, now), held.wait(c.source, now)
+	if own == 0 && source == 0 && held.wait(c.account, now) > 0 {
+		if c.waived, err = c.isKnownSource(ctx, tx, now); err != nil {
+			return err
+		}
+	}
+	account := held.wait(c.everywhere(), now)
+	if wait := max(own, account, source); wait > 0 {
+		c.remember(now, max(own, account), source)
+		return auth.ErrRateLimited.After(wait)
+	}
+	held.pass(c.own, now)
+	held.pass(c.everywhere(), now)
+	held.pass(c.source, now)
+	if err := c.tell(ctx, tx, now, max(held.wait(c.own, now), held.wait(c.everywhere(), now))); err != nil {
+		return err
+	}
+	return held.set(ctx, tx)
+}
+
+// everywhere is the account's counter, unless it is waived.
+func (c *charge) everywhere() counter {
+	if c.waived {
+		return counter{}
+	}
+	return c.account
+}
+
+// isKnownSource tells whether the account has a live session from where this try comes: its
+// owner, then, whom strangers elsewhere are not to keep out.
+func (c *charge) isKnownSource(ctx context.Context, tx *persistence.Store, now time.Time) (bool, error) {
+	source := sourceOf(c.from)
+	user, err := c.user(ctx, tx)
+	if err != nil || source == "" {
+		return false, err
+	}
+	sessions, err := tx.LiveSessions(ctx, user, now)
+	return slices.ContainsFunc(sessions, func(s persistence.Session) bool {
+		return sourceOf(s.Used) == source || sourceOf(s.Created) == source
+	}), err
+}
+
+// user is whose password is tried; 0, which is nobody, if the address has no account.
+func (c *charge) user(ctx context.Context, tx *persistence.Store) (auth.UserID, error) {
+	found, err := tx.Credentials(ctx, c.email)
+	if errors.Is(err, auth.ErrNotFound) {
+		err = nil
+	}
+	return found.UserID, err
+}
+
+// tell emits user.locked if this try was the last before a wait. If it is not, nothing depends
+// on the count outliving a crash of the database's machine. An address without an account costs
+// a round trip in place of the event, so that no time tells it from others.
+func (c *charge) tell(ctx context.Context, tx *persistence.Store, now time.Time, wait time.Duration) error {
+	if wait == 0 {
+		return tx.Relax(ctx)
+	}
+	user, err := c.user(ctx, tx)
+	switch {
+	case err != nil:
+		return err
+	case user == 0:
+		return tx.Ping(ctx)
+	}
+	return tx.Emit(ctx, now, events.UserLocked{UserID: user, Until: now.Add(wait), Client: c.from})
+}
+
+// settle is for the transaction of a success: the account's counters begin anew, and the source
+// gets back what it was charged.
+func (c *charge) settle(ctx context.Context, tx *persistence.Store) error {
+	return c.amend(ctx, tx, func(held counters) {
+		held.reset(c.own)
+		held.reset(c.account)
+		held.giveBack(c.source)
+	})
+}
+
+// failed returns the error of a request that was charged. If it was turned away before its
+// password was looked at, it gets its charge back.
+func (c *charge) failed(ctx context.Context, err error) error {
+	if c == nil || !errors.Is(err, auth.ErrOverloaded) {
+		return err
+	}
+	return errors.Join(err, c.giveBack(ctx))
+}
+
+// giveBack takes the charge back, as if there had been no try.
+func (c *charge) giveBack(ctx context.Context) error {
+	ctx, cancel := lasting(ctx)
+	defer cancel()
+	return c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		if err := tx.Relax(ctx); err != nil {
+			return err
+		}
+		return c.amend(ctx, tx, func(held counters) {
+			held.giveBack(c.own)
+			held.giveBack(c.everywhere())
+			held.giveBack(c.source)
+		})
+	})
+}
+
+// amend changes the counters after the fact.
+func (c *charge) amend(ctx context.Context, tx *persistence.Store, change func(counters)) error {
+	if c == nil {
+		return nil
+	}
+	held, err := c.hold(ctx, tx)
+	if err != nil {
+		return err
+	}
+	change(held)
+	c.forget()
+	return held.set(ctx, tx)
+}
+
+// remember notes how long the keys have to wait. What holds up the account from everywhere is
+// noted for this source alone: another may be one it has a session from.
+func (c *charge) remember(now time.Time, account, source time.Duration) {
+	for key, wait := range map[string]time.Duration{c.own.key: account, c.source.key: source} {
+		if wait > 0 {
+			c.limits.blocked.Set(key, now.Add(wait))
+		}
+	}
+}
+
+// remembered is how long the try has to wait, as far as this instance knows.
+func (c *charge) remembered(now time.Time) (wait time.Duration) {
+	for _, key := range []string{c.own.key, c.source.key} {
+		if until, ok := c.limits.blocked.GetIfPresent(key); ok {
+			wait = max(wait, until.Sub(now))
+		}
+	}
+	return wait
+}
+
+func (c *charge) forget() {
+	c.limits.blocked.Invalidate(c.own.key)
+	c.limits.blocked.Invalidate(c.source.key)
+}
+
+// counters are what the database keeps of a charge's counters, by their keys.
+type counters map[string]persistence.Counter
+
+func (c *charge) hold(ctx context.Context, tx *persistence.Store) (counters, error) {
+	var keys []string
+	for _, one := range []counter{c.own, c.account, c.source} {
+		if one.key != "" {
+			keys = append(keys, one.key)
+		}
+	}
+	return tx.HoldCounters(ctx, keys...)
+}
+
+func (held counters) set(ctx context.Context, tx *persistence.Store) error {
+	return tx.SetCounters(ctx, slices.Collect(maps.Values(held))...)
+}
+
+// wait is how long a counter holds up the next try.
+func (held counters) wait(c counter, now time.Time) (wait time.Duration) {
+	for i, limit := range c.tiers {
+		wait = max(wait, limit.Wait(held[c.key].Due[i], now))
+	}
+	return wait
+}
+
+func (held counters) pass(c counter, now time.Time) {
+	held.each(c, func(l gcra.Limit, due time.Time) time.Time { return l.Pass(due, now) })
+}
+
+func (held counters) giveBack(c counter) {
+	held.each(c, func(l gcra.Limit, due time.Time) time.Time { return l.Return(due) })
+}
+
+func (held counters) reset(c counter) {
+	held.each(c, func(gcra.Limit, time.Time) time.Time { return time.Time{} })
+}
+
+// each moves the time of each limit of a counter.
+func (held counters) each(c counter, move func(gcra.Limit, time.Time) time.Time) {
+	if c.key == "" {
+		return
+	}
+	moved := held[c.key]
+	for i, limit := range c.tiers {
+		moved.Due[i] = move(limit, moved.Due[i])
+	}
+	held[c.key] = moved
+}

@@ -1,0 +1,425 @@
+package handlers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/internal/gcra"
+	"github.com/zyotra/auth/internal/secret"
+)
+
+const (
+	home = "192.0.2.1"
+	away = "198.51.100.1"
+)
+
+// rules are the program's own.
+var rules = handlers.Rules{
+	Login:          []gcra.Limit{{Burst: 5, Interval: 30 * time.Second}, {Burst: 20, Interval: 5 * time.Minute}},
+	LoginAccount:   []gcra.Limit{{Burst: 50, Interval: time.Minute}},
+	LoginSource:    []gcra.Limit{{Burst: 100, Interval: 5 * time.Second}},
+	RegisterSource: []gcra.Limit{{Burst: 20, Interval: time.Minute}},
+	RefreshSession: gcra.Limit{Burst: 30, Interval: 2 * time.Second},
+}
+
+// limit makes an instance keep to the rules.
+func (s *service) limit(t *testing.T, r handlers.Rules) {
+	t.Helper()
+	limits, err := handlers.NewLimits(s.store, parse(t, s.master)[0].Derive(secret.LabelLimits), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limits.Clock = s.now
+	s.sessions.Limits, s.accounts.Limits = limits, limits
+}
+
+// eachLimited is each with the program's limits, for ada, who is registered.
+func eachLimited(t *testing.T, f func(t *testing.T, s *service)) {
+	each(t, func(t *testing.T, s *service) {
+		s.register(t)
+		s.limit(t, rules)
+		f(t, s)
+	})
+}
+
+func (s *service) try(ctx context.Context, address, plain, ip string) error {
+	_, err := s.sessions.Login(ctx, auth.LoginRequest{Email: address, Password: plain, Origin: auth.Origin{Client: &auth.Client{IP: ip}}})
+	return err
+}
+
+// fails tries wrong passwords that are all compared.
+func (s *service) fails(t *testing.T, n int, address, ip string) {
+	t.Helper()
+	for i := range n {
+		if err := s.try(t.Context(), address, "wrong", ip); !errors.Is(err, auth.ErrInvalidCredentials) {
+			t.Fatalf("try %d at %s from %s: %v", i, address, ip, err)
+		}
+	}
+}
+
+// waits wants a try to have to wait for so long.
+func waits(t *testing.T, what string, err error, wait time.Duration) {
+	t.Helper()
+	public := auth.Public(err)
+	if public.Code != auth.CodeRateLimited || public.RetryAfter != int64(wait/time.Second) {
+		t.Errorf("%s: %v, after %d s; want to wait for %s", what, err, public.RetryAfter, wait)
+	}
+}
+
+// locked is the data of the events user.locked since the last time.
+func (s *service) locked(t *testing.T) (list []string) {
+	t.Helper()
+	_, err := s.store.Take(t.Context(), 1000, func(_ context.Context, all []events.Event) (int, error) {
+		for _, e := range all {
+			if e.Type == "user.locked" && e.Subject == "1" {
+				list = append(list, string(e.Data))
+			}
+		}
+		return len(all), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func TestFailedLoginsHaveToWaitAndSoDoesTheRightPassword(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		s.fails(t, 5, ada, home)
+		waits(t, "wrong", s.try(t.Context(), ada, "wrong", home), 30*time.Second)
+		waits(t, "right", s.try(t.Context(), ada, horse, home), 30*time.Second)
+		want(t, "another source", s.try(t.Context(), ada, horse, away), nil)
+		want(t, "another account", s.try(t.Context(), "bob@example.com", horse, home), auth.ErrInvalidCredentials)
+
+		s.advance(30*time.Second - time.Microsecond)
+		waits(t, "almost over", s.try(t.Context(), ada, horse, home), time.Second)
+		s.advance(time.Microsecond)
+		want(t, "over", s.try(t.Context(), ada, horse, home), nil)
+		s.fails(t, 5, ada, home) // as before the first
+		waits(t, "again", s.try(t.Context(), ada, horse, home), 30*time.Second)
+	})
+}
+
+func TestThePatientWaitLonger(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		tries := 0
+		for s.now().Sub(begin) < time.Hour {
+			if err := s.try(t.Context(), ada, "wrong", home); errors.Is(err, auth.ErrInvalidCredentials) {
+				tries++
+				continue
+			}
+			s.advance(time.Second * time.Duration(auth.Public(s.try(t.Context(), ada, "wrong", home)).RetryAfter))
+		}
+		if tries > 20+12 || tries < 20+11 {
+			t.Errorf("%d tries in an hour", tries)
+		}
+		s.fails(t, 1, ada, home)
+		waits(t, "at last", s.try(t.Context(), ada, horse, home), 5*time.Minute)
+	})
+}
+
+// Strangers everywhere use up what the account has, and keep out each other, but not its owner.
+func TestAnAccountIsTriedBelowAHundredTimesInARowFromEverywhere(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		want(t, "log in at home", s.try(t.Context(), ada, horse, home), nil)
+		for i := range 10 {
+			s.fails(t, 5, ada, fmt.Sprint("203.0.113.", i))
+		}
+		waits(t, "one more", s.try(t.Context(), ada, horse, "203.0.113.10"), time.Minute)
+		waits(t, "without a source", s.try(t.Context(), ada, horse, ""), time.Minute)
+		s.fails(t, 4, ada, home)
+		waits(t, "an address that looks like home's", s.try(t.Context(), ada, horse, "192.0.2.10"), time.Minute)
+		want(t, "the owner at home", s.try(t.Context(), ada, horse, home), nil)
+		s.fails(t, 5, ada, "203.0.113.20") // nobody is held up any more
+	})
+}
+
+func TestTheOwnersNetworkIsKnownByItsSessionsThatLive(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		reply, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: "2001:db8:1:2::1"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 10 {
+			s.fails(t, 5, ada, fmt.Sprint("203.0.113.", i))
+		}
+		s.fails(t, 1, ada, "2001:db8:1:2:ffff::9")
+		waits(t, "the network beside", s.try(t.Context(), ada, horse, "2001:db8:1:3::1"), time.Minute)
+		want(t, "logout", s.logout(t, reply.AccessToken, ""), nil)
+		waits(t, "after the logout", s.try(t.Context(), ada, horse, "2001:db8:1:2::1"), time.Minute)
+	})
+}
+
+func TestASourceThatTriesManyAccountsHasToWait(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		for i := range 100 {
+			s.fails(t, 1, fmt.Sprintf("user%d@example.com", i), home)
+		}
+		waits(t, "another account", s.try(t.Context(), ada, horse, home), 5*time.Second)
+		want(t, "another source", s.try(t.Context(), ada, horse, away), nil)
+		want(t, "no source", s.try(t.Context(), ada, horse, ""), nil)
+		s.advance(5 * time.Second)
+		want(t, "a right one", s.try(t.Context(), ada, horse, home), nil)
+		want(t, "which costs the source nothing", s.try(t.Context(), ada, horse, home), nil)
+	})
+}
+
+func TestManyPeopleBehindOneBackendDoNotWait(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		for i := range 120 {
+			s.fails(t, 1, fmt.Sprintf("user%d@example.com", i), "")
+		}
+		s.fails(t, 5, ada, "")
+		waits(t, "one account", s.try(t.Context(), ada, horse, ""), 30*time.Second)
+	})
+}
+
+// However an address is spelled, it is one account, and what is none is counted as well.
+func TestEverySpellingIsOneAccount(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		long := strings.Repeat("a", 1000)
+		for _, spellings := range [][]string{
+			{"ada@example.com", "Ada@Example.com", "ADA@EXAMPLE.COM"},
+			{"andr\u00e9@example.com", "andre\u0301@example.com", "ANDR\u00c9@EXAMPLE.COM", "Andre\u0301@Example.com"},
+			{"x@b\u00fccher.example", "x@xn--bcher-kva.example", "X@BU\u0308CHER.example"},
+			{"nobody@example.com", "NOBODY@example.com"},
+			{"no address"}, {""}, {"nul\x00@example.com"}, {"\xff@example.com"},
+			{"ada@example.com" + long}, {long + "@example.com", long + "@example.org"},
+		} {
+			for i := range 5 {
+				s.fails(t, 1, spellings[i%len(spellings)], home)
+			}
+			for _, spelling := range spellings {
+				waits(t, fmt.Sprintf("%.40q", spelling), s.try(t.Context(), spelling, horse, home), 30*time.Second)
+			}
+		}
+	})
+}
+
+func TestWhicheverRequestTriesThePasswordItCounts(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		own := auth.Bearer{AccessToken: s.login(t).AccessToken}
+		from := auth.Origin{Client: &auth.Client{IP: home}}
+		change := func(plain string) error {
+			_, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: plain, NewPassword: "battery staple", Origin: from})
+			return err
+		}
+		remove := func(plain string) error {
+			_, err := s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: own, Password: plain, Origin: from})
+			return err
+		}
+		want(t, "change", change("wrong"), auth.ErrInvalidCredentials)
+		want(t, "delete", remove("wrong"), auth.ErrInvalidCredentials)
+		s.fails(t, 1, ada, home)
+		want(t, "change", change("wrong"), auth.ErrInvalidCredentials)
+		want(t, "delete", remove("wrong"), auth.ErrInvalidCredentials)
+		waits(t, "login", s.try(t.Context(), ada, horse, home), 30*time.Second)
+		waits(t, "change", change(horse), 30*time.Second)
+		waits(t, "delete", remove(horse), 30*time.Second)
+
+		s.advance(30 * time.Second)
+		want(t, "change", change(horse), nil)
+		s.fails(t, 5, ada, home) // it settled them
+		s.advance(30 * time.Second)
+		want(t, "delete", remove("battery staple"), nil)
+		s.fails(t, 5, ada, home)
+	})
+}
+
+func TestAnInvalidRequestIsNoTry(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		own := auth.Bearer{AccessToken: s.login(t).AccessToken}
+		from := auth.Origin{Client: &auth.Client{IP: home}}
+		for range 10 {
+			_, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Carrier: "pigeon", Origin: from})
+			want(t, "login", err, auth.ErrInvalid)
+			_, err = s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: "wrong", NewPassword: "short", Origin: from})
+			want(t, "change", err, auth.ErrInvalid)
+		}
+		s.fails(t, 5, ada, home)
+	})
+}
+
+func TestHangingUpMakesNoTryUnmade(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		gone, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		for range 5 {
+			want(t, "hung up", s.try(gone, ada, horse, home), context.Canceled)
+		}
+		waits(t, "afterwards", s.try(t.Context(), ada, horse, home), 30*time.Second)
+	})
+}
+
+// Of many at once, on two instances, just as many passwords are compared as the limit says.
+func TestTheBurstIsOneForAllInstances(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		instances := []*service{s, s.another(t)}
+		instances[1].limit(t, rules)
+		compared := 0
+		for _, err := range atOnce(64, func(i int) error { return instances[i%2].try(t.Context(), ada, "wrong", home) }) {
+			switch {
+			case errors.Is(err, auth.ErrInvalidCredentials):
+				compared++
+			default:
+				waits(t, "the others", err, 30*time.Second)
+			}
+		}
+		if compared != 5 {
+			t.Errorf("%d compared", compared)
+		}
+		if n := len(s.locked(t)); n != 1 {
+			t.Errorf("%d events", n)
+		}
+		for _, one := range instances {
+			waits(t, "either", one.try(t.Context(), ada, horse, home), 30*time.Second)
+		}
+	})
+}
+
+func TestABlockedKeyIsKnownWithoutTheDatabase(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		s.fails(t, 5, ada, home)
+		waits(t, "seen", s.try(t.Context(), ada, horse, home), 30*time.Second)
+		s.execute(t, "DELETE FROM limits")
+		s.advance(time.Second)
+		waits(t, "known", s.try(t.Context(), ada, horse, home), 29*time.Second)
+		s.advance(29 * time.Second)
+		want(t, "over", s.try(t.Context(), ada, horse, home), nil)
+	})
+}
+
+// Other names, many more than are remembered anywhere, and clean-up leave a counter alone. An
+// instance that remembers nothing asks the database.
+func TestAFloodOfOtherNamesResetsNoCounter(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		s.fails(t, 5, ada, home)
+		waits(t, "before", s.try(t.Context(), ada, horse, home), 30*time.Second)
+		s.execute(t, `INSERT INTO limits (key, first, second, idle_at)
+			WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+			SELECT 'flood' || i, ?, ?, ? FROM n`, s.now().UnixMicro(), s.now().UnixMicro(), s.now().UnixMicro())
+		s.advance(time.Second)
+		s.cleanUp(t)
+		if n := s.count(t, "limits"); n != 3 {
+			t.Errorf("%d counters left", n)
+		}
+		fresh := s.another(t)
+		fresh.limit(t, rules)
+		waits(t, "after", fresh.try(t.Context(), ada, horse, home), 29*time.Second)
+	})
+}
+
+func TestCountersAreForgottenWhenTheySayNothing(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		s.fails(t, 1, ada, home)
+		s.advance(5*time.Minute - time.Microsecond)
+		s.cleanUp(t)
+		if n := s.count(t, "limits"); n != 1 {
+			t.Errorf("%d counters, want the one with five minutes", n)
+		}
+		s.advance(time.Microsecond)
+		s.cleanUp(t)
+		if n := s.count(t, "limits"); n != 0 {
+			t.Errorf("%d counters left", n)
+		}
+	})
+}
+
+func TestCountersTellNeitherAddressesNorSources(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.limit(t, rules)
+		s.fails(t, 2, ada, home)
+		dump := s.dump(t)
+		if !strings.Contains(dump, "limits.key") {
+			t.Fatal("no counters")
+		}
+		for _, text := range append(spellings([]byte("ada@example.com")), "example.com", home, "192.0.2") {
+			if strings.Contains(dump, text) {
+				t.Errorf("the dump holds %s", text)
+			}
+		}
+	})
+}
+
+func TestABlockIsToldOnceAndOnlyOfAccounts(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		s.fails(t, 5, "nobody@example.com", away)
+		waits(t, "nobody", s.try(t.Context(), "nobody@example.com", horse, away), 30*time.Second)
+		s.fails(t, 4, ada, home)
+		if list := s.locked(t); len(list) != 0 {
+			t.Fatalf("told too early: %v", list)
+		}
+		s.fails(t, 1, ada, home)
+		for range 10 {
+			waits(t, "wrong", s.try(t.Context(), ada, "wrong", home), 30*time.Second)
+		}
+		expect := func(what string, wanted ...string) {
+			t.Helper()
+			if list := s.locked(t); !slices.Equal(list, wanted) {
+				t.Errorf("%s: %q, want %q", what, list, wanted)
+			}
+		}
+		expect("from a source", `{"userId":1,"until":"2026-03-01T12:00:30.123456Z","client":{"ip":"192.0.2.1"}}`)
+		s.fails(t, 5, ada, "")
+		expect("who does not say from where", `{"userId":1,"until":"2026-03-01T12:00:30.123456Z"}`)
+		for i := range 10 {
+			s.fails(t, 4, ada, fmt.Sprint("203.0.113.", i))
+		}
+		waits(t, "the fifty-first", s.try(t.Context(), ada, horse, away), time.Minute)
+		expect("from everywhere", `{"userId":1,"until":"2026-03-01T12:01:00.123456Z","client":{"ip":"203.0.113.9"}}`)
+	})
+}
+
+func TestRegistrationsFromOneSourceHaveToWait(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.limit(t, rules)
+		register := func(address, plain, ip string) error {
+			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: address, Password: plain, Origin: auth.Origin{Client: &auth.Client{IP: ip}}})
+			return err
+		}
+		for i := range 10 {
+			want(t, "new", register(fmt.Sprintf("user%d@example.com", i), horse, home), nil)
+			want(t, "taken", register(fmt.Sprintf("user%d@example.com", i), horse, home), auth.ErrEmailTaken)
+			want(t, "invalid", register("no address", horse, home), auth.ErrInvalid)
+		}
+		waits(t, "one more", register(ada, horse, home), time.Minute)
+		waits(t, "taken", register("user1@example.com", horse, home), time.Minute)
+		want(t, "invalid", register("no address", horse, home), auth.ErrInvalid)
+		want(t, "elsewhere", register(ada, horse, away), nil)
+		want(t, "a backend", register("bob@example.com", horse, ""), nil)
+		s.advance(time.Minute)
+		want(t, "later", register("carol@example.com", horse, home), nil)
+	})
+}
+
+func TestASessionThatIsRefreshedAllTheTimeHasToWait(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		first := s.login(t).Tokens
+		before, current := first, first
+		for range 30 {
+			before, current = current, s.refresh(t, current)
+		}
+		_, err := s.tryRefresh(t, current.RefreshToken)
+		waits(t, "the current one", err, 2*time.Second)
+		if again := s.refresh(t, before); again.RefreshToken != current.RefreshToken {
+			t.Error("the one before, which a second tab may bring, has another successor")
+		}
+		want(t, "the session", s.verify(t, current.AccessToken), nil)
+		s.refresh(t, s.login(t).Tokens) // another one
+
+		s.advance(2 * time.Second)
+		current = s.refresh(t, current)
+		_, err = s.tryRefresh(t, first.RefreshToken)
+		want(t, "a stolen one", err, auth.ErrTokenRevoked)
+		_, err = s.tryRefresh(t, current.RefreshToken)
+		want(t, "which ends the session", err, auth.ErrTokenRevoked)
+	})
+}

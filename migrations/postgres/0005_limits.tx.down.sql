@@ -1,0 +1,3 @@
+ALTER TABLE login_sessions DROP COLUMN refresh_due;
+--bun:split
+DROP TABLE limits;

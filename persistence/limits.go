@@ -1,0 +1,95 @@
+package persistence
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/uptrace/bun"
+)
+
+// Tiers is how many times a counter keeps.
+const Tiers = 2
+
+type counterRow struct {
+	bun.BaseModel `bun:"table:limits,alias:l"`
+
+	Key    string `bun:"key,pk"`
+	First  int64  `bun:"first"`
+	Second int64  `bun:"second"`
+	IdleAt int64  `bun:"idle_at"` // the later of both: from then on the row says nothing
+}
+
+// Counter is what is known of how often something was tried.
+type Counter struct {
+	Key string
+	Due [Tiers]time.Time // theoretical arrival times; zero if there is none
+}
+
+// HoldCounters returns the counters of the keys, which nobody else changes until the
+// transaction ends. A key that was not known has zero times. No key may be there twice.
+func (s *Store) HoldCounters(ctx context.Context, keys ...string) (map[string]Counter, error) {
+	rows := make([]counterRow, len(keys))
+	for i, key := range slices.Sorted(slices.Values(keys)) { // in one order for all, so that nobody waits in a circle
+		rows[i].Key = key
+	}
+	err := s.write.NewInsert().Model(&rows).On("CONFLICT (key) DO UPDATE").Set("key = EXCLUDED.key").
+		Returning("*").Scan(ctx)
+	if err != nil {
+		return nil, s.fault("hold limits", err)
+	}
+	counters := make(map[string]Counter, len(rows))
+	for _, r := range rows {
+		counters[r.Key] = Counter{r.Key, [Tiers]time.Time{fromMicros(r.First), fromMicros(r.Second)}}
+	}
+	return counters, nil
+}
+
+// SetCounters stores counters that are held.
+func (s *Store) SetCounters(ctx context.Context, counters ...Counter) error {
+	rows := make([]counterRow, len(counters))
+	for i, c := range counters {
+		first, second := micros(c.Due[0]), micros(c.Due[1])
+		rows[i] = counterRow{Key: c.Key, First: first, Second: second, IdleAt: max(first, second)}
+	}
+	slices.SortFunc(rows, func(a, b counterRow) int { return strings.Compare(a.Key, b.Key) })
+	_, err := s.write.NewInsert().Model(&rows).On("CONFLICT (key) DO UPDATE").
+		Set("first = EXCLUDED.first").Set("second = EXCLUDED.second").Set("idle_at = EXCLUDED.idle_at").Exec(ctx)
+	return s.fault("set limits", err)
+}
+
+// SweepCounters deletes counters that say nothing any more, in one small batch, and tells how
+// many: fewer than the batch means that none is left, or that somebody is changing them.
+func (s *Store) SweepCounters(ctx context.Context, now time.Time, batch int64) (int, error) {
+	idle := s.write.NewSelect().Model((*counterRow)(nil)).Column("key").
+		Where("idle_at <= ?", micros(now)).Order("idle_at").Limit(batch)
+	if s.skipLocked != "" {
+		idle = idle.For(s.skipLocked)
+	}
+	result, err := s.write.NewDelete().Model((*counterRow)(nil)).Where("key IN (?)", idle).Exec(ctx)
+	return count(result, s.fault("delete limits", err))
+}
+
+// Relax lets the transaction commit before that is on disk, where the database can: if its
+// machine then crashes, what was committed last may be gone. It is for what may be lost, and
+// never for a transaction that emits.
+func (s *Store) Relax(ctx context.Context) error {
+	return s.fault("relax", s.dialect.relax(ctx, s.write))
+}
+
+// micros is a time as microseconds since 1970, which the database can reckon with; 0 for the
+// zero time.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
+}
