@@ -1,0 +1,44 @@
+package events
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/zyotra/auth"
+)
+
+// MailType is the type of the event that asks for a mail, and its subject. It is not one of
+// those that other services may hear: it holds a link or a code that lets in.
+const MailType = "mail.requested"
+
+// MailKind names what a mail is for, and its template.
+type MailKind string
+
+// Mail is what mail.requested asks for, in the stream AUTH_MAIL: everything that its text needs.
+type Mail struct {
+	Kind      MailKind    `json:"kind"`
+	UserID    auth.UserID `json:"userId"`
+	To        string      `json:"to"` // the stored address, never one that was typed
+	Name      string      `json:"name,omitempty"`
+	Locale    string      `json:"locale,omitempty"` // BCP 47; "" is the default
+	Link      string      `json:"link,omitempty"`   // below PUBLIC_URL
+	Code      string      `json:"code,omitempty"`
+	ExpiresAt time.Time   `json:"expiresAt,omitzero"` // of link and code; not sent after it
+	Address   string      `json:"address,omitempty"`  // that the account had or gets
+	Client    auth.Client `json:"client,omitzero"`    // where what it tells of came from
+	Device    string      `json:"device,omitempty"`   // the client in words, as in "Firefox on Linux"
+	At        time.Time   `json:"at"`                 // when that was
+}
+
+// MailRequested is the data of mail.requested as it waits in the outbox: a Mail, sealed, since
+// a copy of the database must not let anybody in.
+type MailRequested struct {
+	UserID auth.UserID `json:"userId"`
+	Sealed []byte      `json:"sealed"`
+}
+
+// Type is MailType.
+func (MailRequested) Type() string { return MailType }
+
+// Subject is the id of the user.
+func (d MailRequested) Subject() string { return fmt.Sprint(d.UserID) }

@@ -1,0 +1,57 @@
+package handlers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/persistence"
+)
+
+// mailRow is what sealed mails are bound to.
+const mailRow = "outbox/" + events.MailType
+
+// Mails asks for mails. They leave by a queue, not by a request: a mail is an event in the
+// outbox, committed together with what causes it, and is sent by whoever takes it from the
+// stream AUTH_MAIL.
+type Mails struct {
+	Keys secret.Keys // seal what waits in the outbox
+}
+
+// request asks for mails in the transaction of the change that causes them.
+func (m *Mails) request(ctx context.Context, tx *persistence.Store, at time.Time, mails ...events.Mail) error {
+	data := make([]events.Data, len(mails))
+	for i, mail := range mails {
+		plain, err := json.Marshal(mail)
+		if err != nil {
+			return fmt.Errorf("encode mail: %w", err)
+		}
+		sealed, err := m.Keys.Seal(plain, mailRow)
+		if err != nil {
+			return fmt.Errorf("seal mail: %w", err)
+		}
+		data[i] = events.MailRequested{UserID: mail.UserID, Sealed: sealed}
+	}
+	return tx.Emit(ctx, at, data...)
+}
+
+// Open returns an event as it is published: a mail without its seal, any other as it is. It is
+// for the relay.
+func (m *Mails) Open(e events.Event) (events.Event, error) {
+	if e.Type != events.MailType {
+		return e, nil
+	}
+	var waiting events.MailRequested
+	if err := json.Unmarshal(e.Data, &waiting); err != nil {
+		return events.Event{}, fmt.Errorf("mail %s: %w", e.ID, err)
+	}
+	plain, err := m.Keys.Open(waiting.Sealed, mailRow)
+	if err != nil {
+		return events.Event{}, fmt.Errorf("mail %s: %w", e.ID, err)
+	}
+	e.Data = plain
+	return e, nil
+}
