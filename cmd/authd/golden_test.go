@@ -249,7 +249,7 @@ func TestGoldenEvents(t *testing.T) {
 	for range 5 {
 		a.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "")
 	}
-	a.do(t, "DELETE /me", own, `{"password":"battery horse correct"}`).answered(t, 204, "")
+	a.do(t, "DELETE /me", map[string][]string{"Authorization": own["Authorization"]}, "").answered(t, 204, "")
 	store, err := persistence.Open(t.Context(), "sqlite://"+a.dir+"/data/authd.db")
 	check(t, err)
 	defer func() { check(t, store.Close()) }()
