@@ -45,7 +45,11 @@ func connect(t *testing.T, b *embedded.Server, role string) *nats.Conn {
 // serve runs a server until the test ends. register adds what it answers.
 func serve(t *testing.T, b *embedded.Server, log io.Writer, register func(*bus.Server) error) (stop func() error) {
 	t.Helper()
-	conn := connect(t, b, embedded.Service)
+	return serveOn(t, b, connect(t, b, embedded.Service), log, register)
+}
+
+func serveOn(t *testing.T, b *embedded.Server, conn *nats.Conn, log io.Writer, register func(*bus.Server) error) (stop func() error) {
+	t.Helper()
 	server, err := bus.NewServer(conn, connect(t, b, embedded.Service), "1.2.3", slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)

@@ -22,13 +22,10 @@ const maxQueued = 4096
 // spareGroup is the queue group of those who could begin at once.
 const spareGroup = "spare"
 
-// Queue is where requests wait for their turn.
-type Queue interface {
-	Idle() bool               // one that came now would be begun at once
-	Changed() <-chan struct{} // receives when Idle may have changed
-}
+// spareTries is how often an idle instance is asked for: some offers are a moment old.
+const spareTries = 5
 
-// queued is a subject whose requests wait in a queue.
+// queued is a subject whose requests wait for their turn.
 type queued struct {
 	subject string
 	spare   string // where an instance takes requests over that has nothing to do
@@ -39,10 +36,10 @@ type queued struct {
 	took    atomic.Int64 // nanoseconds
 }
 
-// HandleQueued is Handle for an op that waits in s.Queue for its turn, and may take long: it
-// is answered outside of the subscription, so that requests go on being taken, and refused if
-// they are too many. A request that would have to wait here is begun by another instance if
-// one is idle: NATS deals requests out without looking at who is busy.
+// HandleQueued is Handle for an op whose requests wait for their turn and may take long: it is
+// answered outside of the subscription, so that requests go on being taken, and fn refuses what
+// is too much. Where s.AtOnce of them are being answered, one that comes is given to another
+// instance if one has less to do: NATS deals requests out without looking at who is busy.
 //
 // What the services protocol counts is the handing over. "data" in its statistics has the
 // rest: how many were answered, how many of those with an error, and the time it took.
@@ -88,41 +85,73 @@ func (s *Server) answerLater(q *queued, to string, r request, fn func(request) *
 // anywhere answers a request here, or where it is begun sooner.
 func (s *Server) anywhere(q *queued) func(request) *nats.Msg {
 	return func(r request) *nats.Msg {
-		if s.Queue.Idle() {
-			return q.answer(r)
+		if n := s.begin(); n <= s.AtOnce || s.AtOnce == 0 {
+			return s.here(q, r)
 		}
+		s.end()
 		if m := s.elsewhere(q, r); m != nil {
 			return m
 		}
-		return q.answer(r)
+		s.begin()
+		return s.here(q, r)
 	}
 }
 
-// elsewhere has a request answered by an instance that is idle. It returns nil if there is
-// none.
+// here answers a request that has begun.
+func (s *Server) here(q *queued, r request) *nats.Msg {
+	defer s.end()
+	return q.answer(r)
+}
+
+// begin and end count the requests that are answered here, and have the offer follow.
+func (s *Server) begin() int {
+	n := int(s.busy.Add(1))
+	if n == s.AtOnce {
+		s.changed()
+	}
+	return n
+}
+
+func (s *Server) end() {
+	if n := int(s.busy.Add(-1)); n == s.AtOnce-1 {
+		s.changed()
+	}
+}
+
+func (s *Server) changed() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// elsewhere has a request answered by an instance that has less to do. It returns nil if there
+// is none.
 func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
 	defer cancel()
-	m := nats.NewMsg(q.spare)
-	m.Data, m.Header = r.data, r.header
-	reply, err := s.back.RequestMsgWithContext(ctx, m)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return nil
-	case err != nil: // it may have been carried out
-		return s.reply(q.subject, nil, fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err))
-	case reply.Header.Get(micro.ErrorCodeHeader) != "" && errors.Is(refusal(reply), auth.ErrOverloaded):
-		return nil // others were faster
+	for range spareTries {
+		m := nats.NewMsg(q.spare)
+		m.Data, m.Header = r.data, r.header
+		reply, err := s.back.RequestMsgWithContext(ctx, m)
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			return nil
+		case err != nil: // it may have been carried out
+			return s.reply(q.subject, nil, fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err))
+		case reply.Header.Get(micro.ErrorCodeHeader) == "" || !errors.Is(refusal(reply), auth.ErrOverloaded):
+			return &nats.Msg{Data: reply.Data, Header: reply.Header}
+		}
 	}
-	return &nats.Msg{Data: reply.Data, Header: reply.Header}
+	return nil
 }
 
-// offer takes requests over from busy instances while this one is idle, until ctx ends.
+// offer takes requests over from busy instances while this one is not, until ctx ends.
 func (s *Server) offer(ctx context.Context) {
 	offered := map[*queued]*nats.Subscription{}
 	for {
 		var err error
-		idle := s.Queue.Idle()
+		idle := int(s.busy.Load()) < s.AtOnce
 		s.queued.Range(func(_, v any) bool {
 			q := v.(*queued)
 			if sub := offered[q]; idle && sub == nil {
@@ -138,7 +167,7 @@ func (s *Server) offer(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.Queue.Changed():
+		case <-s.wake:
 		}
 	}
 }
@@ -147,8 +176,20 @@ func (s *Server) offer(ctx context.Context) {
 func (s *Server) takeOver(q *queued) nats.MsgHandler {
 	return func(m *nats.Msg) {
 		if s.isAnswerable(m.Subject, m.Reply) {
-			s.answerLater(q, m.Reply, request{m.Data, m.Header}, q.answer)
+			s.answerLater(q, m.Reply, request{m.Data, m.Header}, s.ifIdle(q))
 		}
+	}
+}
+
+// ifIdle answers a request that another instance passes on, if nothing has come meanwhile. The
+// offer may be a moment old, and the other instance even this one.
+func (s *Server) ifIdle(q *queued) func(request) *nats.Msg {
+	return func(r request) *nats.Msg {
+		if s.begin() <= s.AtOnce {
+			return s.here(q, r)
+		}
+		s.end()
+		return s.reply(q.subject, nil, auth.ErrOverloaded.After(time.Second))
 	}
 }
 

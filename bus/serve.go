@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -25,7 +26,7 @@ const ServiceName = "auth"
 
 // Server answers subjects on a connection of its own.
 type Server struct {
-	Queue Queue // of HandleQueued, which needs one
+	AtOnce int // requests of HandleQueued that are begun here before others are asked; 0 asks nobody
 
 	conn   *nats.Conn
 	back   *nats.Conn // outlives conn
@@ -33,6 +34,8 @@ type Server struct {
 	log    *slog.Logger
 	closed <-chan struct{}
 	queued sync.Map       // *queued by subject
+	busy   atomic.Int64   // requests of those that are being answered here
+	wake   chan struct{}  // that busy has passed AtOnce
 	later  sync.WaitGroup // requests that are answered outside of their subscriptions
 }
 
@@ -41,7 +44,7 @@ type Server struct {
 func NewServer(conn, back *nats.Conn, version string, log *slog.Logger) (*Server, error) {
 	closed := make(chan struct{})
 	conn.SetClosedHandler(func(*nats.Conn) { close(closed) }) // micro passes it on
-	s := &Server{conn: conn, back: back, log: log, closed: closed}
+	s := &Server{conn: conn, back: back, log: log, closed: closed, wake: make(chan struct{}, 1)}
 	var err error
 	s.svc, err = micro.AddService(conn, micro.Config{
 		Name:        ServiceName,
@@ -218,7 +221,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var offers sync.WaitGroup
 	defer offers.Wait()
 	defer stop()
-	if s.Queue != nil {
+	if s.AtOnce > 0 {
 		offers.Go(func() { s.offer(offering) })
 	}
 	select {

@@ -26,6 +26,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -77,6 +78,9 @@ func (e *settingError) Error() string {
 // cores is how many there are for this process, by its cgroup too.
 var cores = runtime.GOMAXPROCS(0)
 
+// gcPercent is GOGC unless that is set.
+const gcPercent = 300
+
 // background lets hashing stand back behind everything else. In tests, where this program is
 // one of many in a process, it does not.
 var background bool
@@ -88,7 +92,14 @@ func (e usageError) Error() string { return string(e) }
 
 func main() {
 	background = true
+	// Passwords are hashed on as many threads as there are cores, behind all others. So Go may
+	// run twice as many: else those that hash would keep the others out.
 	runtime.GOMAXPROCS(2 * cores)
+	// Collecting garbage stops those that hash too, which takes until they get a core. The heap
+	// is small, so it may grow further before that.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once

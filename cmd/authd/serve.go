@@ -253,7 +253,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		conn.Close()
 		return err
 	}
-	s.server.Queue = s.pool
+	s.server.AtOnce = cores
 	// What the verifier asks for is answered first.
 	err = errors.Join(
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),

@@ -27,13 +27,12 @@ type Pool struct {
 	inside  atomic.Int64 // that hash or wait
 	typical atomic.Int64 // nanoseconds that a hash has taken of late
 	refused atomic.Int64
-	changed chan struct{}
 }
 
 // NewPool makes a Pool that hashes size passwords at once, of which one takes about typical
 // until it is known better, and lets none wait for longer than wait. They wait until it runs.
 func NewPool(size int, wait, typical time.Duration) *Pool {
-	p := &Pool{size: int64(size), wait: wait, jobs: make(chan func()), changed: make(chan struct{}, 1)}
+	p := &Pool{size: int64(size), wait: wait, jobs: make(chan func())}
 	p.typical.Store(int64(typical))
 	return p
 }
@@ -80,12 +79,6 @@ func (p *Pool) Stats() PoolStats {
 	}
 }
 
-// Idle tells whether a password would be hashed at once.
-func (p *Pool) Idle() bool { return p.inside.Load() < p.size }
-
-// Changed receives when the answer of Idle may be another one.
-func (p *Pool) Changed() <-chan struct{} { return p.changed }
-
 // Admit returns an auth.ErrOverloaded error if a password that came now would be refused: for
 // whoever has something to do before. It is nil on a nil Pool.
 func (p *Pool) Admit() error {
@@ -118,12 +111,9 @@ func (p *Pool) Do(ctx context.Context, work func()) error {
 		return nil
 	}
 	inside := p.inside.Add(1)
-	defer p.leave()
+	defer p.inside.Add(-1)
 	if err := p.admit(inside); err != nil {
 		return err
-	}
-	if inside == p.size {
-		p.tell()
 	}
 	began, err := p.hand(ctx, work)
 	if err != nil {
@@ -157,17 +147,4 @@ func (p *Pool) hand(ctx context.Context, work func()) (began time.Time, err erro
 		panic(failure)
 	}
 	return began, nil
-}
-
-func (p *Pool) leave() {
-	if p.inside.Add(-1) < p.size {
-		p.tell()
-	}
-}
-
-func (p *Pool) tell() {
-	select {
-	case p.changed <- struct{}{}:
-	default:
-	}
 }

@@ -1,0 +1,181 @@
+package bus_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/bus/embedded"
+)
+
+// serveQueued answers auth.login, one at once.
+func serveQueued(t *testing.T, b *embedded.Server, work func(context.Context) error) (stop func() error) {
+	t.Helper()
+	return serveQueuedOn(t, b, connect(t, b, embedded.Service), work)
+}
+
+func serveQueuedOn(t *testing.T, b *embedded.Server, conn *nats.Conn, work func(context.Context) error) (stop func() error) {
+	t.Helper()
+	clerk := make(chan struct{}, 1)
+	return serveOn(t, b, conn, io.Discard, func(s *bus.Server) error {
+		s.AtOnce = 1
+		return bus.HandleQueued(s, auth.Login, func(ctx context.Context, _ auth.LoginRequest) (auth.LoginReply, error) {
+			clerk <- struct{}{}
+			defer func() { <-clerk }()
+			return auth.LoginReply{UserID: 7}, work(ctx)
+		})
+	})
+}
+
+// Whichever of two instances NATS picks, none holds a request that the other could begin.
+func TestAnIdleInstanceTakesRequestsOver(t *testing.T) {
+	t.Parallel()
+	b := broker(t)
+	const rounds = 20
+	here, met := make(chan struct{}), 0
+	meet := func(ctx context.Context) error { // ends when both instances are at it, or late
+		select {
+		case here <- struct{}{}:
+		case <-here:
+			met++
+		case <-time.After(time.Second):
+		}
+		return nil
+	}
+	conns := []*nats.Conn{connect(t, b, embedded.Service), connect(t, b, embedded.Service)}
+	for _, conn := range conns {
+		serveQueuedOn(t, b, conn, meet)
+	}
+	const offering = 11 // subscriptions of an instance that offers: nine of the services protocol, the subject, the offer
+	app := connect(t, b, embedded.App)
+	for range rounds {
+		for _, conn := range conns {
+			for conn.NumSubscriptions() != offering {
+				runtime.Gosched()
+			}
+			if err := conn.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var group sync.WaitGroup
+		for range 2 {
+			group.Go(func() {
+				reply, err := bus.Call(t.Context(), app, auth.Login, auth.LoginRequest{})
+				if err != nil || reply.UserID != 7 {
+					t.Errorf("%+v, %v", reply, err)
+				}
+			})
+		}
+		group.Wait()
+	}
+	if met < rounds {
+		t.Errorf("in %d rounds of %d one instance held both requests", rounds-met, rounds)
+	}
+}
+
+func TestAQueuedRequestWaitsHereIfNobodyIsIdle(t *testing.T) {
+	t.Parallel()
+	b := broker(t)
+	release := make(chan struct{})
+	serveQueued(t, b, func(context.Context) error { <-release; return nil })
+	app := connect(t, b, embedded.App)
+	var group sync.WaitGroup
+	for range 5 {
+		group.Go(func() {
+			if _, err := bus.Call(t.Context(), app, auth.Login, auth.LoginRequest{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 5 {
+		release <- struct{}{}
+	}
+	group.Wait()
+}
+
+// The services protocol counts the handing over; what came of it is told beside.
+func TestStatisticsOfQueuedRequestsAreComplete(t *testing.T) {
+	t.Parallel()
+	b := broker(t)
+	serveQueued(t, b, func(context.Context) error { return auth.ErrInvalidCredentials })
+	app, admin := connect(t, b, embedded.App), connect(t, b, embedded.Admin)
+	for range 3 {
+		if _, err := bus.Call(t.Context(), app, auth.Login, auth.LoginRequest{}); !errors.Is(err, auth.ErrInvalidCredentials) {
+			t.Fatal(err)
+		}
+	}
+	var told struct{ Answered, Errors int }
+	for late := time.Now().Add(10 * time.Second); told.Answered < 3; time.Sleep(time.Millisecond) {
+		var stats micro.Stats
+		ask(t, admin, "$SRV.STATS.auth", &stats)
+		if len(stats.Endpoints) != 1 || stats.Endpoints[0].NumRequests != 3 && time.Now().After(late) {
+			t.Fatalf("%+v", stats.Endpoints)
+		}
+		if err := json.Unmarshal(stats.Endpoints[0].Data, &told); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if told.Answered != 3 || told.Errors != 3 {
+		t.Errorf("%+v", told)
+	}
+}
+
+func TestStoppingAnswersWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	b := broker(t)
+	begun, release := make(chan struct{}, 8), make(chan struct{})
+	stop := serveQueued(t, b, func(context.Context) error { begun <- struct{}{}; <-release; return nil })
+	app := connect(t, b, embedded.App)
+	answers := make(chan error, 8)
+	for range cap(answers) {
+		go func() {
+			_, err := bus.Call(context.Background(), app, auth.Login, auth.LoginRequest{})
+			answers <- err
+		}()
+	}
+	<-begun
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	close(release)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	for range cap(answers) {
+		if err := <-answers; err != nil && !errors.Is(err, nats.ErrNoResponders) {
+			t.Errorf("a request was dropped: %v", err)
+		}
+	}
+}
+
+// Nothing long is begun for a caller who has gone: the time it waits travels with a request.
+func TestACallersPatienceTravels(t *testing.T) {
+	t.Parallel()
+	b := broker(t)
+	deadlines := make(chan time.Duration, 1)
+	serveQueued(t, b, func(ctx context.Context) error {
+		deadline, _ := ctx.Deadline()
+		deadlines <- time.Until(deadline)
+		return nil
+	})
+	app := connect(t, b, embedded.App)
+	for _, patience := range []time.Duration{3 * time.Second, time.Hour} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if _, err := bus.Call(ctx, app, auth.Login, auth.LoginRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if left := <-deadlines; left > min(patience, bus.Timeout) || left < min(patience, bus.Timeout)-2*time.Second {
+			t.Errorf("%s of %s", left, patience)
+		}
+	}
+}
