@@ -38,6 +38,8 @@ fuzz: ## run every fuzz target for FUZZTIME (5s)
 bench: ## measure, each program beside its limit; docs/performance.md has figures
 	go run ./bench/verifier
 	go run ./bench/relay
+	go run ./bench/enumeration
+	go run ./internal/testpg/cmd/withpg -- go run ./bench/storm
 
 vuln: ## look for known vulnerabilities in what we call
 	.ci/vuln $(GOVULNCHECK)

@@ -19,6 +19,7 @@ const module = "github.com/zyotra/auth"
 var mayImport = map[string][]string{
 	"":                           {},
 	"bus":                        {"", "events", "internal/strictjson", "internal/token", "internal/trace"},
+	"bench/enumeration":          {"", "bench/internal/daemon", "bus", "bus/embedded"},
 	"bench/internal/daemon":      {},
 	"bench/relay":                {"", "bus", "bus/embedded", "events", "migrations", "persistence"},
 	"bench/storm":                {"", "bench/internal/daemon", "bus", "bus/embedded", "internal/testpg"},
@@ -58,7 +59,7 @@ var owners = map[string][]string{
 	"github.com/maypok86/otter":      {"bus", "handlers"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded", "internal/testauthority"},
-	"github.com/nats-io/nats.go":     {"bench/relay", "bench/storm", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},
+	"github.com/nats-io/nats.go":     {"bench/enumeration", "bench/relay", "bench/storm", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/trustelem/zxcvbn":    {"internal/password"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
