@@ -22,6 +22,10 @@ const maxQueued = 4096
 // spareGroup is the queue group of those who could begin at once.
 const spareGroup = "spare"
 
+// refusalPause is how long it takes to hear that there is too much to do. Whoever comes back at
+// once, in a loop, would otherwise keep the cores busy with refusals and leave none for work.
+const refusalPause = 200 * time.Millisecond
+
 // spareTries is how often an idle instance is asked for: some offers are a moment old.
 const spareTries = 5
 
@@ -48,6 +52,9 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 	q := &queued{subject: string(op), spare: "auth.spare." + rest}
 	q.answer = func(r request) *nats.Msg {
 		data, err := serve(r, fn)
+		if errors.Is(err, auth.ErrOverloaded) {
+			time.Sleep(refusalPause)
+		}
 		return s.reply(q.subject, data, err)
 	}
 	s.queued.Store(q.subject, q)

@@ -92,11 +92,12 @@ func (p *Pool) Admit() error {
 func (p *Pool) admit(inside int64) error {
 	ahead := inside - p.size
 	wait := time.Duration(ahead * p.typical.Load() / p.size)
-	if ahead <= 0 || wait <= p.wait {
+	likely := p.wait * 3 / 4 // that it takes a little longer is no reason to wait for nothing
+	if ahead <= 0 || wait <= likely {
 		return nil
 	}
 	p.refused.Add(1)
-	return auth.ErrOverloaded.After(wait - p.wait)
+	return auth.ErrOverloaded.After(wait - likely)
 }
 
 // Do runs work when it is its turn. It returns an auth.ErrOverloaded error if

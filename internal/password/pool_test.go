@@ -84,7 +84,7 @@ func TestPoolRunsSoManyAtOnceInTheOrderOfArrival(t *testing.T) {
 
 func TestPoolRefusesAtOnceWhatWouldComeTooLate(t *testing.T) {
 	t.Parallel()
-	p := pool(t, 1, 3*time.Hour, time.Hour) // so three may wait
+	p := pool(t, 1, 4*time.Hour, time.Hour) // so three may wait
 	release := make(chan struct{})
 	var group sync.WaitGroup
 	for i := range 4 {
