@@ -46,7 +46,8 @@ type queued struct {
 // instance if one has less to do: NATS deals requests out without looking at who is busy.
 //
 // What the services protocol counts is the handing over. "data" in its statistics has the
-// rest: how many were answered, how many of those with an error, and the time it took.
+// rest: how many were answered, how many of those with an error, the time it took, and how the
+// queue is doing.
 func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	_, rest, _ := strings.Cut(string(op), ".")
 	q := &queued{subject: string(op), spare: "auth.spare." + rest}
@@ -225,6 +226,7 @@ type queuedStats struct {
 	Inside   int64 `json:"in_progress"`
 	Took     int64 `json:"processing_time"`
 	Average  int64 `json:"average_processing_time"`
+	Queue    any   `json:"queue,omitempty"`
 }
 
 // stats are those of a queued subject, nil for any other.
@@ -235,7 +237,11 @@ func (s *Server) stats(subject string) any {
 	}
 	q := v.(*queued)
 	done, took := q.done.Load(), q.took.Load()
-	return queuedStats{done, q.failed.Load(), q.inside.Load(), took, took / max(1, done)}
+	told := queuedStats{done, q.failed.Load(), q.inside.Load(), took, took / max(1, done), nil}
+	if s.Queue != nil {
+		told.Queue = s.Queue()
+	}
+	return told
 }
 
 // patience is how long the caller waits, Timeout if it does not say.

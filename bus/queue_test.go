@@ -28,7 +28,7 @@ func serveQueuedOn(t *testing.T, b *embedded.Server, conn *nats.Conn, work func(
 	t.Helper()
 	clerk := make(chan struct{}, 1)
 	return serveOn(t, b, conn, io.Discard, func(s *bus.Server) error {
-		s.AtOnce = 1
+		s.AtOnce, s.Queue = 1, func() any { return map[string]int{"depth": 7} }
 		return bus.HandleQueued(s, auth.Login, func(ctx context.Context, _ auth.LoginRequest) (auth.LoginReply, error) {
 			clerk <- struct{}{}
 			defer func() { <-clerk }()
@@ -114,7 +114,10 @@ func TestStatisticsOfQueuedRequestsAreComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var told struct{ Answered, Errors int }
+	var told struct {
+		Answered, Errors int
+		Queue            struct{ Depth int }
+	}
 	for late := time.Now().Add(10 * time.Second); told.Answered < 3; time.Sleep(time.Millisecond) {
 		var stats micro.Stats
 		ask(t, admin, "$SRV.STATS.auth", &stats)
@@ -125,7 +128,7 @@ func TestStatisticsOfQueuedRequestsAreComplete(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if told.Answered != 3 || told.Errors != 3 {
+	if told.Answered != 3 || told.Errors != 3 || told.Queue.Depth != 7 {
 		t.Errorf("%+v", told)
 	}
 }

@@ -26,7 +26,8 @@ const ServiceName = "auth"
 
 // Server answers subjects on a connection of its own.
 type Server struct {
-	AtOnce int // requests of HandleQueued that are begun here before others are asked; 0 asks nobody
+	Queue  func() any // what those of HandleQueued wait in, for the statistics; nil tells nothing
+	AtOnce int        // requests of HandleQueued that are begun here before others are asked; 0 asks nobody
 
 	conn   *nats.Conn
 	back   *nats.Conn // outlives conn

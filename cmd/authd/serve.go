@@ -253,7 +253,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		conn.Close()
 		return err
 	}
-	s.server.AtOnce = cores
+	s.server.AtOnce, s.server.Queue = cores, func() any { return s.pool.Stats() }
 	// What the verifier asks for is answered first.
 	err = errors.Join(
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),

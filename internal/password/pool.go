@@ -63,11 +63,13 @@ func (p *Pool) Run(ctx context.Context) error {
 	return nil
 }
 
-// PoolStats is the state of a Pool.
+// PoolStats is the state of a Pool. Refused counts since the start; Typical is what a hash has
+// taken of late, in nanoseconds.
 type PoolStats struct {
-	Running, Waiting int64
-	Refused          int64         // since the start
-	Typical          time.Duration // that a hash has taken of late
+	Running int64         `json:"running"`
+	Waiting int64         `json:"waiting"`
+	Refused int64         `json:"refused"`
+	Typical time.Duration `json:"typical"`
 }
 
 // Stats tells how the pool is doing.
