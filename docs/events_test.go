@@ -24,6 +24,7 @@ import (
 // told are the events there are.
 var told = []events.Data{
 	events.UserRegistered{}, events.UserUpdated{}, events.UserPasswordChanged{},
+	events.UserEmailVerified{}, events.UserEmailChanged{},
 	events.UserDisabled{}, events.UserEnabled{}, events.UserLocked{}, events.UserDeleted{},
 	events.SessionCreated{}, events.SessionRevoked{},
 	events.KeyRotated{},
@@ -87,7 +88,11 @@ func eventTypes(t *testing.T) (types []string) {
 		check(t, err)
 		for _, decl := range file.Decls {
 			if fn, ok := decl.(*ast.FuncDecl); ok && fn.Name.Name == "Type" && fn.Recv != nil {
-				kind, err := strconv.Unquote(fn.Body.List[0].(*ast.ReturnStmt).Results[0].(*ast.BasicLit).Value)
+				literal, ok := fn.Body.List[0].(*ast.ReturnStmt).Results[0].(*ast.BasicLit)
+				if !ok {
+					continue // MailType, which nobody else hears
+				}
+				kind, err := strconv.Unquote(literal.Value)
 				check(t, err)
 				types = append(types, kind)
 			}
