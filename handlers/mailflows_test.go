@@ -11,6 +11,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/internal/gcra"
 )
 
 const (
@@ -876,5 +877,49 @@ func TestEqualCodesDiffer(t *testing.T) {
 		want(t, "for another purpose", p.verifyCode(t, ada, code), auth.ErrInvalidToken)
 		_, err = p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: ada, Code: code})
 		want(t, "ada's code for ada", err, nil)
+	})
+}
+
+// Requests about one address and its account wait for each other, never in a circle.
+func TestWhateverComesAtOnceNothingFails(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		generous := rules
+		many := []gcra.Limit{{Burst: 99, Interval: time.Minute}}
+		generous.Mail, generous.MailAccount, generous.Login, generous.LoginAccount = many, many, many, many
+		s.limit(t, generous)
+		s.sessions.Limit = 3
+		p := post(t, s, handlers.VerificationRequired)
+		tokens := p.verified(t)
+		instances := []*postal{p, p.another(t)}
+		asks := []func(p *postal, i int) error{
+			func(p *postal, _ int) error { return p.forgot(t, ada) },
+			func(p *postal, _ int) error { return p.resend(t, ada) },
+			func(p *postal, _ int) error {
+				_, err := p.accounts.Register(t.Context(), auth.RegisterRequest{Email: ada, Password: staple})
+				return err
+			},
+			func(p *postal, i int) error {
+				_, err := p.logIn(t, ada, horse, fmt.Sprintf("tool%d/1.0", i))
+				return err
+			},
+			func(p *postal, _ int) error { _, err := p.logIn(t, ada, "wrong", ""); return err },
+			func(p *postal, _ int) error { return p.change(t, tokens, adas, horse) },
+			func(p *postal, _ int) error {
+				_, err := p.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: p.bearer(tokens), CurrentPassword: horse, NewPassword: horse})
+				return err
+			},
+			func(p *postal, _ int) error {
+				_, err := p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: ada})
+				return err
+			},
+		}
+		for _, err := range atOnce(10*len(asks), func(i int) error { return asks[i%len(asks)](instances[i/len(asks)%2], i) }) {
+			switch code := auth.Public(err).Code; {
+			case err == nil:
+			case slices.Contains([]auth.Code{auth.CodeInvalidCredentials, auth.CodeConflict, auth.CodeTokenRevoked, auth.CodeRateLimited}, code):
+			default:
+				t.Error(err)
+			}
+		}
 	})
 }
