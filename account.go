@@ -13,10 +13,11 @@ type RegisterRequest struct {
 	Origin
 }
 
-// RegisterReply tells the id of the new account.
+// RegisterReply tells the id of the new account. Where addresses have to be verified first,
+// there is none yet, and the reply is the same for an address that is taken.
 type RegisterReply struct {
-	Message string `json:"message"` // "User registered successfully"
-	UserID  UserID `json:"userId"`
+	Message string `json:"message"` // "User registered successfully", or to look for a mail
+	UserID  UserID `json:"userId,omitempty"`
 }
 
 // AccountGetRequest asks for the account of the access token's user.
@@ -26,11 +27,12 @@ type AccountGetRequest struct {
 
 // Account is what a user may know of their own account.
 type Account struct {
-	UserID    UserID    `json:"userId"`
-	Email     string    `json:"email"`
-	Name      string    `json:"name"` // "" if never given
-	CreatedAt time.Time `json:"createdAt"`
-	UpdatedAt time.Time `json:"updatedAt"`
+	UserID        UserID    `json:"userId"`
+	Email         string    `json:"email"`
+	EmailVerified bool      `json:"emailVerified"` // mail to the address reached its owner
+	Name          string    `json:"name"`          // "" if never given
+	CreatedAt     time.Time `json:"createdAt"`
+	UpdatedAt     time.Time `json:"updatedAt"`
 }
 
 // AccountUpdateRequest changes the members that are there.

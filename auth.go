@@ -33,6 +33,17 @@ const (
 	AccountDelete  Op[AccountDeleteRequest, AccountDeleted]   = "auth.account.delete"
 	PasswordChange Op[PasswordChangeRequest, PasswordChanged] = "auth.password.change"
 
+	// These need mail, and are ErrNotFound without it.
+	EmailVerify    Op[EmailVerifyRequest, EmailVerified]     = "auth.email.verify"
+	EmailResend    Op[EmailResendRequest, MailSent]          = "auth.email.resend"
+	EmailChange    Op[EmailChangeRequest, MailSent]          = "auth.email.change"
+	EmailConfirm   Op[EmailConfirmRequest, EmailConfirmed]   = "auth.email.confirm"
+	EmailUndo      Op[EmailUndoRequest, EmailUndone]         = "auth.email.undo"
+	PasswordForgot Op[PasswordForgotRequest, MailSent]       = "auth.password.forgot"
+	PasswordReset  Op[PasswordResetRequest, PasswordRenewed] = "auth.password.reset"
+	NotMe          Op[NotMeRequest, NotMeReply]              = "auth.password.not_me"
+	LoginCode      Op[LoginCodeRequest, LoginCodeReply]      = "auth.login.code"
+
 	SessionsList         Op[SessionsListRequest, SessionList]           = "auth.sessions.list"
 	SessionsRevoke       Op[SessionsRevokeRequest, SessionsEnded]       = "auth.sessions.revoke"
 	SessionsRevokeOthers Op[SessionsRevokeOthersRequest, SessionsEnded] = "auth.sessions.revoke_others"

@@ -173,9 +173,11 @@ const (
 	ReasonLogout          Reason = "logout"
 	ReasonEndedByUser     Reason = "ended_by_user" // from the list of sessions
 	ReasonPasswordChanged Reason = "password_changed"
-	ReasonTokenReuse      Reason = "token_reuse"   // a spent refresh token was presented: theft
-	ReasonSessionLimit    Reason = "session_limit" // the user began a newer one than SESSION_LIMIT allows
-	ReasonUserDisabled    Reason = "user_disabled" // an operator disabled the account
-	ReasonUserDeleted     Reason = "user_deleted"  // the account is gone
-	ReasonAdmin           Reason = "admin"         // an operator ended it, or set another password
+	ReasonPasswordReset   Reason = "password_reset" // by a link in a mail
+	ReasonEmailChanged    Reason = "email_changed"  // the address, or that it is verified
+	ReasonTokenReuse      Reason = "token_reuse"    // a spent refresh token was presented: theft
+	ReasonSessionLimit    Reason = "session_limit"  // the user began a newer one than SESSION_LIMIT allows
+	ReasonUserDisabled    Reason = "user_disabled"  // an operator disabled the account
+	ReasonUserDeleted     Reason = "user_deleted"   // the account is gone
+	ReasonAdmin           Reason = "admin"          // an operator ended it, or set another password
 )

@@ -24,6 +24,7 @@ import (
 // told are the events there are.
 var told = []events.Data{
 	events.UserRegistered{}, events.UserUpdated{}, events.UserPasswordChanged{},
+	events.UserEmailVerified{}, events.UserEmailChanged{},
 	events.UserDisabled{}, events.UserEnabled{}, events.UserLocked{}, events.UserDeleted{},
 	events.SessionCreated{}, events.SessionRevoked{},
 	events.KeyRotated{},

@@ -4,6 +4,7 @@
 // outbox); a Relay publishes what is there to the stream AUTH_EVENTS of NATS JetStream:
 //
 //	user.registered user.updated user.password_changed
+//	user.email_verified user.email_changed
 //	user.disabled user.enabled user.locked user.deleted
 //	session.created session.revoked
 //	key.rotated
@@ -76,6 +77,21 @@ type UserPasswordChanged struct {
 	ChangedAt time.Time   `json:"changedAt"`
 }
 
+// UserEmailVerified is the data of user.email_verified: mail to the address reaches the user.
+type UserEmailVerified struct {
+	UserID     auth.UserID `json:"userId"`
+	Email      string      `json:"email"`
+	VerifiedAt time.Time   `json:"verifiedAt"`
+}
+
+// UserEmailChanged is the data of user.email_changed: the user has another address, which is
+// verified.
+type UserEmailChanged struct {
+	UserID    auth.UserID `json:"userId"`
+	Email     string      `json:"email"`
+	ChangedAt time.Time   `json:"changedAt"`
+}
+
 // UserDisabled is the data of user.disabled: nobody can log in as this user any more.
 type UserDisabled struct {
 	UserID     auth.UserID `json:"userId"`
@@ -88,7 +104,7 @@ type UserEnabled struct {
 	EnabledAt time.Time   `json:"enabledAt"`
 }
 
-// UserLocked is the data of user.locked: so many tries at a password came that the next has to
+// UserLocked is the data of user.locked: so many tries at a password or a code came that the next has to
 // wait, from one source or from anywhere.
 type UserLocked struct {
 	UserID auth.UserID `json:"userId"`
@@ -130,6 +146,8 @@ type KeyRotated struct {
 func (UserRegistered) Type() string      { return "user.registered" }
 func (UserUpdated) Type() string         { return "user.updated" }
 func (UserPasswordChanged) Type() string { return "user.password_changed" }
+func (UserEmailVerified) Type() string   { return "user.email_verified" }
+func (UserEmailChanged) Type() string    { return "user.email_changed" }
 func (UserDisabled) Type() string        { return "user.disabled" }
 func (UserEnabled) Type() string         { return "user.enabled" }
 func (UserLocked) Type() string          { return "user.locked" }
@@ -141,6 +159,8 @@ func (KeyRotated) Type() string          { return "key.rotated" }
 func (d UserRegistered) Subject() string      { return fmt.Sprint(d.UserID) }
 func (d UserUpdated) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d UserPasswordChanged) Subject() string { return fmt.Sprint(d.UserID) }
+func (d UserEmailVerified) Subject() string   { return fmt.Sprint(d.UserID) }
+func (d UserEmailChanged) Subject() string    { return fmt.Sprint(d.UserID) }
 func (d UserDisabled) Subject() string        { return fmt.Sprint(d.UserID) }
 func (d UserEnabled) Subject() string         { return fmt.Sprint(d.UserID) }
 func (d UserLocked) Subject() string          { return fmt.Sprint(d.UserID) }

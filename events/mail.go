@@ -14,6 +14,18 @@ const MailType = "mail.requested"
 // MailKind names what a mail is for, and its template.
 type MailKind string
 
+// The kinds of mails. What of Mail each has besides is in brackets.
+const (
+	MailVerify          MailKind = "verify_email"     // [Link Code] the address of a registration
+	MailTaken           MailKind = "email_taken"      // somebody wanted an address that has an account
+	MailReset           MailKind = "password_reset"   // [Link] to set another password
+	MailPasswordChanged MailKind = "password_changed" // [Link] that it was not the owner
+	MailChange          MailKind = "email_change"     // [Link] to the new address, to confirm it
+	MailChanged         MailKind = "email_changed"    // [Address, Link if it can be undone] to the former address
+	MailLoginCode       MailKind = "login_code"       // [Code]
+	MailNewDevice       MailKind = "new_device"       // [Link] that it was not the owner
+)
+
 // Mail is what mail.requested asks for, in the stream AUTH_MAIL: everything that its text needs.
 type Mail struct {
 	Kind      MailKind    `json:"kind"`
@@ -23,15 +35,17 @@ type Mail struct {
 	Locale    string      `json:"locale,omitempty"` // BCP 47; "" is the default
 	Link      string      `json:"link,omitempty"`   // below PUBLIC_URL
 	Code      string      `json:"code,omitempty"`
-	ExpiresAt time.Time   `json:"expiresAt,omitzero"` // of link and code; not sent after it
-	Address   string      `json:"address,omitempty"`  // that the account had or gets
-	Client    auth.Client `json:"client,omitzero"`    // where what it tells of came from
-	Device    string      `json:"device,omitempty"`   // the client in words, as in "Firefox on Linux"
-	At        time.Time   `json:"at"`                 // when that was
+	ExpiresAt time.Time   `json:"expiresAt,omitzero"` // of the link, or of the code if there is none; not sent after it
+	// CodeExpiresAt is when the code ends, if that is before the link does.
+	CodeExpiresAt time.Time   `json:"codeExpiresAt,omitzero"`
+	Address       string      `json:"address,omitempty"` // that the account has now
+	Client        auth.Client `json:"client,omitzero"`   // where what it tells of came from
+	Device        string      `json:"device,omitempty"`  // the client in words, as in "Firefox on Linux"
+	At            time.Time   `json:"at"`                // when that was
 }
 
 // MailRequested is the data of mail.requested as it waits in the outbox: a Mail, sealed, since
-// a copy of the database must not let anybody in.
+// a copy of the database must not let anybody in. UserID is 0 for a registration.
 type MailRequested struct {
 	UserID auth.UserID `json:"userId"`
 	Sealed []byte      `json:"sealed"`

@@ -13,20 +13,25 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Accounts makes accounts and shows them to their owners. All fields but Clock and Limits are
-// required.
+// Accounts makes accounts and shows them to their owners. All fields but Clock, Limits,
+// OneTimes, Notices and Verification are required.
 type Accounts struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
 	Sessions  *Sessions
 	Reauth    time.Duration // how long a login is recent enough for what is sensitive; 0 never
 	Limits    *Limits       // of registrations and of tries at passwords; nil is none
+	OneTimes  *OneTimes     // needed unless Verification is off
+	Notices   *Notices      // nil is none
 	Clock     Clock
+
+	Verification Verification // of addresses
 }
 
 // Register answers auth.register: it creates an account. It returns auth.ErrEmailTaken,
 // auth.ErrRateLimited if too many came from where the request does, or an auth.ErrInvalid error
-// that names all members at fault; nothing is stored then.
+// that names all members at fault; nothing is stored then. If addresses have to be verified
+// first, there is no account before, and the answer is the same for one that is taken.
 func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth.RegisterReply, error) {
 	address, from, err := a.checkRegister(ctx, req)
 	if err != nil {
@@ -39,24 +44,66 @@ func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
+	if a.Verification == VerificationRequired {
+		if _, err := a.Limits.mail(ctx, req.Email, from); err != nil {
+			return auth.RegisterReply{}, err
+		}
+	}
 	hash, err := a.Passwords.Hash(ctx, req.Password) // slow on purpose, so outside of a transaction
 	if err != nil {
 		return auth.RegisterReply{}, try.failed(ctx, err)
 	}
-	user := persistence.NewUser{
-		Email: address.Display, EmailKey: address.Key, Password: hash, Name: req.Name, At: a.Clock.now(),
-	}
-	var id auth.UserID
-	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		if id, err = tx.CreateUser(ctx, user); err != nil {
-			return err
+	if a.Verification == VerificationRequired {
+		if err := a.enter(ctx, address, req.Name, hash, from); err != nil {
+			return auth.RegisterReply{}, err
 		}
-		return tx.Emit(ctx, user.At, events.UserRegistered{UserID: id, Email: user.Email, Name: user.Name, CreatedAt: user.At})
-	})
+		return auth.RegisterReply{Message: "A mail to the address tells how to go on"}, nil
+	}
+	id, err := a.create(ctx, address, req.Name, hash, from)
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
 	return auth.RegisterReply{Message: "User registered successfully", UserID: id}, nil
+}
+
+// create stores an account, and asks for the mail that its address may be verified by.
+func (a *Accounts) create(ctx context.Context, address email.Address, name, hash string, from auth.Client) (id auth.UserID, err error) {
+	user := persistence.NewUser{Email: address.Display, EmailKey: address.Key, Password: hash, Name: name, At: a.Clock.now()}
+	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		if id, err = tx.CreateUser(ctx, user); err != nil {
+			return err
+		}
+		err = tx.Emit(ctx, user.At, events.UserRegistered{UserID: id, Email: user.Email, Name: user.Name, CreatedAt: user.At})
+		if err != nil || a.Verification != VerificationOptional {
+			return err
+		}
+		to := recipient{address, auth.User{Account: auth.Account{UserID: id, Email: user.Email, Name: name}}}
+		return a.OneTimes.send(ctx, tx, ask{kind: events.MailVerify, purpose: purposeVerify, to: to, client: from})
+	})
+	return id, err
+}
+
+// enter keeps a registration until its address is verified, by the mail that it asks for: only
+// its reader learns whether the address has an account. If that is not verified, the mail lets
+// the reader have it with the new password, and without what was set up before.
+func (a *Accounts) enter(ctx context.Context, address email.Address, name, hash string, from auth.Client) error {
+	return a.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		user, err := tx.HoldUserByEmail(ctx, address.Key)
+		switch {
+		case errors.Is(err, auth.ErrNotFound):
+			user = auth.User{Account: auth.Account{Email: address.Display, Name: name}}
+		case err != nil:
+			return err
+		case !user.DisabledAt.IsZero():
+			return a.OneTimes.sendNobody(ctx, tx, address)
+		case user.EmailVerified:
+			return a.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: owner(user), client: from})
+		}
+		return a.OneTimes.send(ctx, tx, ask{
+			kind: events.MailVerify, purpose: purposeVerify, to: owner(user), client: from,
+			grants: persistence.OneTime{Password: hash, Name: name},
+		})
+	})
 }
 
 func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) (email.Address, auth.Client, error) {
@@ -213,6 +260,7 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 		return auth.PasswordChanged{}, try.failed(ctx, err)
 	}
 	var done auth.PasswordChanged
+	from, _ := client(req.Client) // which confirm has looked at
 	now := a.Clock.now()
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		changed, err := tx.ChangePassword(ctx, user.UserID, stored, fresh, now)
@@ -233,12 +281,24 @@ func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRe
 		if err := a.Sessions.tellEnded(ctx, tx, ended); err != nil {
 			return err
 		}
+		if err := a.passwordChanged(ctx, tx, auth.User{Account: account}, from); err != nil {
+			return err
+		}
 		return try.settle(ctx, tx)
 	})
 	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
 	return done, nil
+}
+
+// passwordChanged voids the links and codes that were made before a change of the password, but
+// for the owner's alarms, and tells the owner.
+func (a *Accounts) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.Client) error {
+	if err := tx.VoidOneTimes(ctx, user.UserID, alarms...); err != nil {
+		return err
+	}
+	return a.Notices.passwordChanged(ctx, tx, user, from)
 }
 
 // checkNew returns why a new password of an account is not taken, or "". It may ask another

@@ -174,8 +174,10 @@ func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 		if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
 			return err
 		}
-		done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now)
-		return err
+		if done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now); err != nil {
+			return err
+		}
+		return a.Accounts.passwordChanged(ctx, tx, user, auth.Client{})
 	})
 	if err != nil {
 		return auth.PasswordChanged{}, err

@@ -22,8 +22,8 @@ const (
 )
 
 // Cleanup deletes what is over: sessions that ended or expired, events that were published long
-// ago, and counters of limits that say nothing any more. Every instance does it, at times of its own, and whichever comes
-// first finds something. All fields but Clock are required.
+// ago, links and codes that have expired, and counters of limits that say nothing any more. Every
+// instance does it, at times of its own, and whichever comes first finds something. All fields but Clock are required.
 type Cleanup struct {
 	Store     *persistence.Store
 	AccessTTL time.Duration // of an access token
@@ -52,7 +52,7 @@ func (c *Cleanup) Run(ctx context.Context) error {
 }
 
 // Once deletes all that is over by now, in small batches, and tells how much that was, but for
-// counters, which nobody misses. If it returns an error, some may be gone.
+// links, codes and counters, which nobody misses. If it returns an error, some may be gone.
 func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	now := c.Clock.now()
 	for looked := sweepBatch; looked == sweepBatch; {
@@ -69,6 +69,11 @@ func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	}
 	for n := sweepBatch; n == sweepBatch; {
 		if n, err = c.Store.SweepCounters(ctx, now, sweepBatch); err != nil {
+			return sessions, events, err
+		}
+	}
+	for n := sweepBatch; n == sweepBatch; {
+		if n, err = c.Store.SweepOneTimes(ctx, now, sweepBatch); err != nil {
 			return sessions, events, err
 		}
 	}

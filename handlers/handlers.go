@@ -15,6 +15,10 @@
 // row keeps. Any other spent token was stolen from one side or the other: the session
 // ends for both.
 //
+// What needs the owner's mailbox (email.go, recovery.go, logincode.go) is asked for with an
+// address, whoever it belongs to, and done with what the mail to it carries (onetime.go). The
+// mail is an event, committed with what it is about; who gets one shows in no answer.
+//
 // Rules live here once. The package knows neither HTTP nor the bus; what it returns are
 // the root package's types and errors.
 package handlers

@@ -28,6 +28,11 @@ type Rules struct {
 	LoginAccount   []gcra.Limit // from everywhere together
 	LoginSource    []gcra.Limit // at any accounts from one source
 	RegisterSource []gcra.Limit // registrations from one source
+	Code           []gcra.Limit // tries at a code of an account from one source
+	CodeAccount    []gcra.Limit // from everywhere together
+	Mail           []gcra.Limit // requests for mails to an address from one source
+	MailAccount    []gcra.Limit // from everywhere together; and, apart from them, notices
+	MailSource     []gcra.Limit // requests for mails to any addresses from one source
 	RefreshSession gcra.Limit   // refreshes of a session
 }
 
@@ -38,7 +43,7 @@ const (
 	chargeTimeout = 5 * time.Second
 )
 
-// Limits bounds guessing, by counters that all instances share. A nil one bounds nothing. Make
+// Limits bounds guessing, and what mail is sent, by counters that all instances share. A nil one bounds nothing. Make
 // it with NewLimits.
 //
 // A try is counted before anybody looks whether it is right, in a transaction of its own, so
@@ -80,6 +85,7 @@ type charge struct {
 
 	own, account, source counter // of the account from this source, from everywhere, of the source
 	waived               bool    // the account's from everywhere is used up, and this source passed all the same
+	silent               bool    // being held up is no event
 }
 
 // counter is one that a charge is about; without a key there is none.
@@ -94,20 +100,66 @@ func (l *Limits) guess(ctx context.Context, address string, from auth.Client) (*
 	if l == nil {
 		return nil, nil
 	}
-	parsed, err := email.Parse(address)
-	account, source := parsed.Key, sourceOf(from)
-	if err != nil { // counted by what it is; what is cut off leaves more than any address has
-		account = address[:min(len(address), email.MaxBytes+1)]
+	return l.about("login", address, from, l.Login, l.LoginAccount, l.LoginSource).pay(ctx)
+}
+
+// code counts a try at a code that was sent to an address, whatever it is for. It has counters of
+// its own for the account, which no right password begins anew, and shares the source's.
+func (l *Limits) code(ctx context.Context, address string, from auth.Client) (*charge, error) {
+	if l == nil {
+		return nil, nil
 	}
-	c := &charge{
-		limits: l, from: from, email: parsed.Key,
-		own:     counter{l.digest("login", source, account), l.Login},
-		account: counter{l.digest("login account", "", account), l.LoginAccount},
-	}
-	if source != "" { // who asks on the bus for many people is not one source
+	c := l.about("code", address, from, l.Code, l.CodeAccount, nil)
+	if source := sourceOf(from); source != "" {
 		c.source = counter{l.digest("login source", source, ""), l.LoginSource}
 	}
 	return c.pay(ctx)
+}
+
+// mail counts a request for a mail to an address. It returns auth.ErrRateLimited if that has to
+// wait.
+func (l *Limits) mail(ctx context.Context, address string, from auth.Client) (*charge, error) {
+	if l == nil {
+		return nil, nil
+	}
+	c := l.about("mail", address, from, l.Mail, l.MailAccount, l.MailSource)
+	c.silent = true
+	return c.pay(ctx)
+}
+
+// notice tells whether a mail of what happened may be sent to an address, and counts it. It is
+// part of what happened, which it cannot hold up.
+func (l *Limits) notice(ctx context.Context, tx *persistence.Store, address string) (bool, error) {
+	if l == nil {
+		return true, nil
+	}
+	c := &charge{limits: l, account: counter{l.digest("notice", "", mailbox(address).Key), l.MailAccount}}
+	held, err := c.hold(ctx, tx)
+	now := l.Clock.now()
+	if err != nil || held.wait(c.account, now) > 0 {
+		return false, err
+	}
+	held.pass(c.account, now)
+	return true, held.set(ctx, tx)
+}
+
+// about is a charge about an address, by counters of a kind: of the address from a source, from
+// everywhere, and of the source.
+func (l *Limits) about(kind, address string, from auth.Client, own, account, source []gcra.Limit) *charge {
+	parsed, err := email.Parse(address)
+	key, at := parsed.Key, sourceOf(from)
+	if err != nil { // counted by what it is; what is cut off leaves more than any address has
+		key = address[:min(len(address), email.MaxBytes+1)]
+	}
+	c := &charge{
+		limits: l, from: from, email: parsed.Key,
+		own:     counter{l.digest(kind, at, key), own},
+		account: counter{l.digest(kind+" account", "", key), account},
+	}
+	if at != "" && source != nil { // who asks on the bus for many people is not one source
+		c.source = counter{l.digest(kind+" source", at, ""), source}
+	}
+	return c
 }
 
 // registration counts a registration. It returns auth.ErrRateLimited if that has to wait.
@@ -232,7 +284,7 @@ func (c *charge) user(ctx context.Context, tx *persistence.Store) (auth.UserID, 
 // on the count outliving a crash of the database's machine. An address without an account costs
 // a round trip in place of the event, so that no time tells it from others.
 func (c *charge) tell(ctx context.Context, tx *persistence.Store, now time.Time, wait time.Duration) error {
-	if wait == 0 {
+	if wait == 0 || c.silent {
 		return tx.Relax(ctx)
 	}
 	user, err := c.user(ctx, tx)

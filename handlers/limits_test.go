@@ -27,6 +27,11 @@ var rules = handlers.Rules{
 	LoginAccount:   []gcra.Limit{{Burst: 50, Interval: time.Minute}},
 	LoginSource:    []gcra.Limit{{Burst: 100, Interval: 5 * time.Second}},
 	RegisterSource: []gcra.Limit{{Burst: 20, Interval: time.Minute}},
+	Code:           []gcra.Limit{{Burst: 5, Interval: time.Minute}, {Burst: 20, Interval: 5 * time.Minute}},
+	CodeAccount:    []gcra.Limit{{Burst: 20, Interval: 2 * time.Minute}},
+	Mail:           []gcra.Limit{{Burst: 3, Interval: time.Minute}, {Burst: 10, Interval: 10 * time.Minute}},
+	MailAccount:    []gcra.Limit{{Burst: 10, Interval: 5 * time.Minute}},
+	MailSource:     []gcra.Limit{{Burst: 30, Interval: time.Minute}},
 	RefreshSession: gcra.Limit{Burst: 30, Interval: 2 * time.Second},
 }
 

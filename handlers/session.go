@@ -10,7 +10,6 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
-	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
@@ -19,8 +18,8 @@ import (
 // amrPassword is how a login by password is told (RFC 8176 §2).
 const amrPassword = "pwd"
 
-// Sessions makes, continues and ends logins. All fields but Clock, Grace, Limit and Limits
-// are required.
+// Sessions makes, continues and ends logins. All fields but Clock, Grace, Limit, Limits,
+// OneTimes, Required and Notices are required.
 type Sessions struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
@@ -33,8 +32,14 @@ type Sessions struct {
 	Grace     time.Duration // in which a spent refresh token gets its successor again; 0 is strict
 	Limit     int           // of a user's live sessions; the oldest end first; 0 is none
 	Limits    *Limits       // of tries at passwords and of refreshes; nil is none
+	OneTimes  *OneTimes     // needed if Required
+	Required  bool          // nobody logs in before the address is verified
+	Notices   *Notices      // nil is none
 	Clock     Clock
 }
+
+// loggedIn is the message of a login.
+const loggedIn = "Login successful"
 
 // Login answers auth.login: it begins a session. Whatever is wrong with address or
 // password, the answer is auth.ErrInvalidCredentials; after too many tries it is
@@ -52,6 +57,9 @@ func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.Login
 		return auth.LoginReply{}, err
 	}
 	user, err := s.check(ctx, req.Email, req.Password)
+	if errors.Is(err, auth.ErrInvalidCredentials) {
+		err = s.remind(ctx, req.Email, from.client, err)
+	}
 	if err != nil {
 		return auth.LoginReply{}, try.failed(ctx, err)
 	}
@@ -68,7 +76,7 @@ func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.Login
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	return auth.LoginReply{Message: "Login successful", UserID: user.UserID, Tokens: tokens}, nil
+	return auth.LoginReply{Message: loggedIn, UserID: user.UserID, Tokens: tokens}, nil
 }
 
 // check returns the user whom address and password belong to, or auth.ErrInvalidCredentials.
@@ -83,6 +91,8 @@ func (s *Sessions) check(ctx context.Context, address, plain string) (persistenc
 		return persistence.Credentials{}, fmt.Errorf("user %d: %w", user.UserID, err)
 	case !found.Match, user.Disabled: // which is told after the same work
 		return persistence.Credentials{}, auth.ErrInvalidCredentials
+	case s.Required && !user.Verified:
+		return persistence.Credentials{}, errUnverified
 	case found.Stale:
 		return s.rehash(ctx, user, address, plain)
 	}
@@ -90,17 +100,48 @@ func (s *Sessions) check(ctx context.Context, address, plain string) (persistenc
 }
 
 // credentials returns what is stored for the address; nothing, which no password
-// matches, if it has no account or is none.
+// matches, if it has no account or is none. Of a registration that waits for its address to be
+// verified it is the password, so that its owner can be sent another mail.
 func (s *Sessions) credentials(ctx context.Context, address string) (persistence.Credentials, error) {
-	parsed, err := email.Parse(address)
+	key := mailbox(address).Key // nobody's if that is none; the database is asked all the same
+	user, err := s.Store.Credentials(ctx, key)
+	if err != nil && !errors.Is(err, auth.ErrNotFound) {
+		return persistence.Credentials{}, err
+	}
+	if !s.Required {
+		return user, nil
+	}
+	waiting, err := s.Store.LatestOneTime(ctx, purposeVerify, key, s.Clock.now())
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return user, nil
+	case err != nil:
+		return persistence.Credentials{}, err
+	case user.UserID == 0:
+		user.Password = waiting.Password
+	}
+	return user, nil
+}
+
+// errUnverified means that the password is right, and the address not verified.
+var errUnverified = fmt.Errorf("%w: the address is not verified", auth.ErrInvalidCredentials)
+
+// remind sends another mail to verify the address with if that is all a login lacked, once a
+// minute, and unless a later registration waits: whoever made the first must not void its mail.
+// It returns refused, and takes as long whatever the login lacked.
+func (s *Sessions) remind(ctx context.Context, address string, from auth.Client, refused error) error {
+	if !s.Required {
+		return refused
+	}
+	unverified := errors.Is(refused, errUnverified)
+	err := s.OneTimes.verifyAgain(ctx, mailbox(address), from, func(last persistence.OneTime) bool {
+		isLater := last.UserID != 0 && last.Password != ""
+		return unverified && !isLater && s.Clock.now().Sub(last.CreatedAt) >= remindEvery
+	})
 	if err != nil {
-		parsed.Key = "" // nobody's; the database is asked all the same
+		return err
 	}
-	user, err := s.Store.Credentials(ctx, parsed.Key)
-	if errors.Is(err, auth.ErrNotFound) {
-		return persistence.Credentials{}, nil
-	}
-	return user, err
+	return refused
 }
 
 // rehash stores a password afresh that matched a string of another scheme, pepper or cost.
@@ -129,13 +170,7 @@ var errPasswordMoved = fmt.Errorf("%w: the stored password is another one by now
 // settles the try that began it; it returns errPasswordMoved if it is not, and
 // auth.ErrInvalidCredentials if the user was disabled or deleted meanwhile.
 func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source, try *charge) (persistence.Session, error) {
-	now := s.Clock.now()
-	deadline := now.Add(s.MaxAge)
-	session := persistence.Session{
-		ID: newID(now), UserID: user.UserID, Generation: 1, AMR: []string{amrPassword},
-		CreatedAt: now, Created: from.client, UsedAt: now, Used: from.client, Carrier: from.carrier,
-		ExpiresAt: earlier(now.Add(s.IdleTTL), deadline), DeadlineAt: deadline,
-	}
+	session := s.next(user.UserID, amrPassword, from)
 	err := s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		stored, err := tx.HoldPassword(ctx, user.UserID)
 		switch {
@@ -154,7 +189,18 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 	return session, err
 }
 
-// create stores a session and ends the oldest ones of its user beyond the limit. The lock
+// next is a new session of a user.
+func (s *Sessions) next(user auth.UserID, amr string, from source) persistence.Session {
+	now := s.Clock.now()
+	deadline := now.Add(s.MaxAge)
+	return persistence.Session{
+		ID: newID(now), UserID: user, Generation: 1, AMR: []string{amr},
+		CreatedAt: now, Created: from.client, UsedAt: now, Used: from.client, Carrier: from.carrier,
+		ExpiresAt: earlier(now.Add(s.IdleTTL), deadline), DeadlineAt: deadline,
+	}
+}
+
+// create stores a session, tells of it and ends the oldest ones of its user beyond the limit. The lock
 // keeps logins at the same moment from passing over each other's.
 func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
 	if s.Limit > 0 {
@@ -169,7 +215,10 @@ func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session pe
 		UserID: session.UserID, SessionID: session.ID, AMR: session.AMR, Client: session.Created,
 		CreatedAt: session.CreatedAt, ExpiresAt: session.ExpiresAt,
 	})
-	if err != nil || s.Limit == 0 {
+	if err != nil {
+		return err
+	}
+	if err := s.Notices.login(ctx, tx, session); err != nil || s.Limit == 0 {
 		return err
 	}
 	ended, err := tx.EndOldestSessions(ctx, session.UserID, session.ID, s.Limit-1, auth.ReasonSessionLimit, session.CreatedAt)

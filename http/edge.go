@@ -6,8 +6,8 @@
 // sessions and no database, and so it runs as well in a process of its own.
 //
 // What is HTTP's alone is decided here: where a token is read from (credentials.go), which
-// pages may send one in a cookie and read the answer (origin.go), and whom a request comes
-// from if there are proxies (client.go).
+// pages may send one in a cookie and read the answer (origin.go), whom a request comes from if
+// there are proxies (client.go), and the pages that links in mails lead to (confirm.go).
 package http
 
 import (
@@ -80,14 +80,23 @@ func New(conn *nats.Conn, config Config) *Edge {
 		e.app.Use(e.shareWithOrigins())
 	}
 
-	e.app.Post("/register", forward(e, auth.Register, fiber.StatusCreated))
+	e.app.Post("/register", e.register)
 	e.app.Post("/login", e.login)
+	e.app.Post("/login/code", e.loginByCode)
 	e.app.Post("/refresh", e.refresh)
 	e.app.Post("/logout", e.logout)
 	e.app.Get("/me", forward(e, auth.AccountGet, fiber.StatusOK))
 	e.app.Patch("/me", forward(e, auth.AccountUpdate, fiber.StatusOK))
 	e.app.Delete("/me", e.deleteAccount)
 	e.app.Post("/me/password", forward(e, auth.PasswordChange, fiber.StatusNoContent))
+	e.app.Post("/me/email", forward(e, auth.EmailChange, fiber.StatusAccepted))
+	e.app.Post("/email/verify", forward(e, auth.EmailVerify, fiber.StatusNoContent))
+	e.app.Post("/email/resend", forward(e, auth.EmailResend, fiber.StatusAccepted))
+	e.app.Post("/email/confirm", forward(e, auth.EmailConfirm, fiber.StatusNoContent))
+	e.app.Post("/email/undo", forward(e, auth.EmailUndo, fiber.StatusNoContent))
+	e.app.Post("/password/forgot", forward(e, auth.PasswordForgot, fiber.StatusAccepted))
+	e.app.Post("/password/reset", forward(e, auth.PasswordReset, fiber.StatusNoContent))
+	e.app.Post("/not-me", forward(e, auth.NotMe, fiber.StatusNoContent))
 	e.app.Get("/sessions", forward(e, auth.SessionsList, fiber.StatusOK))
 	e.app.Delete("/sessions", forward(e, auth.SessionsRevokeOthers, fiber.StatusNoContent))
 	e.app.Delete("/sessions/:id", e.endSession)
@@ -95,6 +104,7 @@ func New(conn *nats.Conn, config Config) *Edge {
 	e.app.Get("/.well-known/jwks.json", e.keys)
 	e.app.Get("/healthz", e.healthy)
 	e.app.Get("/readyz", e.ready)
+	e.confirm()
 	e.describe()
 	return e
 }

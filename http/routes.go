@@ -113,8 +113,23 @@ func isJSON(contentType string) bool {
 	return !named || strings.EqualFold(charset, "utf-8")
 }
 
-// login begins a session, in cookies if the request asks for that. The session that was in
-// the cookies before ends then: nobody would have its tokens any more (ASVS 7.2.4).
+// register is forward. The status tells of an account, or of a mail that has to be answered first.
+func (e *Edge) register(c *fiber.Ctx) error {
+	var req auth.RegisterRequest
+	if err := e.read(c, &req); err != nil {
+		return err
+	}
+	reply, err := ask(e, auth.Register, req)
+	if err != nil {
+		return err
+	}
+	if reply.UserID == 0 {
+		return c.Status(fiber.StatusAccepted).JSON(reply)
+	}
+	return c.Status(fiber.StatusCreated).JSON(reply)
+}
+
+// login begins a session, in cookies if the request asks for that.
 func (e *Edge) login(c *fiber.Ctx) error {
 	var req auth.LoginRequest
 	if err := e.read(c, &req); err != nil {
@@ -129,7 +144,35 @@ func (e *Edge) login(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if req.Carrier != auth.CarrierCookie {
+	return e.begun(c, reply, req.Carrier)
+}
+
+// loginByCode sends a code or, with the code, is login.
+func (e *Edge) loginByCode(c *fiber.Ctx) error {
+	var req auth.LoginCodeRequest
+	if err := e.read(c, &req); err != nil {
+		return err
+	}
+	if req.Carrier == auth.CarrierCookie {
+		if err := e.proveOrigin(c); err != nil {
+			return err
+		}
+	}
+	reply, err := ask(e, auth.LoginCode, req)
+	if err != nil {
+		return err
+	}
+	login, ok := reply.Login()
+	if !ok {
+		return c.Status(fiber.StatusAccepted).JSON(reply)
+	}
+	return e.begun(c, login, req.Carrier)
+}
+
+// begun answers with a new session. The one that was in the cookies before ends if they are set
+// anew: nobody would have its tokens any more (ASVS 7.2.4).
+func (e *Edge) begun(c *fiber.Ctx, reply auth.LoginReply, carrier auth.Carrier) error {
+	if carrier != auth.CarrierCookie {
 		return c.JSON(reply)
 	}
 	if before := c.Cookies(refreshCookie); before != "" {

@@ -22,7 +22,16 @@ func (s *Store) UserByEmail(ctx context.Context, emailKey string) (auth.User, er
 // HoldUser returns an account, which nobody else changes and no login counts on until the
 // transaction ends, or auth.ErrNotFound.
 func (s *Store) HoldUser(ctx context.Context, id auth.UserID) (auth.User, error) {
-	q := s.users(s.write).Where("id = ?", id)
+	return s.holdUser(ctx, "id = ?", id)
+}
+
+// HoldUserByEmail is HoldUser for the account that has the address.
+func (s *Store) HoldUserByEmail(ctx context.Context, emailKey string) (auth.User, error) {
+	return s.holdUser(ctx, "email_key = ?", emailKey)
+}
+
+func (s *Store) holdUser(ctx context.Context, condition string, value any) (auth.User, error) {
+	q := s.users(s.write).Where(condition, value)
 	if s.forUpdate != "" {
 		q = q.For(s.forUpdate)
 	}

@@ -47,7 +47,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 		write: db, read: db, db: db, close: db.Close, woken: make(chan struct{}, 1),
 		dialect: dialect{
 			forShare: "SHARE", forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
-			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway,
+			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway, isTaken: isPostgresTaken,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
 			exclusively: exclusivelyPostgres,
 		},
@@ -114,4 +114,10 @@ func isPostgresAway(err error) bool {
 		return false
 	}
 	return strings.HasPrefix(answer.Code, "08") || strings.HasPrefix(answer.Code, "53") || strings.HasPrefix(answer.Code, "57P")
+}
+
+// isPostgresTaken knows unique_violation.
+func isPostgresTaken(err error) bool {
+	var answer *pgconn.PgError
+	return errors.As(err, &answer) && answer.Code == "23505"
 }

@@ -42,8 +42,11 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 	}
 	return &Store{
 		write: writer, read: reader, db: writer, woken: make(chan struct{}, 1),
-		close:   func() error { return errors.Join(reader.Close(), writer.Close()) },
-		dialect: dialect{relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite, isAway: isSQLiteAway},
+		close: func() error { return errors.Join(reader.Close(), writer.Close()) },
+		dialect: dialect{
+			relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite,
+			isAway: isSQLiteAway, isTaken: isSQLiteTaken,
+		},
 	}, nil
 }
 
@@ -97,4 +100,9 @@ func isSQLiteAway(err error) bool {
 		return true
 	}
 	return false
+}
+
+func isSQLiteTaken(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
 }

@@ -57,6 +57,8 @@ type dialect struct {
 	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
 	// isAway tells whether an error means that the database cannot be reached.
 	isAway func(error) bool
+	// isTaken tells whether an error means that another row has what must be unique.
+	isTaken func(error) bool
 }
 
 // ErrURL means that a URL does not name a database. It does not repeat the URL, which may

@@ -21,6 +21,7 @@ type userRow struct {
 	UpdatedAt time.Time   `bun:"updated_at"`
 
 	DisabledAt time.Time `bun:"disabled_at,nullzero"`
+	VerifiedAt time.Time `bun:"email_verified_at,nullzero"`
 }
 
 // NewUser is an account to be stored.
@@ -30,6 +31,7 @@ type NewUser struct {
 	Password string // as package password writes it
 	Name     string
 	At       time.Time
+	Verified bool // mail to the address reaches the owner
 }
 
 // CreateUser stores u and returns the id the database gave it. It returns
@@ -38,6 +40,9 @@ func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) 
 	row := userRow{
 		Email: u.Email, EmailKey: u.EmailKey, Password: u.Password, Name: u.Name,
 		CreatedAt: u.At, UpdatedAt: u.At,
+	}
+	if u.Verified {
+		row.VerifiedAt = u.At
 	}
 	created, err := changed(s.write.NewInsert().Model(&row).
 		On("CONFLICT (email_key) DO NOTHING").Returning("id").Exec(ctx))
@@ -62,7 +67,7 @@ func (s *Store) Account(ctx context.Context, id auth.UserID) (auth.Account, erro
 func (s *Store) Rename(ctx context.Context, id auth.UserID, name string, at time.Time) (auth.Account, error) {
 	var row userRow
 	err := s.write.NewUpdate().Model(&row).Set("name = ?", name).Set("updated_at = ?", at).
-		Where("id = ? AND disabled_at IS NULL", id).Returning("id, email, name, created_at, updated_at").Scan(ctx)
+		Where("id = ? AND disabled_at IS NULL", id).Returning("id, email, name, created_at, updated_at, email_verified_at").Scan(ctx)
 	return row.account(), s.fault("rename user", err)
 }
 
@@ -90,7 +95,7 @@ func (s *Store) ChangePassword(ctx context.Context, id auth.UserID, old, fresh s
 
 func (r userRow) account() auth.Account {
 	return auth.Account{
-		UserID: r.ID, Email: r.Email, Name: r.Name,
+		UserID: r.ID, Email: r.Email, EmailVerified: !r.VerifiedAt.IsZero(), Name: r.Name,
 		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 }
@@ -100,13 +105,15 @@ type Credentials struct {
 	UserID   auth.UserID
 	Password string // as package password writes it
 	Disabled bool   // nobody may log in with it
+	Verified bool   // mail to the address reaches the owner
 }
 
 // Credentials returns what is stored for the address, or auth.ErrNotFound.
 func (s *Store) Credentials(ctx context.Context, emailKey string) (Credentials, error) {
 	var c Credentials
-	err := s.read.NewSelect().Model((*userRow)(nil)).Column("id", "password").ColumnExpr("disabled_at IS NOT NULL").
-		Where("email_key = ?", emailKey).Scan(ctx, &c.UserID, &c.Password, &c.Disabled)
+	err := s.read.NewSelect().Model((*userRow)(nil)).Column("id", "password").
+		ColumnExpr("disabled_at IS NOT NULL").ColumnExpr("email_verified_at IS NOT NULL").
+		Where("email_key = ?", emailKey).Scan(ctx, &c.UserID, &c.Password, &c.Disabled, &c.Verified)
 	return c, s.fault("select credentials", err)
 }
 
@@ -127,4 +134,22 @@ func (s *Store) ReplacePassword(ctx context.Context, id auth.UserID, old, fresh 
 	replaced, err := changed(s.write.NewUpdate().Model((*userRow)(nil)).Set("password = ?", fresh).
 		Where("id = ? AND password = ?", id, old).Exec(ctx))
 	return replaced, s.fault("replace password", err)
+}
+
+// SetVerified notes that mail to the address reaches the user.
+func (s *Store) SetVerified(ctx context.Context, id auth.UserID, at time.Time) error {
+	_, err := s.write.NewUpdate().Model((*userRow)(nil)).Set("email_verified_at = ?", at).Set("updated_at = ?", at).
+		Where("id = ?", id).Exec(ctx)
+	return s.fault("verify address", err)
+}
+
+// SetEmail gives a user another address, which mail reaches them at. It returns
+// auth.ErrEmailTaken if another account has it; the transaction is of no use then.
+func (s *Store) SetEmail(ctx context.Context, id auth.UserID, email, emailKey string, at time.Time) error {
+	_, err := s.write.NewUpdate().Model((*userRow)(nil)).Set("email = ?", email).Set("email_key = ?", emailKey).
+		Set("email_verified_at = ?", at).Set("updated_at = ?", at).Where("id = ?", id).Exec(ctx)
+	if err != nil && s.isTaken(err) {
+		return auth.ErrEmailTaken
+	}
+	return s.fault("change address", err)
 }

@@ -45,7 +45,7 @@ type Subjects struct {
 func Roles() []Role {
 	events := []string{"user.>", "session.>", "apikey.>", "key.>"}
 	public := []string{
-		"auth.register", "auth.login", "auth.verify", "auth.refresh", "auth.logout",
+		"auth.register", "auth.login", "auth.login.code", "auth.verify", "auth.refresh", "auth.logout",
 		"auth.keys", "auth.revocations",
 		"auth.account.*", "auth.password.*", "auth.sessions.*", "auth.email.*",
 		"$SRV.>", // discovery: who serves this?

@@ -20,11 +20,11 @@ var rights = []struct {
 }{
 	{
 		role: embedded.App,
-		publish: `auth.register auth.login auth.verify auth.refresh auth.logout auth.keys auth.revocations
-			auth.account.get auth.password.change auth.sessions.revoke_others auth.email.verify
+		publish: `auth.register auth.login auth.login.code auth.verify auth.refresh auth.logout auth.keys auth.revocations
+			auth.account.get auth.password.change auth.password.forgot auth.sessions.revoke_others auth.email.verify
 			$SRV.PING $SRV.INFO.auth`,
 		notPublish: `session.revoked user.registered apikey.created key.rotated mail.send
-			auth.admin.users.disable auth.admin auth.account auth.account.a.b auth.users.list auth.users.snapshot auth.oidc.authorize auth.verify.x
+			auth.admin.users.disable auth.admin auth.account auth.account.a.b auth.users.list auth.users.snapshot auth.oidc.authorize auth.verify.x auth.login.x
 			_INBOX.x _INBOX_edge.x _INBOX_service.x anything
 			$JS.API.INFO $JS.API.STREAM.DELETE.X $JS.API.CONSUMER.CREATE.AUTH_EVENTS $JS.ACK.X.Y $SYS.REQ.SERVER.PING`,
 		subscribe: `_INBOX.x.* user.registered user.> session.revoked session.> apikey.> key.rotated key.>`,

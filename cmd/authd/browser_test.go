@@ -21,6 +21,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/testtool"
 )
 
@@ -44,6 +45,9 @@ func TestBrowser(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { test(t, newWorld(t, chromium)) })
 	}
+	t.Run("Links", func(t *testing.T) {
+		browserFollowsLinks(t, newWorld(t, chromium, append(withMail, "--email-verification=required", "--new-device-notice=off")...))
+	})
 }
 
 // startChromium runs a Chromium that knows no host but this one, until the test ends.
@@ -85,7 +89,7 @@ type world struct {
 	tabs context.Context
 }
 
-func newWorld(t *testing.T, chromium context.Context) *world {
+func newWorld(t *testing.T, chromium context.Context, flags ...string) *world {
 	t.Helper()
 	site := func(host string) (*http.ServeMux, string) {
 		mux := http.NewServeMux()
@@ -103,7 +107,7 @@ func newWorld(t *testing.T, chromium context.Context) *world {
 	_, w.neighbour = site("localhost")
 	_, w.elsewhere = site("127.0.0.1")
 	_, w.evil = site("127.0.0.1")
-	w.instance = startInside(t, "--cors-origins="+w.app+","+w.elsewhere)
+	w.instance = startInside(t, append(flags, "--cors-origins="+w.app+","+w.elsewhere)...)
 	w.edge = strings.Replace(w.http, "127.0.0.1", "localhost", 1)
 
 	script := document(t, "frontend/session.js", map[string]string{"https://auth.example.com": w.edge})
@@ -580,6 +584,101 @@ func browserFramesNothing(t *testing.T, w *world) {
 				return s.line == "GET /healthz" && s.failed == "net::ERR_BLOCKED_BY_RESPONSE"
 			})
 		})
+	}
+}
+
+// The pages that links in mails open do nothing before a click, and what they are for after it.
+func browserFollowsLinks(t *testing.T, w *world) {
+	box := lettersOf(t, w.instance)
+	follow := func(m events.Mail) *tab {
+		t.Helper()
+		path, ok := strings.CutPrefix(m.Link, "http://localhost:3000")
+		if !ok {
+			t.Fatalf("link %q", m.Link)
+		}
+		page := w.open(t, "about:blank")
+		var mu sync.Mutex
+		var complaints []string
+		check(t, chromedp.Listen(page.ctx, func(event any) {
+			mu.Lock()
+			defer mu.Unlock()
+			switch e := event.(type) {
+			case *log.EventEntryAdded:
+				if e.Entry.Source != "network" && e.Entry.Level != "verbose" { // refusals and advice
+					complaints = append(complaints, e.Entry.Text)
+				}
+			case *runtime.EventExceptionThrown:
+				complaints = append(complaints, encode(t, e.ExceptionDetails))
+			}
+		}))
+		t.Cleanup(func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(complaints) > 0 {
+				t.Errorf("%s: %q", path, complaints)
+			}
+		})
+		page.load(t, w.edge+path)
+		for _, s := range page.answered(t, 1) { // the page; its files may be known
+			if !strings.HasPrefix(s.line, "GET ") || strings.Contains(s.line, tokenOf(t, m)) {
+				t.Errorf("opening %s sent %s", m.Kind, s.line)
+			}
+		}
+		return page
+	}
+	click := func(page *tab, before, says string) {
+		t.Helper()
+		got := page.run(t, before+`
+			const status = document.querySelector("[role=status]")
+			status.textContent = ""
+			document.querySelector("button").click()
+			while (!status.textContent) await new Promise(resolve => setTimeout(resolve, 20))
+			return status.textContent`)
+		if !strings.HasPrefix(got, says) {
+			t.Errorf("the page says %q, want %q", got, says)
+		}
+	}
+
+	w.post(t, "/register", credentials).done(t)
+	mail := box.next(t, events.MailVerify)
+	page := follow(mail)
+	w.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "") // nothing has changed
+	w.post(t, "/email/resend", adaAlone).done(t)
+	again := follow(box.next(t, events.MailVerify))
+	click(page, "", "This link is not good any more")
+	click(again, "", "Your address is confirmed.")
+	access := w.post(t, "/login", credentials).member(t, "accessToken")
+	if got := again.run(t, `return location.hash + document.querySelector("form").checkVisibility()`); got != "false" {
+		t.Errorf("afterwards: %s", got)
+	}
+
+	w.post(t, "/password/forgot", adaAlone).done(t)
+	page = follow(box.next(t, events.MailReset))
+	typed := func(password string) string {
+		return fmt.Sprintf(`document.querySelector("input").value = %q;`, password)
+	}
+	click(page, typed("short"), "This password is too short.")
+	w.get(t, "/me", access).done(t)
+	click(page, typed("battery staple horse"), "Your new password is in force.")
+	w.get(t, "/me", access).refused(t, 401, "token_revoked", "")
+
+	page = follow(box.next(t, events.MailPasswordChanged))
+	click(page, "", "Your account is logged out everywhere.")
+	page = follow(box.next(t, events.MailReset))
+	click(page, typed("correct horse battery"), "Your new password is in force.")
+	box.all(t)
+
+	own := bearer(w.post(t, "/login", credentials).member(t, "accessToken"))
+	own["Content-Type"] = []string{"application/json"}
+	w.do(t, "POST /me/email", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`).done(t)
+	page = follow(box.next(t, events.MailChange))
+	click(page, "", "Your address has changed.")
+	page = follow(box.next(t, events.MailChanged))
+	click(page, "", "Your address is back.")
+	w.post(t, "/login", credentials).member(t, "accessToken")
+	page = w.open(t, w.edge+"/not-me")
+	if got := page.run(t, `return document.querySelector("[role=status]").textContent + document.querySelector("button").disabled`); got != "This link is not complete. Copy all of it from the mail.true" {
+		t.Errorf("without a token: %q", got)
 	}
 }
 

@@ -63,7 +63,7 @@ const (
 	tokens = `"accessToken":"<token>","refreshToken":"<token>","tokenType":"Bearer","expiresIn":900,"sessionId":"<session>"`
 
 	verified = `{"userId":1,"sessionId":"<session>","scopes":[],"amr":["pwd"],"authTime":"<time>","issuedAt":"<time>","expiresAt":"<time>"}`
-	account  = `{"userId":1,"email":"ada@example.com","name":"Ada","createdAt":"<time>","updatedAt":"<time>"}`
+	account  = `{"userId":1,"email":"ada@example.com","emailVerified":false,"name":"Ada","createdAt":"<time>","updatedAt":"<time>"}`
 )
 
 func story(t *testing.T, a *instance) {

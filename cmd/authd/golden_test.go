@@ -169,6 +169,53 @@ func TestGoldenNATS(t *testing.T) {
 	keep("payload-too-large", "auth.login", nil, padded(64<<10+1))
 }
 
+// What is done by mail, through both doors.
+func TestGoldenMail(t *testing.T) {
+	t.Parallel()
+	a := startInside(t, "--mailer=off", "--email-verification=required", "--mail-login=on", "--rate-limits=off")
+	conn, box := connect(t, a.nats), lettersOf(t, a)
+	over := func(name, path, body string) {
+		t.Helper()
+		golden(t, "http-"+name, a.post(t, path, body))
+	}
+	on := func(name, subject, body string) {
+		t.Helper()
+		golden(t, "nats-"+name, ask(t, conn, subject, nil, body))
+	}
+	const address = `{"email":"ada@example.com"}`
+	code := func() string { return `{"email":"ada@example.com","code":"` + box.next(t, "login_code").Code + `"}` }
+
+	over("register-required", "/register", credentials)
+	box.next(t, "verify_email")
+	on("register-required", "auth.register", credentials)
+	over("email-verify", "/email/verify", box.token(t, "verify_email"))
+	over("email-verify-used", "/email/verify", `{"token":"WQ3VYHJ2LK5NBX7TRC4MDZ6PGA"}`)
+	on("email-verify-used", "auth.email.verify", `{"token":"WQ3VYHJ2LK5NBX7TRC4MDZ6PGA"}`)
+	on("email-resend", "auth.email.resend", address)
+	over("email-resend", "/email/resend", address)
+	over("login-code", "/login/code", address)
+	over("login-by-code", "/login/code", code())
+	on("login-code", "auth.login.code", address)
+	on("login-by-code", "auth.login.code", code())
+	over("password-forgot", "/password/forgot", address)
+	over("password-reset", "/password/reset", box.reset(t, "correct horse battery"))
+	on("password-forgot", "auth.password.forgot", address)
+	on("password-reset", "auth.password.reset", box.reset(t, "correct horse battery"))
+	over("not-me", "/not-me", box.token(t, "password_changed"))
+	a.post(t, "/password/reset", box.reset(t, "correct horse battery")).answered(t, 204, "")
+	on("password-not-me", "auth.password.not_me", box.token(t, "password_changed"))
+
+	own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
+	golden(t, "nats-email-change", ask(t, conn, "auth.email.change", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`))
+	on("email-confirm", "auth.email.confirm", box.token(t, "email_change"))
+	on("email-undo", "auth.email.undo", box.token(t, "email_changed"))
+	own = bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
+	own["Content-Type"] = []string{"application/json"}
+	golden(t, "http-me-email", a.do(t, "POST /me/email", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`))
+	over("email-confirm", "/email/confirm", box.token(t, "email_change"))
+	over("email-undo", "/email/undo", box.token(t, "email_changed"))
+}
+
 // What operators ask.
 func TestGoldenAdmin(t *testing.T) {
 	t.Parallel()
@@ -234,8 +281,11 @@ func TestGoldenTokenExpired(t *testing.T) {
 // key of a new database.
 func TestGoldenEvents(t *testing.T) {
 	t.Parallel()
-	a := startInside(t)
+	a := startInside(t, "--mailer=off", "--email-verification=optional")
+	keepMails(t, a)
+	box := lettersOf(t, a)
 	a.post(t, "/register", `{"email":"ada@example.com","password":"correct horse battery","name":"Ada"}`)
+	a.post(t, "/email/verify", box.token(t, "verify_email")).answered(t, 204, "")
 	a.post(t, "/login", credentials) // ended by the change of the password
 	access := a.post(t, "/login", credentials).member(t, "accessToken")
 	own := bearer(access)
@@ -246,8 +296,10 @@ func TestGoldenEvents(t *testing.T) {
 	ask(t, operator, "auth.admin.users.disable", nil, `{"userId":1}`)
 	ask(t, operator, "auth.admin.users.enable", nil, `{"userId":1}`).replied(t, "{}")
 	own["Authorization"] = bearer(a.post(t, "/login", `{"email":"ada@example.com","password":"battery horse correct"}`).member(t, "accessToken"))["Authorization"]
+	a.do(t, "POST /me/email", own, `{"newEmail":"countess@example.com","password":"battery horse correct"}`)
+	a.post(t, "/email/confirm", box.token(t, "email_change")).answered(t, 204, "")
 	for range 5 {
-		a.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "")
+		a.post(t, "/login", strings.Replace(credentials, "ada", "countess", 1)).refused(t, 401, "invalid_credentials", "")
 	}
 	a.do(t, "DELETE /me", map[string][]string{"Authorization": own["Authorization"]}, "").answered(t, 204, "")
 	store, err := persistence.Open(t.Context(), "sqlite://"+a.dir+"/data/authd.db")

@@ -112,7 +112,7 @@ func TestImportFromTheAncestor(t *testing.T) {
 			login := a.post(t, "/login", oldLogin(n))
 			login.answered(t, 200, fmt.Sprintf(`{"message":"Login successful","userId":%d,%s}`, n, tokens))
 			me := a.get(t, "/me", login.member(t, "accessToken"))
-			if want := fmt.Sprintf(`{"userId":%d,"email":"User%d@example.com","name":"User %d","createdAt":"2024-01-02T03:04:05.123456Z","updatedAt":"2024-02-03T04:05:06Z"}`, n, n, n); me.Answer.Body != want {
+			if want := fmt.Sprintf(`{"userId":%d,"email":"User%d@example.com","emailVerified":false,"name":"User %d","createdAt":"2024-01-02T03:04:05.123456Z","updatedAt":"2024-02-03T04:05:06Z"}`, n, n, n); me.Answer.Body != want {
 				t.Errorf("%s\nwant %s", me.Answer.Body, want)
 			}
 		}

@@ -35,6 +35,11 @@ func (s limitSettings) rules() (*handlers.Rules, error) {
 		{"LIMIT_LOGIN_ACCOUNT", s.LimitLoginAccount, mostAccountBurst, persistence.Tiers, &r.LoginAccount, "50/1m"},
 		{"LIMIT_LOGIN_SOURCE", s.LimitLoginSource, mostBurst, persistence.Tiers, &r.LoginSource, "100/5s"},
 		{"LIMIT_REGISTER_SOURCE", s.LimitRegisterSource, mostBurst, persistence.Tiers, &r.RegisterSource, "20/1m"},
+		{"LIMIT_CODE", s.LimitCode, mostAccountBurst, persistence.Tiers, &r.Code, "5/1m,20/5m"},
+		{"LIMIT_CODE_ACCOUNT", s.LimitCodeAccount, mostAccountBurst, persistence.Tiers, &r.CodeAccount, "20/2m"},
+		{"LIMIT_MAIL", s.LimitMail, mostAccountBurst, persistence.Tiers, &r.Mail, "3/1m,10/10m"},
+		{"LIMIT_MAIL_ACCOUNT", s.LimitMailAccount, mostAccountBurst, persistence.Tiers, &r.MailAccount, "10/5m"},
+		{"LIMIT_MAIL_SOURCE", s.LimitMailSource, mostBurst, persistence.Tiers, &r.MailSource, "30/1m"},
 		{"LIMIT_REFRESH_SESSION", s.LimitRefreshSession, mostBurst, 1, &session, "30/2s"},
 	} {
 		limits, fault := readLimits(setting.value, setting.mostBurst, setting.tiers)

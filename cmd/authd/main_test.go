@@ -450,6 +450,8 @@ var volatile = []struct{ pattern, name string }{
 	{`\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b`, "<uuid>"},
 	{`"sequence":\d+`, `"sequence":"<sequence>"`},
 	{`"x":"[\w-]{43}"`, `"x":"<key>"`},
+	{`"token":"[A-Z2-7]{26}"`, `"token":"<link>"`},
+	{`"code":"\d{8}"`, `"code":"<code>"`},
 }
 
 func mask(text string) string {

@@ -224,14 +224,26 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
+	mail, oneTimes := s.openMail(master)
+	var notices *handlers.Notices
+	if oneTimes != nil {
+		notices = &handlers.Notices{OneTimes: oneTimes, NewDevice: mail.newDevice, Limits: limits}
+	}
 	sessions := &handlers.Sessions{
 		Store: s.store, Passwords: s.passwords, Keys: s.keys,
 		Issuer:    token.Issuer{Name: s.config.issuer, Audience: s.config.audience},
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit, Limits: limits,
+		OneTimes: oneTimes, Required: mail.verification == handlers.VerificationRequired, Notices: notices,
 	}
-	accounts := &handlers.Accounts{Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth}
+	accounts := &handlers.Accounts{
+		Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth,
+		OneTimes: oneTimes, Verification: mail.verification, Notices: notices,
+	}
+	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits}
+	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits}
+	codes := &handlers.CodeLogins{On: mail.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
 	health := &handlers.Health{
 		Store:    s.store,
@@ -282,6 +294,15 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
 		bus.HandleQueued(s.server, auth.AccountDelete, accounts.Delete),
 		bus.HandleQueued(s.server, auth.PasswordChange, accounts.ChangePassword),
+		bus.Handle(s.server, auth.EmailVerify, emails.Verify),
+		bus.Handle(s.server, auth.EmailResend, emails.Resend),
+		bus.HandleQueued(s.server, auth.EmailChange, emails.Change),
+		bus.Handle(s.server, auth.EmailConfirm, emails.Confirm),
+		bus.Handle(s.server, auth.EmailUndo, emails.Undo),
+		bus.Handle(s.server, auth.PasswordForgot, recovery.Forgot),
+		bus.HandleQueued(s.server, auth.PasswordReset, recovery.Reset),
+		bus.Handle(s.server, auth.NotMe, recovery.NotMe),
+		bus.Handle(s.server, auth.LoginCode, codes.Login),
 		bus.Handle(s.server, auth.SessionsList, sessions.List),
 		bus.Handle(s.server, auth.SessionsRevoke, sessions.Revoke),
 		bus.Handle(s.server, auth.SessionsRevokeOthers, sessions.RevokeOthers),
@@ -295,6 +316,18 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
+}
+
+// openMail makes what links and codes in mails are made by; nil without mail.
+func (s *service) openMail(master secret.Keys) (mailConfig, *handlers.OneTimes) {
+	if s.config.mail == nil {
+		return mailConfig{}, nil
+	}
+	m := *s.config.mail
+	return m, &handlers.OneTimes{
+		Store: s.store, Mails: &handlers.Mails{Keys: master}, Base: m.publicURL,
+		VerifyTTL: m.verifyTTL, ResetTTL: m.resetTTL, AlarmTTL: m.alarmTTL, CodeTTL: m.mailCodes,
+	}
 }
 
 // firstGuess is about what a hash of the cost takes, before one was made.

@@ -100,8 +100,22 @@ type serveSettings struct {
 
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
 
+	mailSettings
+
 	RateLimits string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"off lifts every limit below, for benchmarks."`
 	limitSettings
+}
+
+// mailSettings say what mail is for.
+type mailSettings struct {
+	Mailer            string `env:"MAILER" placeholder:"off" help:"off: mails are asked for in the stream AUTH_MAIL, and another program sends them. Without one: there is no mail."`
+	EmailVerification string `env:"EMAIL_VERIFICATION" default:"off" placeholder:"off|optional|required" help:"Whether a registration sends a mail to verify the address by. required: there is no account, and no login, before."`
+	MailLogin         string `env:"MAIL_LOGIN" default:"off" placeholder:"on|off" help:"on lets people log in with a code from a mail."`
+	NewDeviceNotice   string `env:"NEW_DEVICE_NOTICE" placeholder:"on|off" help:"Tell users of logins with devices that they did not use before. Without one: on, unless EMAIL_VERIFICATION is off."`
+	VerifyLinkTTL     string `name:"verify-link-ttl" env:"VERIFY_LINK_TTL" default:"24h" placeholder:"DURATION" help:"How long a link that proves an address is good for, 24h at most."`
+	ResetLinkTTL      string `name:"reset-link-ttl" env:"RESET_LINK_TTL" default:"1h" placeholder:"DURATION" help:"How long a link to set another password is good for, 1h at most."`
+	UndoLinkTTL       string `name:"undo-link-ttl" env:"UNDO_LINK_TTL" default:"48h" placeholder:"DURATION" help:"How long a link that takes back what others did is good for, from 1h to 168h."`
+	MailCodeTTL       string `name:"mail-code-ttl" env:"MAIL_CODE_TTL" default:"10m" placeholder:"DURATION" help:"How long a code from a mail is good for, 10m at most."`
 }
 
 // limitSettings say how often something may be tried: so many times at once, and then once each
@@ -111,6 +125,11 @@ type limitSettings struct {
 	LimitLoginAccount   string `env:"LIMIT_LOGIN_ACCOUNT" default:"50/1m" placeholder:"LIMITS" help:"Tries at the password of an account from everywhere; sources where its owner is logged in are let through."`
 	LimitLoginSource    string `env:"LIMIT_LOGIN_SOURCE" default:"100/5s" placeholder:"LIMITS" help:"Tries at passwords of any accounts from one source."`
 	LimitRegisterSource string `env:"LIMIT_REGISTER_SOURCE" default:"20/1m" placeholder:"LIMITS" help:"Registrations from one source."`
+	LimitCode           string `env:"LIMIT_CODE" default:"5/1m,20/5m" placeholder:"LIMITS" help:"Tries at a code from a mail to an address, from one source."`
+	LimitCodeAccount    string `env:"LIMIT_CODE_ACCOUNT" default:"20/2m" placeholder:"LIMITS" help:"Tries at a code from a mail to an address, from everywhere."`
+	LimitMail           string `env:"LIMIT_MAIL" default:"3/1m,10/10m" placeholder:"LIMITS" help:"Mails to an address that are asked for from one source."`
+	LimitMailAccount    string `env:"LIMIT_MAIL_ACCOUNT" default:"10/5m" placeholder:"LIMITS" help:"Mails to an address that are asked for from everywhere; and notices to one."`
+	LimitMailSource     string `env:"LIMIT_MAIL_SOURCE" default:"30/1m" placeholder:"LIMITS" help:"Mails to any addresses that are asked for from one source."`
 	LimitRefreshSession string `env:"LIMIT_REFRESH_SESSION" default:"30/2s" placeholder:"LIMIT" help:"Refreshes of a session."`
 }
 
@@ -134,6 +153,16 @@ type config struct {
 	pwnedURL                                     string // "" if nobody is asked
 
 	limits *handlers.Rules // nil if they are off
+
+	mail *mailConfig // nil if there is no mail
+}
+
+// mailConfig is mailSettings, checked.
+type mailConfig struct {
+	publicURL                                string
+	verification                             handlers.Verification
+	login, newDevice                         bool
+	verifyTTL, resetTTL, alarmTTL, mailCodes time.Duration
 }
 
 // check reads all settings that need no file.
@@ -179,6 +208,9 @@ func (s serveSettings) check() (c config, err error) {
 	if err := s.checkNumbers(&c); err != nil {
 		return c, err
 	}
+	if c.mail, err = s.checkMail(publicURL); err != nil {
+		return c, err
+	}
 	switch s.RateLimits {
 	case "on":
 		c.limits, err = s.rules()
@@ -187,6 +219,65 @@ func (s serveSettings) check() (c config, err error) {
 		return c, nil
 	}
 	return c, &settingError{"RATE_LIMITS", fmt.Sprintf("%q is not on or off", s.RateLimits), "on"}
+}
+
+// checkMail reads what mail is for; nil if there is none, which nothing may need then.
+func (s mailSettings) checkMail(publicURL string) (*mailConfig, error) {
+	m := &mailConfig{publicURL: publicURL, verification: handlers.Verification(s.EmailVerification)}
+	switch m.verification {
+	case handlers.VerificationOff, handlers.VerificationOptional, handlers.VerificationRequired:
+	default:
+		return nil, &settingError{"EMAIL_VERIFICATION", fmt.Sprintf("%q is not off, optional or required", s.EmailVerification), "optional"}
+	}
+	var err error
+	if m.login, err = onOff("MAIL_LOGIN", s.MailLogin, false); err != nil {
+		return nil, err
+	}
+	if m.newDevice, err = onOff("NEW_DEVICE_NOTICE", s.NewDeviceNotice, m.verification != handlers.VerificationOff); err != nil {
+		return nil, err
+	}
+	if err := s.checkMailTimes(m); err != nil {
+		return nil, err
+	}
+	switch {
+	case s.Mailer == "off":
+		return m, nil
+	case s.Mailer != "":
+		return nil, &settingError{"MAILER", fmt.Sprintf("%q is not off", s.Mailer), "off"}
+	case m.verification != handlers.VerificationOff:
+		return nil, &settingError{"EMAIL_VERIFICATION", "needs mail, and there is none", "off or MAILER=off"}
+	case m.login:
+		return nil, &settingError{"MAIL_LOGIN", "needs mail, and there is none", "off or MAILER=off"}
+	case m.newDevice:
+		return nil, &settingError{"NEW_DEVICE_NOTICE", "needs mail, and there is none", "off or MAILER=off"}
+	}
+	return nil, nil
+}
+
+func (s mailSettings) checkMailTimes(m *mailConfig) (err error) {
+	if m.verifyTTL, err = duration("VERIFY_LINK_TTL", s.VerifyLinkTTL, time.Minute, 24*time.Hour, "24h"); err != nil {
+		return err
+	}
+	if m.resetTTL, err = duration("RESET_LINK_TTL", s.ResetLinkTTL, time.Minute, time.Hour, "1h"); err != nil {
+		return err
+	}
+	if m.alarmTTL, err = duration("UNDO_LINK_TTL", s.UndoLinkTTL, time.Hour, 7*24*time.Hour, "48h"); err != nil {
+		return err
+	}
+	m.mailCodes, err = duration("MAIL_CODE_TTL", s.MailCodeTTL, time.Minute, 10*time.Minute, "10m")
+	return err
+}
+
+func onOff(name, value string, otherwise bool) (bool, error) {
+	switch value {
+	case "on":
+		return true, nil
+	case "off":
+		return false, nil
+	case "":
+		return otherwise, nil
+	}
+	return false, &settingError{name, fmt.Sprintf("%q is not on or off", value), "on"}
 }
 
 func (s serveSettings) checkNumbers(c *config) (err error) {

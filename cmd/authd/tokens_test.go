@@ -17,6 +17,7 @@ var bound = []struct{ route, subject, body string }{
 	{"GET /me", "auth.account.get", ""},
 	{"PATCH /me", "auth.account.update", `{"name":"Mallory"}`},
 	{"DELETE /me", "auth.account.delete", `{"password":"correct horse battery"}`},
+	{"POST /me/email", "auth.email.change", `{"newEmail":"mallory@evil.example","password":"correct horse battery"}`},
 	{"POST /me/password", "auth.password.change", `{"currentPassword":"correct horse battery","newPassword":"mallory's choice"}`},
 	{"GET /sessions", "auth.sessions.list", ""},
 	{"DELETE /sessions", "auth.sessions.revoke_others", ""},
@@ -29,6 +30,14 @@ var bound = []struct{ route, subject, body string }{
 var open = []struct{ route, subject string }{
 	{"POST /register", "auth.register"},
 	{"POST /login", "auth.login"},
+	{"POST /login/code", "auth.login.code"},
+	{"POST /email/verify", "auth.email.verify"},
+	{"POST /email/resend", "auth.email.resend"},
+	{"POST /email/confirm", "auth.email.confirm"},
+	{"POST /email/undo", "auth.email.undo"},
+	{"POST /password/forgot", "auth.password.forgot"},
+	{"POST /password/reset", "auth.password.reset"},
+	{"POST /not-me", "auth.password.not_me"},
 	{"POST /refresh", "auth.refresh"},
 	{"GET /.well-known/jwks.json", "auth.keys"},
 	{"GET /readyz", "auth.health"},
@@ -47,7 +56,7 @@ var open = []struct{ route, subject string }{
 func TestNoRequestGoesThroughWithoutAValidToken(t *testing.T) {
 	t.Parallel()
 	const secret = "Jx7!mQ2z-Rk9vTb4.Wn6yPe1uHs8dLg3cFa5"
-	a := startInside(t, "--access-token-secret="+secret)
+	a := startInside(t, "--access-token-secret="+secret, "--mailer=off")
 	conn := connect(t, a.nats)
 	a.post(t, "/register", credentials)
 	login := a.post(t, "/login", credentials)

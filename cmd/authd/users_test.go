@@ -181,7 +181,7 @@ func TestOnlyOperatorsMayAskForUsers(t *testing.T) {
 			t.Errorf("%d subjects", asked)
 		}
 	}
-	ask(t, asAdmin(t, a), "auth.admin.users.get", nil, `{"userId":1}`).replied(t, `{"userId":1,"email":"ada@example.com","name":"","createdAt":"<time>","updatedAt":"<time>","sessions":1}`)
+	ask(t, asAdmin(t, a), "auth.admin.users.get", nil, `{"userId":1}`).replied(t, `{"userId":1,"email":"ada@example.com","emailVerified":false,"name":"","createdAt":"<time>","updatedAt":"<time>","sessions":1}`)
 }
 
 // With compose.yaml's NATS server the service's user is the operator, and strangers are not.

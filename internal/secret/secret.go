@@ -32,6 +32,7 @@ const (
 	LabelPepper  Label = "zyotra/auth/v1/pepper"
 	LabelRefresh Label = "zyotra/auth/v1/refresh"
 	LabelLimits  Label = "zyotra/auth/v1/limits"
+	LabelOneTime Label = "zyotra/auth/v1/one-time"
 	labelSeal    Label = "zyotra/auth/v1/seal"
 )
 

@@ -1,0 +1,105 @@
+package auth
+
+// EmailVerifyRequest proves that mail to an address reaches its owner: by the token of the
+// link in a mail, or by the address and the code.
+type EmailVerifyRequest struct {
+	Token string `json:"token,omitempty"`
+	Email string `json:"email,omitempty"`
+	Code  string `json:"code,omitempty"` // 8 digits
+	Origin
+}
+
+// EmailVerified is empty: the address is verified.
+type EmailVerified struct{}
+
+// EmailResendRequest asks for another mail to verify an address with. It voids the one before.
+type EmailResendRequest struct {
+	Email string `json:"email"`
+	Origin
+}
+
+// MailSent says nothing but that: whether there is anybody to send a mail to, and which mail,
+// only its reader knows.
+type MailSent struct {
+	Message string `json:"message"` // "If there is an account for it, a mail is on its way"
+}
+
+// EmailChangeRequest asks for another address, which counts once a mail to it was answered.
+type EmailChangeRequest struct {
+	Bearer
+	NewEmail string `json:"newEmail"` // at most 254 bytes
+	Password string `json:"password"` // however recent the login
+	Origin
+}
+
+// EmailConfirmRequest changes the address of an account to the one that the mail went to.
+type EmailConfirmRequest struct {
+	Token string `json:"token"`
+	Origin
+}
+
+// EmailConfirmed is empty: the address is the account's.
+type EmailConfirmed struct{}
+
+// EmailUndoRequest takes a change of the address back, by the token of the link that the
+// former address was sent. All sessions end.
+type EmailUndoRequest struct {
+	Token string `json:"token"`
+	Origin
+}
+
+// EmailUndone is empty: the former address is the account's again.
+type EmailUndone struct{}
+
+// PasswordForgotRequest asks for a mail with a link to set another password by.
+type PasswordForgotRequest struct {
+	Email string `json:"email"`
+	Origin
+}
+
+// PasswordResetRequest sets another password by the token of such a link. All sessions end.
+type PasswordResetRequest struct {
+	Token       string `json:"token"`
+	NewPassword string `json:"newPassword"` // as at registration
+	Origin
+}
+
+// PasswordRenewed is empty: the new password is in force, and nobody is logged in.
+type PasswordRenewed struct{}
+
+// NotMeRequest answers a notice of something that the account's owner did not do: all
+// sessions end, and a mail with a link to set another password by is sent.
+type NotMeRequest struct {
+	Token string `json:"token"`
+	Origin
+}
+
+// NotMeReply is empty.
+type NotMeReply struct{}
+
+// LoginCodeRequest asks for a mail with a code or, with the code, for a session.
+type LoginCodeRequest struct {
+	Email   string  `json:"email"`
+	Code    string  `json:"code,omitempty"`    // 8 digits; without it one is sent
+	Carrier Carrier `json:"carrier,omitempty"` // "body" if it is not there
+	Origin
+}
+
+// LoginCodeReply has a message alone, as MailSent, or all members of LoginReply.
+type LoginCodeReply struct {
+	Message      string `json:"message"`
+	UserID       UserID `json:"userId,omitempty"`
+	AccessToken  string `json:"accessToken,omitempty"`
+	RefreshToken string `json:"refreshToken,omitempty"`
+	TokenType    string `json:"tokenType,omitempty"`
+	ExpiresIn    int64  `json:"expiresIn,omitempty"`
+	SessionID    string `json:"sessionId,omitempty"`
+}
+
+// Login is the reply to a login by a code; ok is false if there is no session in it.
+func (r LoginCodeReply) Login() (reply LoginReply, ok bool) {
+	return LoginReply{Message: r.Message, UserID: r.UserID, Tokens: Tokens{
+		AccessToken: r.AccessToken, RefreshToken: r.RefreshToken,
+		TokenType: r.TokenType, ExpiresIn: r.ExpiresIn, SessionID: r.SessionID,
+	}}, r.SessionID != ""
+}

@@ -1,0 +1,361 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/email"
+	"github.com/zyotra/auth/persistence"
+)
+
+// Verification says whether an address has to be proved.
+type Verification string
+
+// The kinds of Verification; "" is VerificationOff.
+const (
+	VerificationOff      Verification = "off"      // a registration sends no mail
+	VerificationOptional Verification = "optional" // it does, and an account can be used before
+	VerificationRequired Verification = "required" // there is no account before, and no login
+)
+
+// remindEvery is how often a login before the address was verified sends another mail.
+const remindEvery = time.Minute
+
+// Emails proves and changes the addresses of accounts. All fields but OneTimes, without which
+// there is no mail and everything is auth.ErrNotFound, Limits and Clock are required.
+type Emails struct {
+	Store    *persistence.Store
+	OneTimes *OneTimes
+	Accounts *Accounts
+	Sessions *Sessions
+	Limits   *Limits
+	Clock    Clock
+}
+
+// Verify answers auth.email.verify: the address is proved. An account that was not used by
+// its owner before loses its sessions, and a registration becomes an account. It returns
+// auth.ErrInvalidToken for a link or code that is not good now, and auth.ErrRateLimited after
+// too many tries at codes.
+func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerified, error) {
+	if e.OneTimes == nil {
+		return auth.EmailVerified{}, auth.ErrNotFound
+	}
+	one, try, err := e.presented(ctx, req)
+	if err != nil {
+		return auth.EmailVerified{}, err
+	}
+	return auth.EmailVerified{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		if err := e.prove(ctx, tx, user, one); err != nil {
+			return err
+		}
+		return try.settle(ctx, tx)
+	})
+}
+
+// presented finds what a link or a code is for, and counts the try at a code.
+func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (persistence.OneTime, *charge, error) {
+	from, faults := client(req.Client)
+	switch {
+	case req.Token != "" && req.Email+req.Code != "":
+		return persistence.OneTime{}, nil, auth.ErrTwoCredentials
+	case req.Token == "" && req.Email+req.Code == "":
+		faults = append(faults, auth.Field{Field: "token", Reason: reasonRequired})
+	case req.Token == "" && req.Email == "":
+		faults = append(faults, auth.Field{Field: "email", Reason: reasonRequired})
+	case req.Token == "" && req.Code == "":
+		faults = append(faults, auth.Field{Field: "code", Reason: reasonRequired})
+	}
+	if faults != nil {
+		return persistence.OneTime{}, nil, auth.ErrInvalid.With(faults...)
+	}
+	if req.Token != "" {
+		one, err := e.OneTimes.find(ctx, purposeVerify, req.Token)
+		return one, nil, err
+	}
+	try, err := e.Limits.code(ctx, req.Email, from)
+	if err != nil {
+		return persistence.OneTime{}, nil, err
+	}
+	one, err := e.OneTimes.findCode(ctx, purposeVerify, mailbox(req.Email), req.Code)
+	return one, try, err
+}
+
+// prove makes an account of a registration, or verifies the address of one that there is.
+func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime) error {
+	switch {
+	case user.UserID == 0:
+		return e.create(ctx, tx, one)
+	case user.EmailVerified, !user.DisabledAt.IsZero():
+		return auth.ErrInvalidToken
+	}
+	if one.Password != "" {
+		if err := e.Accounts.restart(ctx, tx, user.UserID, one); err != nil {
+			return err
+		}
+	}
+	return e.Sessions.takeOver(ctx, tx, user)
+}
+
+// create makes the account that a registration asked for.
+func (e *Emails) create(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
+	now := e.Clock.now()
+	id, err := tx.CreateUser(ctx, persistence.NewUser{
+		Email: one.Email, EmailKey: one.EmailKey, Password: one.Password, Name: one.Name, At: now, Verified: true,
+	})
+	switch {
+	case errors.Is(err, auth.ErrEmailTaken): // by a registration without a mail
+		return auth.ErrInvalidToken
+	case err != nil:
+		return err
+	}
+	return tx.Emit(ctx, now,
+		events.UserRegistered{UserID: id, Email: one.Email, Name: one.Name, CreatedAt: now},
+		events.UserEmailVerified{UserID: id, Email: one.Email, VerifiedAt: now})
+}
+
+// restart gives an account what a later registration brought, as if it had been the first.
+func (a *Accounts) restart(ctx context.Context, tx *persistence.Store, id auth.UserID, one persistence.OneTime) error {
+	now := a.Clock.now()
+	if err := tx.SetPassword(ctx, id, one.Password, now); err != nil {
+		return err
+	}
+	account, err := tx.Rename(ctx, id, one.Name, now)
+	if err != nil {
+		return err
+	}
+	return tx.Emit(ctx, now,
+		events.UserPasswordChanged{UserID: id, ChangedAt: now},
+		events.UserUpdated{UserID: id, Name: account.Name, UpdatedAt: now})
+}
+
+// takeOver verifies the address of an account, and ends what was begun by whoever had it before:
+// that may have been anybody.
+func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user auth.User) error {
+	now := s.Clock.now()
+	if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
+		return err
+	}
+	if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
+		return err
+	}
+	if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
+		return err
+	}
+	return s.endAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged)
+}
+
+// endAll ends all sessions of a user but one, or all if that is "".
+func (s *Sessions) endAll(ctx context.Context, tx *persistence.Store, id auth.UserID, keep string, reason auth.Reason) error {
+	ended, err := tx.EndOtherSessions(ctx, id, keep, reason, s.Clock.now())
+	if err != nil {
+		return err
+	}
+	return s.tellEnded(ctx, tx, ended)
+}
+
+// Resend answers auth.email.resend: another mail to verify an address with, if that is not yet.
+// The answer is the same for any address. It returns auth.ErrRateLimited after too many.
+func (e *Emails) Resend(ctx context.Context, req auth.EmailResendRequest) (auth.MailSent, error) {
+	if e.OneTimes == nil {
+		return auth.MailSent{}, auth.ErrNotFound
+	}
+	from, err := e.OneTimes.charged(ctx, e.Limits, req.Email, req.Client)
+	if err != nil {
+		return auth.MailSent{}, err
+	}
+	if err := e.OneTimes.verifyAgain(ctx, mailbox(req.Email), from, always); err != nil {
+		return auth.MailSent{}, err
+	}
+	return auth.MailSent{Message: mailSent}, nil
+}
+
+func always(persistence.OneTime) bool { return true }
+
+// charged counts a request for a mail and returns where it comes from.
+func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, c *auth.Client) (auth.Client, error) {
+	from, faults := client(c)
+	if faults != nil {
+		return auth.Client{}, auth.ErrInvalid.With(faults...)
+	}
+	_, err := limits.mail(ctx, address, from)
+	return from, err
+}
+
+// verifyAgain asks for another mail to verify an address with, if it waits for that: with an
+// account that is not verified, or as a registration, which the mail is about again. wanted is
+// told of the last mail, if that is good yet.
+func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from auth.Client, wanted func(last persistence.OneTime) bool) error {
+	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		to, reached, err := o.reach(ctx, tx, address)
+		if err != nil {
+			return err
+		}
+		last, err := tx.LatestOneTime(ctx, purposeVerify, address.Key, o.Clock.now())
+		none := errors.Is(err, auth.ErrNotFound)
+		if err != nil && !none {
+			return err
+		}
+		waits := reached && !to.user.EmailVerified || !none && last.UserID == 0 && !reached
+		if !waits || !wanted(last) {
+			return o.sendNobody(ctx, tx, address)
+		}
+		if !reached {
+			to = recipient{email.Address{Display: last.Email, Key: last.EmailKey}, auth.User{Account: auth.Account{Name: last.Name}}}
+		}
+		return o.send(ctx, tx, ask{
+			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
+			grants: persistence.OneTime{Password: last.Password, Name: last.Name},
+		})
+	})
+}
+
+// Change answers auth.email.change: a mail goes to the new address, and nothing changes before
+// it is answered. If another account has the address, its owner is told, and the answer is the
+// same. It returns auth.ErrInvalidCredentials for a wrong password, which counts as a login
+// does, auth.ErrInvalid for what is no address, and auth.ErrRateLimited.
+func (e *Emails) Change(ctx context.Context, req auth.EmailChangeRequest) (auth.MailSent, error) {
+	access, err := e.Sessions.user(ctx, req.Bearer)
+	if err != nil {
+		return auth.MailSent{}, err
+	}
+	if e.OneTimes == nil {
+		return auth.MailSent{}, auth.ErrNotFound
+	}
+	address, err := checkAddress("newEmail", req.NewEmail)
+	if err != nil {
+		return auth.MailSent{}, err
+	}
+	account, err := e.Store.Account(ctx, access.UserID)
+	if err != nil {
+		return auth.MailSent{}, gone(err)
+	}
+	stored, err := e.Store.Password(ctx, access.UserID)
+	if err != nil {
+		return auth.MailSent{}, gone(err)
+	}
+	from, err := e.OneTimes.charged(ctx, e.Limits, req.NewEmail, req.Client)
+	if err != nil {
+		return auth.MailSent{}, err
+	}
+	try, err := e.Accounts.confirm(ctx, account, req.Origin, stored, req.Password)
+	if err != nil {
+		return auth.MailSent{}, err
+	}
+	err = e.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		user, err := tx.HoldUser(ctx, access.UserID)
+		if err != nil {
+			return gone(err)
+		}
+		switch held, err := tx.HoldPassword(ctx, user.UserID); {
+		case err != nil:
+			return gone(err) // or disabled
+		case held != stored:
+			return auth.ErrConflict // somebody changed it meanwhile
+		}
+		if err := e.askNew(ctx, tx, user, address, access.SessionID, from); err != nil {
+			return err
+		}
+		return try.settle(ctx, tx)
+	})
+	if err != nil {
+		return auth.MailSent{}, err
+	}
+	return auth.MailSent{Message: mailSent}, nil
+}
+
+// checkAddress reads an address of a request.
+func checkAddress(member, text string) (email.Address, error) {
+	address, err := email.Parse(text)
+	switch {
+	case text == "":
+		return email.Address{}, auth.ErrInvalid.With(auth.Field{Field: member, Reason: reasonRequired})
+	case err != nil:
+		return email.Address{}, auth.ErrInvalid.With(auth.Field{Field: member, Reason: reasonInvalid})
+	}
+	return address, nil
+}
+
+// askNew sends the mail that a new address is confirmed by, or tells the owner of a taken one.
+func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.User, address email.Address, session string, from auth.Client) error {
+	other, err := tx.UserByEmail(ctx, address.Key)
+	switch {
+	case errors.Is(err, auth.ErrNotFound), err == nil && other.UserID == user.UserID:
+		return e.OneTimes.send(ctx, tx, ask{
+			kind: events.MailChange, purpose: purposeChange, to: recipient{address, user}, client: from,
+			grants: persistence.OneTime{SessionID: session},
+		})
+	case err != nil:
+		return err
+	case !other.DisabledAt.IsZero():
+		return e.OneTimes.sendNobody(ctx, tx, address)
+	}
+	return e.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: owner(other), client: from})
+}
+
+// Confirm answers auth.email.confirm: the account gets the address that the mail went to, and
+// all sessions end but the one that asked for it. The former address is told, with a link to
+// undo it if it was verified. It returns auth.ErrInvalidToken for a link that is not good now,
+// and auth.ErrEmailTaken if another account was faster.
+func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmed, error) {
+	one, from, err := e.OneTimes.present(ctx, purposeChange, req.Token, req.Client)
+	if err != nil {
+		return auth.EmailConfirmed{}, err
+	}
+	return auth.EmailConfirmed{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		if err := e.move(ctx, tx, user, one); err != nil {
+			return err
+		}
+		if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
+			return err
+		}
+		if err := e.Sessions.endAll(ctx, tx, user.UserID, one.SessionID, auth.ReasonEmailChanged); err != nil {
+			return err
+		}
+		told := ask{kind: events.MailChanged, purpose: purposeUndo, to: owner(user), client: from, address: one.Email}
+		if !user.EmailVerified { // then it may be anybody's
+			told.purpose = ""
+		}
+		return e.OneTimes.send(ctx, tx, told)
+	})
+}
+
+// move gives a user the address that a link is about.
+func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime) error {
+	now := e.Clock.now()
+	if err := tx.SetEmail(ctx, user.UserID, one.Email, one.EmailKey, now); err != nil {
+		return err
+	}
+	return tx.Emit(ctx, now, events.UserEmailChanged{UserID: user.UserID, Email: one.Email, ChangedAt: now})
+}
+
+// Undo answers auth.email.undo: the account gets its former address back, and all sessions end.
+// Whoever changed it knew the password, so a mail with a link to set another one goes to the
+// former address, and the other one is told. It returns auth.ErrInvalidToken for a link that is
+// not good now, and auth.ErrEmailTaken if another account has the former address.
+func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndone, error) {
+	one, from, err := e.OneTimes.present(ctx, purposeUndo, req.Token, req.Client)
+	if err != nil {
+		return auth.EmailUndone{}, err
+	}
+	return auth.EmailUndone{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		if err := e.move(ctx, tx, user, one); err != nil {
+			return err
+		}
+		if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
+			return err
+		}
+		if err := e.Sessions.endAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged); err != nil {
+			return err
+		}
+		if user.Email != one.Email {
+			if err := e.OneTimes.send(ctx, tx, ask{kind: events.MailChanged, to: owner(user), client: from, address: one.Email}); err != nil {
+				return err
+			}
+		}
+		user.Email = one.Email
+		return e.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeReset, to: owner(user), client: from})
+	})
+}

@@ -1,0 +1,107 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/persistence"
+)
+
+// amrCode is how a login by a code from a mail is told (RFC 8176 §2).
+const amrCode = "otp"
+
+// CodeLogins lets people in who prove that they read the mail to their address. All fields but
+// Limits and Clock are required, and OneTimes if it is On.
+type CodeLogins struct {
+	On       bool // otherwise everything is auth.ErrNotFound
+	OneTimes *OneTimes
+	Sessions *Sessions
+	Limits   *Limits
+	Clock    Clock
+}
+
+// Login answers auth.login.code: without a code it sends one, with the same answer for any
+// address, and with it it begins a session. Whatever is wrong with address or code, the answer
+// is auth.ErrInvalidCredentials; after too many tries it is auth.ErrRateLimited.
+func (c *CodeLogins) Login(ctx context.Context, req auth.LoginCodeRequest) (auth.LoginCodeReply, error) {
+	if !c.On {
+		return auth.LoginCodeReply{}, auth.ErrNotFound
+	}
+	if req.Code == "" {
+		return c.send(ctx, req)
+	}
+	from, err := origin(req.Client, req.Carrier)
+	if err != nil {
+		return auth.LoginCodeReply{}, err
+	}
+	try, err := c.Limits.code(ctx, req.Email, from.client)
+	if err != nil {
+		return auth.LoginCodeReply{}, err
+	}
+	session, err := c.begin(ctx, req, from, try)
+	if errors.Is(err, auth.ErrInvalidToken) {
+		err = auth.ErrInvalidCredentials
+	}
+	if err != nil {
+		return auth.LoginCodeReply{}, err
+	}
+	tokens, err := c.Sessions.tokens(session)
+	if err != nil {
+		return auth.LoginCodeReply{}, err
+	}
+	return auth.LoginCodeReply{
+		Message: loggedIn, UserID: session.UserID, AccessToken: tokens.AccessToken, RefreshToken: tokens.RefreshToken,
+		TokenType: tokens.TokenType, ExpiresIn: tokens.ExpiresIn, SessionID: tokens.SessionID,
+	}, nil
+}
+
+func (c *CodeLogins) send(ctx context.Context, req auth.LoginCodeRequest) (auth.LoginCodeReply, error) {
+	if req.Carrier != "" { // a code has none
+		return auth.LoginCodeReply{}, auth.ErrInvalid.With(auth.Field{Field: "code", Reason: reasonRequired})
+	}
+	from, err := c.OneTimes.charged(ctx, c.Limits, req.Email, req.Client)
+	if err != nil {
+		return auth.LoginCodeReply{}, err
+	}
+	if err := c.OneTimes.sendIfReached(ctx, req.Email, ask{kind: events.MailLoginCode, purpose: purposeLogin, client: from}); err != nil {
+		return auth.LoginCodeReply{}, err
+	}
+	return auth.LoginCodeReply{Message: mailSent}, nil
+}
+
+// begin uses up a code for a session.
+func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, try *charge) (session persistence.Session, err error) {
+	one, err := c.OneTimes.findCode(ctx, purposeLogin, mailbox(req.Email), req.Code)
+	if err != nil {
+		return persistence.Session{}, err
+	}
+	session = c.Sessions.next(one.UserID, amrCode, from)
+	err = c.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		if err := c.proved(ctx, tx, user); err != nil {
+			return err
+		}
+		if err := c.Sessions.create(ctx, tx, session); err != nil {
+			return err
+		}
+		return try.settle(ctx, tx)
+	})
+	return session, err
+}
+
+// proved verifies the address of an account that was not. Nothing says that its password was
+// chosen by whoever reads the mail, so that goes too.
+func (c *CodeLogins) proved(ctx context.Context, tx *persistence.Store, user auth.User) error {
+	if user.EmailVerified {
+		return nil
+	}
+	now := c.Clock.now()
+	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {
+		return err
+	}
+	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+		return err
+	}
+	return c.Sessions.takeOver(ctx, tx, user)
+}

@@ -1,0 +1,60 @@
+package handlers
+
+import (
+	"context"
+	"strings"
+
+	"github.com/mileusna/useragent"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/persistence"
+)
+
+// Notices tells owners by mail what happened to their account, with a link to say that it was
+// not them. A nil one tells nothing.
+type Notices struct {
+	OneTimes  *OneTimes
+	NewDevice bool // tell of logins with devices that were not seen before
+	Limits    *Limits
+}
+
+// passwordChanged is part of a change of the password.
+func (n *Notices) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.Client) error {
+	if n == nil {
+		return nil
+	}
+	return n.tell(ctx, tx, events.MailPasswordChanged, user, from)
+}
+
+// login is part of a login. The first device of an account is no news.
+func (n *Notices) login(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
+	if n == nil || !n.NewDevice {
+		return nil
+	}
+	isNews, err := tx.KnowDevice(ctx, session.UserID, deviceKind(session.Created.UserAgent), session.CreatedAt)
+	if err != nil || !isNews {
+		return err
+	}
+	user, err := tx.User(ctx, session.UserID)
+	if err != nil {
+		return err
+	}
+	return n.tell(ctx, tx, events.MailNewDevice, user, session.Created)
+}
+
+// tell asks for a notice, unless there were too many: whoever got in must not be able to bury
+// the owner's mailbox.
+func (n *Notices) tell(ctx context.Context, tx *persistence.Store, kind events.MailKind, user auth.User, from auth.Client) error {
+	ok, err := n.Limits.notice(ctx, tx, user.Email)
+	if err != nil || !ok {
+		return err
+	}
+	return n.OneTimes.send(ctx, tx, ask{kind: kind, purpose: purposeNotMe, to: owner(user), client: from})
+}
+
+// deviceKind is what makes a device a new one: not its versions, which change from week to week.
+func deviceKind(agent string) string {
+	ua := useragent.Parse(agent)
+	return strings.TrimSpace(ua.Name + " on " + ua.OS)
+}

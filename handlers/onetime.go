@@ -1,0 +1,294 @@
+package handlers
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/email"
+	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/persistence"
+)
+
+// The purposes of links and codes. What was made for one is good for no other.
+const (
+	purposeVerify = "verify"
+	purposeReset  = "reset"
+	purposeChange = "change"
+	purposeUndo   = "undo"
+	purposeNotMe  = "not_me"
+	purposeLogin  = "login"
+	purposeDecoy  = "decoy" // stands where another would if there were an account
+)
+
+// pages are where links lead, below PUBLIC_URL.
+var pages = map[string]string{
+	purposeVerify: "/email/verify",
+	purposeReset:  "/password/reset",
+	purposeChange: "/email/change",
+	purposeUndo:   "/email/undo",
+	purposeNotMe:  "/not-me",
+}
+
+// alarms are what the owner has against somebody who got in, and so what that one must not be
+// able to void by setting another password or address.
+var alarms = []string{purposeUndo, purposeNotMe}
+
+// codeDigits is the length of a code: 26 bits.
+const codeDigits = 8
+
+// mailSent is the message of whatever answers alike whether there is an account or not.
+const mailSent = "If there is an account for it, a mail is on its way"
+
+// OneTimes makes and takes the links and codes that mails carry. All fields but Clock are
+// required. A nil one means that there is no mail.
+//
+// A link has 130 random bits, a code eight digits. What is stored of either is a digest, keyed
+// with a secret and bound to its purpose, that of a code to its address as well. Whoever makes,
+// takes or voids one holds first the address, then the user, then the row, always in this order.
+type OneTimes struct {
+	Store     *persistence.Store
+	Mails     *Mails
+	Base      string        // PUBLIC_URL, without a slash at its end
+	VerifyTTL time.Duration // of links that prove an address
+	ResetTTL  time.Duration // of links to set another password
+	AlarmTTL  time.Duration // of links that take something back
+	CodeTTL   time.Duration
+	Clock     Clock
+}
+
+// recipient is whom a mail goes to: an account, or an address that is to get one.
+type recipient struct {
+	address email.Address
+	user    auth.User // zero if there is no account that a mail may go to
+}
+
+// ask is a mail to be asked for and what it lets its reader do.
+type ask struct {
+	kind    events.MailKind
+	purpose string // "" lets do nothing
+	to      recipient
+	client  auth.Client
+	grants  persistence.OneTime // Password, Name and SessionID of it
+	address string              // Mail.Address
+}
+
+// ttl is how long what a mail lets do is good for.
+func (o *OneTimes) ttl(purpose string) time.Duration {
+	switch purpose {
+	case purposeReset:
+		return o.ResetTTL
+	case purposeUndo, purposeNotMe:
+		return o.AlarmTTL
+	case purposeLogin, purposeDecoy:
+		return o.CodeTTL
+	}
+	return o.VerifyTTL
+}
+
+// send asks for a mail in the transaction, which has to hold the address and the user. What was
+// asked for before with the same purpose is void then, unless it is an alarm.
+func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error {
+	now := o.Clock.now()
+	mail := events.Mail{
+		Kind: a.kind, UserID: a.to.user.UserID, To: a.to.address.Display, Name: a.to.user.Name,
+		Address: a.address, Client: a.client, Device: device(a.client.UserAgent), At: now,
+	}
+	if a.purpose == "" {
+		if err := o.standIn(ctx, tx, a.to.address); err != nil {
+			return err
+		}
+		return o.Mails.request(ctx, tx, now, mail)
+	}
+	one, token, code := o.make(a, now)
+	if pages[a.purpose] != "" {
+		mail.Link = o.Base + pages[a.purpose] + "#token=" + token
+	}
+	mail.Code, mail.ExpiresAt = code, one.ExpiresAt
+	if one.CodeExpiresAt.Before(one.ExpiresAt) {
+		mail.CodeExpiresAt = one.CodeExpiresAt
+	}
+	if err := o.replace(ctx, tx, one); err != nil {
+		return err
+	}
+	return o.Mails.request(ctx, tx, now, mail)
+}
+
+// sendNobody does what send does, but for the mail: it takes as long, and nothing comes of it.
+func (o *OneTimes) sendNobody(ctx context.Context, tx *persistence.Store, to email.Address) error {
+	if err := o.standIn(ctx, tx, to); err != nil {
+		return err
+	}
+	return tx.Ping(ctx)
+}
+
+// standIn stores something that lets nobody do anything, for the time that it takes.
+func (o *OneTimes) standIn(ctx context.Context, tx *persistence.Store, to email.Address) error {
+	one, _, _ := o.make(ask{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.now())
+	return o.replace(ctx, tx, one)
+}
+
+func (o *OneTimes) replace(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
+	if !slices.Contains(alarms, one.Purpose) {
+		if err := tx.VoidOlder(ctx, one.Purpose, one.UserID, one.EmailKey); err != nil {
+			return err
+		}
+	}
+	return tx.AddOneTime(ctx, one)
+}
+
+// make makes a token and, where one can be typed, a code, and what is stored of them.
+func (o *OneTimes) make(a ask, now time.Time) (one persistence.OneTime, token, code string) {
+	one = a.grants
+	token = rand.Text()
+	one.Digest, one.Purpose = o.digests(a.purpose, "", token)[0], a.purpose
+	one.UserID, one.Email, one.EmailKey = a.to.user.UserID, a.to.address.Display, a.to.address.Key
+	one.CreatedAt, one.ExpiresAt = now, now.Add(o.ttl(a.purpose))
+	if a.purpose == purposeVerify || a.purpose == purposeLogin {
+		code = newCode()
+		one.Code, one.CodeExpiresAt = o.digests(a.purpose, one.EmailKey, code)[0], earlier(now.Add(o.CodeTTL), one.ExpiresAt)
+	}
+	return one, token, code
+}
+
+func newCode() string {
+	n, err := rand.Int(rand.Reader, new(big.Int).Exp(big.NewInt(10), big.NewInt(codeDigits), nil))
+	if err != nil {
+		panic(err) // crypto/rand never fails
+	}
+	return fmt.Sprintf("%0*d", codeDigits, n)
+}
+
+// digests are those of a link's token, or of an address's code, under each master secret, the
+// current one first. Neither purposes nor addresses hold a NUL.
+func (o *OneTimes) digests(purpose, emailKey, text string) (all []string) {
+	for _, k := range o.Mails.Keys {
+		mac := hmac.New(sha256.New, k.Derive(secret.LabelOneTime))
+		mac.Write([]byte(purpose + "\x00" + emailKey + "\x00" + text))
+		all = append(all, base64.RawURLEncoding.EncodeToString(mac.Sum(nil)))
+	}
+	return all
+}
+
+// present finds what the token of a request is for, and reads where the request comes from. It
+// returns auth.ErrNotFound if there is no mail.
+func (o *OneTimes) present(ctx context.Context, purpose, token string, c *auth.Client) (persistence.OneTime, auth.Client, error) {
+	if o == nil {
+		return persistence.OneTime{}, auth.Client{}, auth.ErrNotFound
+	}
+	from, faults := client(c)
+	if token == "" {
+		faults = append(faults, auth.Field{Field: "token", Reason: reasonRequired})
+	}
+	if faults != nil {
+		return persistence.OneTime{}, auth.Client{}, auth.ErrInvalid.With(faults...)
+	}
+	one, err := o.find(ctx, purpose, token)
+	return one, from, err
+}
+
+// find returns what a link's token is for. It returns auth.ErrInvalidToken for one that was
+// used, voided or has expired, that is for something else, or that never was.
+func (o *OneTimes) find(ctx context.Context, purpose, token string) (persistence.OneTime, error) {
+	one, err := o.Store.OneTime(ctx, purpose, o.Clock.now(), o.digests(purpose, "", token)...)
+	return one, isOver(err)
+}
+
+// findCode is find by an address and its code.
+func (o *OneTimes) findCode(ctx context.Context, purpose string, address email.Address, code string) (persistence.OneTime, error) {
+	one, err := o.Store.OneTimeByCode(ctx, purpose, o.Clock.now(), o.digests(purpose, address.Key, code)...)
+	return one, isOver(err)
+}
+
+func isOver(err error) error {
+	if errors.Is(err, auth.ErrNotFound) {
+		return auth.ErrInvalidToken
+	}
+	return err
+}
+
+// take uses up what was found, with what fn does, in one transaction; if that fails it is as
+// good as before. fn gets the user, who is held, and is nobody if the address has no account. It
+// returns auth.ErrInvalidToken if somebody else was faster, if the user is disabled, or has
+// another address by now.
+func (o *OneTimes) take(ctx context.Context, one persistence.OneTime, fn func(context.Context, *persistence.Store, auth.User) error) error {
+	return o.holding(ctx, one.EmailKey, func(ctx context.Context, tx *persistence.Store) error {
+		user, err := o.holder(ctx, tx, one)
+		if err != nil {
+			return err
+		}
+		taken, err := tx.TakeOneTime(ctx, one.Digest, o.Clock.now())
+		if err == nil && !taken {
+			err = auth.ErrInvalidToken
+		}
+		if err != nil {
+			return err
+		}
+		return fn(ctx, tx, user)
+	})
+}
+
+// holder holds the user whom a link or code is about.
+func (o *OneTimes) holder(ctx context.Context, tx *persistence.Store, one persistence.OneTime) (auth.User, error) {
+	if one.UserID == 0 {
+		user, err := tx.HoldUserByEmail(ctx, one.EmailKey)
+		if errors.Is(err, auth.ErrNotFound) {
+			return auth.User{}, nil
+		}
+		return user, err
+	}
+	user, err := tx.HoldUser(ctx, one.UserID)
+	switch {
+	case err != nil:
+		return auth.User{}, isOver(err)
+	case !user.DisabledAt.IsZero(), user.Email != one.Email && one.Purpose != purposeChange && one.Purpose != purposeUndo:
+		return auth.User{}, auth.ErrInvalidToken
+	}
+	return user, nil
+}
+
+// holding runs fn in a transaction that holds an address: nobody else makes or takes links and
+// codes for it meanwhile.
+func (o *OneTimes) holding(ctx context.Context, emailKey string, fn func(context.Context, *persistence.Store) error) error {
+	return o.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		if err := tx.Lock(ctx, "mailbox/"+emailKey); err != nil {
+			return err
+		}
+		return fn(ctx, tx)
+	})
+}
+
+// reach holds the account that an address has, for a mail to it. ok is false if there is none
+// that mail goes to: no account, or a disabled one.
+func (o *OneTimes) reach(ctx context.Context, tx *persistence.Store, address email.Address) (to recipient, ok bool, err error) {
+	user, err := tx.HoldUserByEmail(ctx, address.Key)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return recipient{}, false, nil
+	case err != nil, !user.DisabledAt.IsZero():
+		return recipient{}, false, err
+	}
+	return recipient{email.Address{Display: user.Email, Key: address.Key}, user}, true, nil
+}
+
+// mailbox is the address that a request names; for what is none, one that nobody has, so that
+// the answer takes as long.
+func mailbox(text string) email.Address {
+	address, err := email.Parse(text)
+	if err != nil {
+		return email.Address{}
+	}
+	return address
+}
+
+// owner is an account's owner, at the address that is stored.
+func owner(user auth.User) recipient { return recipient{mailbox(user.Email), user} }

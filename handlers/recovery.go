@@ -1,0 +1,122 @@
+package handlers
+
+import (
+	"context"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/persistence"
+)
+
+// Recovery lets owners of an account back in who forgot the password, or have to take it from
+// somebody else. All fields but OneTimes, without which there is no mail and everything is
+// auth.ErrNotFound, Notices, Limits and Clock are required.
+type Recovery struct {
+	OneTimes *OneTimes
+	Accounts *Accounts
+	Sessions *Sessions
+	Notices  *Notices
+	Limits   *Limits
+	Clock    Clock
+}
+
+// Forgot answers auth.password.forgot: a mail with a link to set another password by. The answer
+// is the same for any address. It returns auth.ErrRateLimited after too many.
+func (r *Recovery) Forgot(ctx context.Context, req auth.PasswordForgotRequest) (auth.MailSent, error) {
+	if r.OneTimes == nil {
+		return auth.MailSent{}, auth.ErrNotFound
+	}
+	from, err := r.OneTimes.charged(ctx, r.Limits, req.Email, req.Client)
+	if err != nil {
+		return auth.MailSent{}, err
+	}
+	if err := r.OneTimes.sendIfReached(ctx, req.Email, ask{kind: events.MailReset, purpose: purposeReset, client: from}); err != nil {
+		return auth.MailSent{}, err
+	}
+	return auth.MailSent{Message: mailSent}, nil
+}
+
+// sendIfReached sends a mail to whoever has the address that a request names.
+func (o *OneTimes) sendIfReached(ctx context.Context, text string, a ask) error {
+	address := mailbox(text)
+	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		to, reached, err := o.reach(ctx, tx, address)
+		switch {
+		case err != nil:
+			return err
+		case !reached:
+			return o.sendNobody(ctx, tx, address)
+		}
+		a.to = to
+		return o.send(ctx, tx, a)
+	})
+}
+
+// Reset answers auth.password.reset: another password is set, by the newest link alone, and all
+// sessions end. The owner is told, and nobody is logged in. The address is verified by it. It
+// returns auth.ErrInvalidToken for a link that is not good now, and auth.ErrInvalid for a
+// password that is not taken, after which the link is as good as before.
+func (r *Recovery) Reset(ctx context.Context, req auth.PasswordResetRequest) (auth.PasswordRenewed, error) {
+	one, from, err := r.OneTimes.present(ctx, purposeReset, req.Token, req.Client)
+	if err != nil {
+		return auth.PasswordRenewed{}, err
+	}
+	account, err := r.OneTimes.Store.Account(ctx, one.UserID)
+	if err != nil {
+		return auth.PasswordRenewed{}, isOver(err)
+	}
+	if reason := r.Accounts.checkNew(ctx, req.NewPassword, account); reason != "" {
+		return auth.PasswordRenewed{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
+	}
+	fresh, err := r.Accounts.Passwords.Hash(ctx, req.NewPassword)
+	if err != nil {
+		return auth.PasswordRenewed{}, err
+	}
+	return auth.PasswordRenewed{}, r.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		return r.renew(ctx, tx, user, fresh, from)
+	})
+}
+
+// renew sets the password of a user whose mailbox was just proved.
+func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.User, fresh string, from auth.Client) error {
+	now := r.Clock.now()
+	if err := tx.SetPassword(ctx, user.UserID, fresh, now); err != nil {
+		return err
+	}
+	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+		return err
+	}
+	if !user.EmailVerified {
+		if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
+			return err
+		}
+		if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
+			return err
+		}
+	}
+	if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
+		return err
+	}
+	if err := r.Sessions.endAll(ctx, tx, user.UserID, "", auth.ReasonPasswordReset); err != nil {
+		return err
+	}
+	return r.Notices.passwordChanged(ctx, tx, user, from)
+}
+
+// NotMe answers auth.password.not_me: all sessions end, and a mail with a link to set another
+// password by goes to the owner. It returns auth.ErrInvalidToken for a link that is not good now.
+func (r *Recovery) NotMe(ctx context.Context, req auth.NotMeRequest) (auth.NotMeReply, error) {
+	one, from, err := r.OneTimes.present(ctx, purposeNotMe, req.Token, req.Client)
+	if err != nil {
+		return auth.NotMeReply{}, err
+	}
+	return auth.NotMeReply{}, r.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
+			return err
+		}
+		if err := r.Sessions.endAll(ctx, tx, user.UserID, "", auth.ReasonEndedByUser); err != nil {
+			return err
+		}
+		return r.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeReset, to: owner(user), client: from})
+	})
+}

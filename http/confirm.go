@@ -1,0 +1,79 @@
+package http
+
+import (
+	"bytes"
+	_ "embed"
+	"html/template"
+	"strings"
+
+	"github.com/gofiber/fiber/v2"
+)
+
+// The pages that the links in mails lead to. To open one changes nothing, as programs that look
+// at links in mails do: what is to be done is sent by its script, after a click.
+var (
+	//go:embed pages/confirm.html
+	confirmHTML string
+
+	//go:embed pages/confirm.js
+	confirmScript []byte
+
+	//go:embed pages/confirm.css
+	confirmStyle []byte
+)
+
+// confirmPolicy lets the pages load their two files and ask us, and nothing else.
+const confirmPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; " +
+	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// confirmation is what one of the pages says and does.
+type confirmation struct {
+	Title, Text, Button, Done string
+	Action                    string // the route that does it, below the root
+	Password                  bool   // it needs a new one
+}
+
+var confirmations = map[string]confirmation{
+	"/email/verify": {
+		Title: "Confirm your address", Text: "You get mail at this address, and signed up with it. If you did not, close this page.",
+		Button: "Confirm", Done: "Your address is confirmed. You can log in now.", Action: "email/verify",
+	},
+	"/password/reset": {
+		Title: "Choose a new password", Text: "You will be logged out everywhere.",
+		Button: "Set password", Done: "Your new password is in force. You can log in with it.", Action: "password/reset", Password: true,
+	},
+	"/email/change": {
+		Title: "Change your address", Text: "Your account gets the address that this link was sent to.",
+		Button: "Change address", Done: "Your address has changed.", Action: "email/confirm",
+	},
+	"/email/undo": {
+		Title: "Undo the change of your address", Text: "Your account gets this address back, and is logged out everywhere. We send you a link to choose a new password.",
+		Button: "Undo", Done: "Your address is back. Look for our mail and choose a new password.", Action: "email/undo",
+	},
+	"/not-me": {
+		Title: "This was not you?", Text: "Your account is logged out everywhere. We send you a link to choose a new password.",
+		Button: "This was not me", Done: "Your account is logged out everywhere. Look for our mail and choose a new password.", Action: "not-me",
+	},
+}
+
+// confirm serves the pages and their files, which find each other wherever the root is.
+func (e *Edge) confirm() {
+	page := template.Must(template.New("confirm").Parse(confirmHTML))
+	for path, what := range confirmations {
+		var text bytes.Buffer
+		root := strings.Repeat("../", strings.Count(path, "/")-1)
+		if err := page.Execute(&text, struct {
+			confirmation
+			Root string
+		}{what, root}); err != nil {
+			panic(err) // both are ours
+		}
+		e.app.Get(path, func(c *fiber.Ctx) error {
+			c.Set(fiber.HeaderContentSecurityPolicy, confirmPolicy)
+			c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
+			return c.Send(text.Bytes())
+		})
+	}
+	e.app.Get("/confirm.js", document("text/javascript; charset=utf-8", confirmScript))
+	e.app.Get("/confirm.css", document("text/css; charset=utf-8", confirmStyle))
+}

@@ -1,0 +1,64 @@
+// Does what the link of a mail is for, once its reader says so. The token stands behind the #,
+// which browsers keep to themselves: it is in no log and no Referer.
+"use strict";
+
+const form = document.querySelector("form");
+const button = form.querySelector("button");
+const status = document.querySelector("[role=status]");
+const token = new URLSearchParams(location.hash.slice(1)).get("token");
+
+const faults = {
+  invalid_token: "This link is not good any more: it was used, has expired, or there is a newer one.",
+  email_taken: "Another account has this address by now.",
+  rate_limited: "That was too often. Wait a while, then try again.",
+};
+
+const reasons = {
+  required: "Give a password.",
+  too_short: "This password is too short.",
+  too_long: "This password is too long.",
+  too_common: "This password is too common.",
+  contains_context: "This password is too close to your address or name.",
+  not_unicode: "This password has characters that cannot be used.",
+};
+
+function explain(problem) {
+  const field = (problem.fields || []).find(one => one.field === "newPassword");
+  return (field && reasons[field.reason]) || faults[problem.code] || "That did not work. Try again later.";
+}
+
+async function send() {
+  const body = {token};
+  if (form.elements.newPassword) {
+    body.newPassword = form.elements.newPassword.value;
+  }
+  const answer = await fetch(form.dataset.action, {
+    method: "POST",
+    credentials: "omit",
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify(body),
+  });
+  if (!answer.ok) {
+    throw new Error(explain(await answer.json()));
+  }
+}
+
+form.addEventListener("submit", async event => {
+  event.preventDefault();
+  button.disabled = true;
+  status.textContent = "";
+  try {
+    await send();
+    form.hidden = true;
+    history.replaceState(null, "", location.pathname);
+    status.textContent = form.dataset.done;
+  } catch (error) {
+    button.disabled = false;
+    status.textContent = error instanceof TypeError ? "The service cannot be reached. Try again later." : error.message;
+  }
+});
+
+if (!token) {
+  button.disabled = true;
+  status.textContent = "This link is not complete. Copy all of it from the mail.";
+}

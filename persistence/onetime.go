@@ -1,0 +1,150 @@
+package persistence
+
+import (
+	"context"
+	"time"
+
+	"github.com/uptrace/bun"
+
+	"github.com/zyotra/auth"
+)
+
+type oneTimeRow struct {
+	bun.BaseModel `bun:"table:one_time_tokens,alias:o"`
+
+	Digest        string      `bun:"digest,pk"`
+	Code          string      `bun:"code,nullzero"`
+	Purpose       string      `bun:"purpose"`
+	UserID        auth.UserID `bun:"user_id,nullzero"`
+	Email         string      `bun:"email"`
+	EmailKey      string      `bun:"email_key"`
+	Password      string      `bun:"password"`
+	Name          string      `bun:"name"`
+	SessionID     string      `bun:"session_id"`
+	CreatedAt     time.Time   `bun:"created_at"`
+	ExpiresAt     time.Time   `bun:"expires_at"`
+	CodeExpiresAt time.Time   `bun:"code_expires_at,nullzero"`
+}
+
+// OneTime is what a mail lets its reader do, once.
+type OneTime struct {
+	Digest        string // of the link's token
+	Code          string // digest of the code; "" if there is none
+	Purpose       string
+	UserID        auth.UserID // 0 if there is no account yet
+	Email         string      // the address it is about
+	EmailKey      string
+	Password      string // that the account gets, as package password writes it; "" leaves it
+	Name          string // that the account gets with the password
+	SessionID     string // that asked, "" if none did
+	CreatedAt     time.Time
+	ExpiresAt     time.Time
+	CodeExpiresAt time.Time // zero if there is no code
+}
+
+// AddOneTime stores what a mail lets its reader do.
+func (s *Store) AddOneTime(ctx context.Context, o OneTime) error {
+	row := oneTimeRow{
+		Digest: o.Digest, Code: o.Code, Purpose: o.Purpose, UserID: o.UserID, Email: o.Email, EmailKey: o.EmailKey,
+		Password: o.Password, Name: o.Name, SessionID: o.SessionID,
+		CreatedAt: o.CreatedAt, ExpiresAt: o.ExpiresAt, CodeExpiresAt: o.CodeExpiresAt,
+	}
+	_, err := s.write.NewInsert().Model(&row).Exec(ctx)
+	return s.fault("insert one-time token", err)
+}
+
+// OneTime returns what one of the digests of a link is for, or auth.ErrNotFound if that was
+// used, voided or has expired, or is for something else.
+func (s *Store) OneTime(ctx context.Context, purpose string, now time.Time, digests ...string) (OneTime, error) {
+	return s.oneTime(ctx, purpose, "digest IN (?) AND expires_at > ?", bun.List(digests), now)
+}
+
+// OneTimeByCode is OneTime by the digests of a code.
+func (s *Store) OneTimeByCode(ctx context.Context, purpose string, now time.Time, digests ...string) (OneTime, error) {
+	return s.oneTime(ctx, purpose, "code IN (?) AND code_expires_at > ?", bun.List(digests), now)
+}
+
+// LatestOneTime returns what was asked for last with a purpose and an address, or
+// auth.ErrNotFound if none of that is left.
+func (s *Store) LatestOneTime(ctx context.Context, purpose, emailKey string, now time.Time) (OneTime, error) {
+	return s.oneTime(ctx, purpose, "email_key = ? AND expires_at > ?", emailKey, now)
+}
+
+func (s *Store) oneTime(ctx context.Context, purpose, condition string, args ...any) (OneTime, error) {
+	var row oneTimeRow
+	err := s.read.NewSelect().Model(&row).Where("purpose = ?", purpose).Where(condition, args...).
+		Order("created_at DESC").Limit(1).Scan(ctx)
+	if err != nil {
+		return OneTime{}, s.fault("select one-time token", err)
+	}
+	return row.oneTime(), nil
+}
+
+func (r oneTimeRow) oneTime() OneTime {
+	return OneTime{
+		Digest: r.Digest, Code: r.Code, Purpose: r.Purpose, UserID: r.UserID, Email: r.Email, EmailKey: r.EmailKey,
+		Password: r.Password, Name: r.Name, SessionID: r.SessionID,
+		CreatedAt: r.CreatedAt.UTC(), ExpiresAt: r.ExpiresAt.UTC(), CodeExpiresAt: r.CodeExpiresAt.UTC(),
+	}
+}
+
+// TakeOneTime uses up a one-time token, and tells whether it did: of several at once one does.
+func (s *Store) TakeOneTime(ctx context.Context, digest string, now time.Time) (bool, error) {
+	taken, err := changed(s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("digest = ? AND expires_at > ?", digest, now).Exec(ctx))
+	return taken, s.fault("take one-time token", err)
+}
+
+// VoidOneTimes voids what a user could do with the mails they have, but for some purposes.
+func (s *Store) VoidOneTimes(ctx context.Context, user auth.UserID, but ...string) error {
+	q := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("user_id = ?", user)
+	if len(but) > 0 {
+		q = q.Where("purpose NOT IN (?)", bun.List(but))
+	}
+	_, err := q.Exec(ctx)
+	return s.fault("void one-time tokens", err)
+}
+
+// VoidOlder voids what a newer request with the same purpose replaces: the user's, or, as long
+// as there is none, the address's.
+func (s *Store) VoidOlder(ctx context.Context, purpose string, user auth.UserID, emailKey string) error {
+	q := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("purpose = ?", purpose)
+	if user != 0 {
+		q = q.Where("user_id = ?", user)
+	} else {
+		q = q.Where("user_id IS NULL AND email_key = ?", emailKey)
+	}
+	_, err := q.Exec(ctx)
+	return s.fault("void older one-time tokens", err)
+}
+
+// SweepOneTimes deletes what has expired, in one small batch, and tells how many: fewer than
+// the batch means that none is left.
+func (s *Store) SweepOneTimes(ctx context.Context, now time.Time, batch int64) (int, error) {
+	over := s.write.NewSelect().Model((*oneTimeRow)(nil)).Column("digest").
+		Where("expires_at <= ?", now).Order("expires_at").Limit(batch)
+	if s.skipLocked != "" {
+		over = over.For(s.skipLocked)
+	}
+	result, err := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("digest IN (?)", over).Exec(ctx)
+	return count(result, s.fault("delete one-time tokens", err))
+}
+
+type deviceRow struct {
+	bun.BaseModel `bun:"table:known_devices,alias:d"`
+
+	UserID    auth.UserID `bun:"user_id,pk"`
+	Device    string      `bun:"device,pk"`
+	CreatedAt time.Time   `bun:"created_at"`
+}
+
+// KnowDevice notes that a user logged in with a device, and tells whether that is the first
+// time and others were known before.
+func (s *Store) KnowDevice(ctx context.Context, user auth.UserID, device string, at time.Time) (isNews bool, err error) {
+	row := deviceRow{UserID: user, Device: device, CreatedAt: at}
+	added, err := changed(s.write.NewInsert().Model(&row).On("CONFLICT (user_id, device) DO NOTHING").Exec(ctx))
+	if err != nil || !added {
+		return false, s.fault("insert device", err)
+	}
+	n, err := s.read.NewSelect().Model((*deviceRow)(nil)).Where("user_id = ?", user).Count(ctx)
+	return n > 1, s.fault("count devices", err)
+}
