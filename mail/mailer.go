@@ -27,7 +27,7 @@ const (
 	sendWithin = 30 * time.Second
 	// heldFor is how long the stream waits for a word that a mail is still being sent before it
 	// takes the mailer for dead.
-	heldFor = 30 * time.Second
+	heldFor = 15 * time.Second
 	// busWithin is how long the bus may take to answer.
 	busWithin = 5 * time.Second
 	// awayFor is the wait after the queue could not be read.

@@ -24,7 +24,9 @@ import (
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/mail"
 	"github.com/zyotra/auth/migrations"
+	"github.com/zyotra/auth/operator"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -53,10 +55,15 @@ type service struct {
 	keys      *handlers.Keys    // and this
 	cleanup   *handlers.Cleanup // and this
 	relay     *events.Relay     // and this
+	mails     *handlers.Mails   // and this
+	mailer    *mail.Mailer      // and this, and if nothing sends mails
 	passwords *password.Hasher  // and this
 	verifier  *bus.Verifier
-	edge      *http.Edge   // nil for --handlers
-	listener  net.Listener // of the edge
+	edge      *http.Edge       // nil for --handlers
+	listener  net.Listener     // of the edge
+	operator  *operator.Server // nil if it listens nowhere
+	operators net.Listener     // of that
+	mailbox   string           // URL of the mailbox, "" if there is none
 	close     []func() error
 }
 
@@ -109,6 +116,7 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		if err := s.openStore(ctx, cmd.Migrate); err != nil {
 			return err
 		}
+		s.mails = &handlers.Mails{Keys: keys}
 		if err := s.openRelay(); err != nil {
 			return err
 		}
@@ -118,9 +126,14 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		s.awaitRevocations(ctx)
 	}
 	if !cmd.Handlers {
-		return s.openEdge()
+		if err := s.openEdge(); err != nil {
+			return err
+		}
 	}
-	return nil
+	if err := s.openOperator(); err != nil || cmd.Edge {
+		return err
+	}
+	return s.openMailer()
 }
 
 // openPasswords makes what hashes passwords, compares them and refuses poor ones, but for its
@@ -381,7 +394,7 @@ func (s *service) openRelay() error {
 	if len(conn.Servers()) >= clusterSize {
 		replicas = clusterSize
 	}
-	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log}
+	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log, Open: s.mails.Open}
 	return nil
 }
 
@@ -488,6 +501,12 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return s.cleanup.Run(busCtx) })
 		g.Go(func() error { return s.relay.Run(busCtx) })
 	}
+	if s.mailer != nil {
+		g.Go(func() error { return s.mailer.Run(busCtx) })
+	}
+	if s.operator != nil {
+		g.Go(func() error { return s.operator.Run(ctx, s.operators) })
+	}
 	g.Go(func() error {
 		defer stopBus()
 		if s.edge != nil {
@@ -525,13 +544,16 @@ func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 		natsURL = s.embedded.URL()
 	}
 	if !text {
-		s.log.Info("ready", "version", version, "http", http, "nats", natsURL, "database", s.database(), "took", took.Round(time.Millisecond).String())
+		s.log.Info("ready", "version", version, "http", http, "nats", natsURL, "database", s.database(), "mailbox", s.mailbox, "took", took.Round(time.Millisecond).String())
 		return
 	}
 	fmt.Fprintf(stdout, "authd %s is ready after %s\n", version, took.Round(time.Millisecond))
 	fmt.Fprintf(stdout, "  NATS      %s\n", natsURL)
 	if s.store != nil {
 		fmt.Fprintf(stdout, "  Database  %s\n", s.database())
+	}
+	if s.mailbox != "" {
+		fmt.Fprintf(stdout, "  Mailbox   %s\n", s.mailbox)
 	}
 	if http == "" {
 		return

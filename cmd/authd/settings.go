@@ -100,8 +100,28 @@ type serveSettings struct {
 
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
 
+	mailSettings
+
+	MetricsAddr string `name:"metrics-addr" env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Where pages for operators listen, such as the mailbox; \"off\" shows none. Whoever can connect there needs no login. Without one: 127.0.0.1:9464, if that is free."`
+
 	RateLimits string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"off lifts every limit below, for benchmarks."`
 	limitSettings
+}
+
+// letterSettings say what mails look like.
+type letterSettings struct {
+	MailFrom      string `env:"MAIL_FROM" placeholder:"SENDER" help:"Sender of mails, as in \"Acme <no-reply@acme.example>\"; mails call the service by that name. Required with SMTP_URL."`
+	MailTemplates string `env:"MAIL_TEMPLATES" placeholder:"DIR" help:"Templates of mails that take the place of those built in, file by file, as in DIR/en/verify_email.txt."`
+}
+
+// mailSettings say how mails leave.
+type mailSettings struct {
+	letterSettings
+
+	Mailer    string `env:"MAILER" default:"on" placeholder:"on|off" help:"off leaves mails in their queue for another service to send."`
+	SMTPURL   string `name:"smtp-url" env:"SMTP_URL" placeholder:"URL" help:"Server that mails are handed to: smtp://user:password@host:587 begins TLS by STARTTLS, smtps://host:465 at once. ?tls=none and ?tls=opportunistic do without. Without one: mails wait in their queue, or go to the mailbox."`
+	SMTPTLSCA string `name:"smtp-tls-ca" env:"SMTP_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the server's certificate is checked against (PEM)."`
+	Mailbox   string `env:"MAILBOX" placeholder:"on|off" help:"Keep the last mails in memory instead of sending them, and show them under /dev/mailbox on METRICS_ADDR. Without one: on if SMTP_URL is empty and both HOST and METRICS_ADDR are on this machine alone."`
 }
 
 // limitSettings say how often something may be tried: so many times at once, and then once each
@@ -134,6 +154,9 @@ type config struct {
 	pwnedURL                                     string // "" if nobody is asked
 
 	limits *handlers.Rules // nil if they are off
+
+	mail         mailConfig
+	operatorAddr string // "" for none
 }
 
 // check reads all settings that need no file.
@@ -179,14 +202,18 @@ func (s serveSettings) check() (c config, err error) {
 	if err := s.checkNumbers(&c); err != nil {
 		return c, err
 	}
-	switch s.RateLimits {
-	case "on":
-		c.limits, err = s.rules()
+	if c.operatorAddr, err = s.checkMetricsAddr(); err != nil {
 		return c, err
-	case "off":
-		return c, nil
 	}
-	return c, &settingError{"RATE_LIMITS", fmt.Sprintf("%q is not on or off", s.RateLimits), "on"}
+	if c.mail, err = s.checkMail(publicURL, isLoopback(s.Host) && isLoopback(hostOf(c.operatorAddr))); err != nil {
+		return c, err
+	}
+	limited, err := onOff("RATE_LIMITS", s.RateLimits)
+	if err != nil || !limited {
+		return c, err
+	}
+	c.limits, err = s.rules()
+	return c, err
 }
 
 func (s serveSettings) checkNumbers(c *config) (err error) {
@@ -414,6 +441,16 @@ func integer(name, value string, low, high int, example string) (int, error) {
 		return 0, &settingError{name, fmt.Sprintf("%q is not a whole number from %d to %d", value, low, high), example}
 	}
 	return n, nil
+}
+
+func onOff(name, value string) (bool, error) {
+	switch value {
+	case "on":
+		return true, nil
+	case off:
+		return false, nil
+	}
+	return false, &settingError{name, fmt.Sprintf("%q is not on or off", value), "on"}
 }
 
 func duration(name, value string, low, high time.Duration, example string) (time.Duration, error) {

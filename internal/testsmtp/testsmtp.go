@@ -31,7 +31,7 @@ import (
 )
 
 // patience is how long a letter may take that is bound to come.
-const patience = 30 * time.Second
+const patience = 45 * time.Second
 
 // What the server wants to hear.
 const (
