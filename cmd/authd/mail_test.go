@@ -177,6 +177,25 @@ func TestKilledBetweenCommitAndSendMailsArrive(t *testing.T) {
 	t.Logf("%d mails, %d of them twice", len(all), twice)
 }
 
+// Who has the mail in hand is killed; the next has it once the stream takes the first for dead.
+func TestKilledWhileItSendsTheMailArrives(t *testing.T) {
+	t.Parallel()
+	inbox, flags := startSMTP(t)
+	flags = append(flags, "--secret-key="+masterSecret)
+	dir := t.TempDir()
+	a := launch(t, dir, flags...).ready(t)
+	inbox.Meet("ada@example.com", testsmtp.Hang)
+	requestMails(t, a.stored(t), resetMail("ada@example.com"))
+	inbox.Tried(t, "ada@example.com", 1)
+	check(t, a.signal(syscall.SIGKILL))
+	<-a.exited
+	launch(t, dir, flags...).ready(t)
+	inbox.Wait(t, "ada@example.com")
+	if n := len(inbox.Letters("ada@example.com")); n != 1 {
+		t.Errorf("%d letters", n)
+	}
+}
+
 // While the mail server hangs, nobody who asks the service notices.
 func TestAHangingMailServerChangesNoRequest(t *testing.T) {
 	t.Parallel()
