@@ -41,29 +41,34 @@ var mayImport = map[string][]string{
 	"internal/testauthority":     {"", "bus", "internal/token"},
 	"internal/testpg":            {"internal/testtool"},
 	"internal/testpg/cmd/withpg": {"internal/testpg"},
+	"internal/testsmtp":          {},
 	"internal/testtool":          {},
 	"internal/token":             {"", "internal/strictjson"},
 	"internal/trace":             {},
+	"mail":                       {"", "events"},
 	"migrations":                 {},
+	"operator":                   {},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "migrations", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
 	"docs":                       {},
 }
 
 // owners lists who may import a technology: one package, and cmd where it joins the parts.
 var owners = map[string][]string{
 	"github.com/ccojocar/zxcvbn-go":  {"internal/password"},
+	"github.com/emersion/go-s":       {"internal/testsmtp"}, // go-smtp and go-sasl
 	"github.com/gofiber/fiber":       {"bus/authfiber", "http"},
 	"github.com/golang-jwt/jwt":      {"internal/token"},
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
 	"github.com/maypok86/otter":      {"bus", "handlers"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded", "internal/testauthority"},
-	"github.com/nats-io/nats.go":     {"bench/enumeration", "bench/relay", "bench/storm", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "cmd/authd"},
+	"github.com/nats-io/nats.go":     {"bench/enumeration", "bench/relay", "bench/storm", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "mail", "cmd/authd"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/trustelem/zxcvbn":    {"internal/password"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
+	"github.com/wneessen/go-mail":    {"mail"},
 	"go.opentelemetry.io/otel":       {"internal/trace"},
 	"golang.org/x/crypto/bcrypt":     {"bench/storm", "internal/password"},
 	"golang.org/x/term":              {"cmd/authd"},
@@ -76,7 +81,7 @@ var owners = map[string][]string{
 // link by that.
 var (
 	light = []string{"", "bus", "bus/authhttp", "bus/authmicro", "events"}
-	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server"}
+	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server", "github.com/wneessen/go-mail"}
 )
 
 type listed struct {

@@ -23,6 +23,9 @@
 // is in headers, its data as JSON in the body. The subject is the type; the CloudEvents
 // subject is the id of the user, or of the key.
 //
+// Mails travel the same way, by the stream AUTH_MAIL, but are not for others to hear: see
+// Mail and docs/mail.md.
+//
 // Other services import this package; it links neither a database nor the NATS server.
 package events
 
@@ -185,8 +188,8 @@ const (
 	contentType = "application/json"
 )
 
-// message is e as it is published.
-func (e Event) message() *nats.Msg {
+// Message is e as it is published.
+func (e Event) Message() *nats.Msg {
 	m := nats.NewMsg(e.Type)
 	m.Data = e.Data
 	for name, value := range map[string]string{

@@ -11,6 +11,10 @@ import (
 // those that other services may hear: it holds a link or a code that lets in.
 const MailType = "mail.requested"
 
+// MailFailedType is the type of the event that tells of a mail that was given up, and its subject.
+// It is for operators; its data is mail.Failed.
+const MailFailedType = "mail.failed"
+
 // MailKind names what a mail is for, and its template.
 type MailKind string
 

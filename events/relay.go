@@ -42,13 +42,19 @@ type Backlog struct {
 	Oldest time.Time // when the oldest of them happened; zero if there is none
 }
 
-// Relay publishes what is in the outbox. All fields are required. Every instance has one;
-// whichever is woken first publishes, and the others find nothing left.
+// Relay publishes what is in the outbox. All fields but Open are required. Every instance has
+// one; whichever is woken first publishes, and the others find nothing left.
 type Relay struct {
 	Outbox   Outbox
 	JS       jetstream.JetStream
-	Replicas int // of the stream, if it is made
+	Replicas int // of the streams, if they are made
 	Log      *slog.Logger
+
+	// Open makes of an event what is published: some wait sealed. nil leaves each as it is. An
+	// event that it returns an error for is passed over, so that it does not hold up those behind
+	// it for ever. The log tells; the event counts as published, and can be published again by
+	// whoever repairs the cause.
+	Open func(Event) (Event, error)
 
 	failed   atomic.Pointer[error] // of Err
 	prepared bool
@@ -132,41 +138,63 @@ func (r *Relay) once(ctx context.Context) (taken int, err error) {
 func (r *Relay) prepare(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
-	differences, err := ensureStream(ctx, r.JS, r.Replicas)
-	if err != nil {
-		return fmt.Errorf("stream %s: %w", Stream, err)
-	}
-	if differences != nil {
-		r.Log.Warn("stream is not as the service would make it, and is left so", "stream", Stream, "differences", strings.Join(differences, ", "))
+	for _, wanted := range streams(r.Replicas) {
+		differences, err := ensureStream(ctx, r.JS, wanted)
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", wanted.Name, err)
+		}
+		if differences != nil {
+			r.Log.Warn("stream is not as the service would make it, and is left so", "stream", wanted.Name, "differences", strings.Join(differences, ", "))
+		}
 	}
 	r.prepared = true
 	return nil
 }
 
-// publish sends events and tells how many of the first are in the stream, once each has been
-// confirmed or one has not. Each names the one before it, so that the stream takes none whose
-// predecessor it refused, and the order stays.
+// publish sends events and tells how many of the first are in their streams, or were passed over,
+// once each has been confirmed or one has not.
 func (r *Relay) publish(ctx context.Context, list []Event) (done int, err error) {
-	futures := make([]jetstream.PubAckFuture, 0, len(list))
-	for i, e := range list {
-		options := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
-		if i > 0 {
-			options = append(options, jetstream.WithExpectLastMsgID(list[i-1].ID))
-		}
-		future, err := r.JS.PublishMsgAsync(e.message(), options...)
+	sent := make([]jetstream.PubAckFuture, 0, len(list)) // nil for one that was passed over
+	last := map[string]string{}                          // the id of the latest one in each stream
+	for _, e := range list {
+		future, err := r.send(e, last)
 		if err != nil {
-			return r.confirmed(ctx, futures, fmt.Errorf("publish %s: %w", e.Type, err))
+			return r.confirmed(ctx, sent, fmt.Errorf("publish %s: %w", e.Type, err))
 		}
-		futures = append(futures, future)
+		sent = append(sent, future)
 	}
-	return r.confirmed(ctx, futures, nil)
+	return r.confirmed(ctx, sent, nil)
+}
+
+// send sends one event, or passes it over. It names the one before it in its stream, so that the
+// stream takes none whose predecessor it refused, and the order stays.
+func (r *Relay) send(e Event, last map[string]string) (jetstream.PubAckFuture, error) {
+	if r.Open != nil {
+		opened, err := r.Open(e)
+		if err != nil {
+			r.Log.Error("event cannot be opened and is passed over", "id", e.ID, "type", e.Type, "subject", e.Subject, "err", err)
+			return nil, nil
+		}
+		e = opened
+	}
+	options := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
+	stream := streamOf(e.Type)
+	if before := last[stream]; before != "" {
+		options = append(options, jetstream.WithExpectLastMsgID(before))
+	}
+	last[stream] = e.ID
+	return r.JS.PublishMsgAsync(e.Message(), options...)
 }
 
 // confirmed waits for confirmations in order and counts them up to the first that fails.
-func (r *Relay) confirmed(ctx context.Context, futures []jetstream.PubAckFuture, failed error) (done int, err error) {
+func (r *Relay) confirmed(ctx context.Context, sent []jetstream.PubAckFuture, failed error) (done int, err error) {
 	late := time.NewTimer(ackWait)
 	defer late.Stop()
-	for _, f := range futures {
+	for _, f := range sent {
+		if f == nil {
+			done++
+			continue
+		}
 		select {
 		case <-f.Ok():
 			done++

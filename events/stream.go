@@ -9,13 +9,37 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Stream is the name of the stream that keeps the events.
-const Stream = "AUTH_EVENTS"
+// The names of the streams.
+const (
+	Stream           = "AUTH_EVENTS"      // keeps the events
+	MailStream       = "AUTH_MAIL"        // the mails to be sent
+	MailFailedStream = "AUTH_MAIL_FAILED" // those that were given up
+)
 
-// stream is AUTH_EVENTS as the service makes it. What is in it is never changed; it goes by
+// MailKept is how long AUTH_MAIL keeps a mail that nobody takes. It is longer than a mail is tried
+// (a day), so that one that cannot be sent is given up and not dropped by the stream.
+const MailKept = 48 * time.Hour
+
+// streamOf is the stream that keeps events of a type.
+func streamOf(kind string) string {
+	switch kind {
+	case MailType:
+		return MailStream
+	case MailFailedType:
+		return MailFailedStream
+	}
+	return Stream
+}
+
+// streams are all streams as the service makes them.
+func streams(replicas int) []jetstream.StreamConfig {
+	return []jetstream.StreamConfig{eventStream(replicas), mailStream(replicas), failedStream(replicas)}
+}
+
+// eventStream is AUTH_EVENTS. What is in it is never changed; it goes by
 // age, or sooner if there is too much of it. Purging stays open to the operator: events hold
 // addresses, and who asks to be forgotten may be owed it.
-func stream(replicas int) jetstream.StreamConfig {
+func eventStream(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:         Stream,
 		Description:  "What happened to accounts and sessions",
@@ -34,18 +58,56 @@ func stream(replicas int) jetstream.StreamConfig {
 	}
 }
 
-// ensureStream makes the stream if it is not there, and returns how one that is differs from
+// mailStream is AUTH_MAIL, a queue: what was sent is gone. Where there is too much, the oldest
+// goes: a relay that is refused would hold up the events as well. There is no direct access, which
+// would let more people read than may consume.
+func mailStream(replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:         MailStream,
+		Description:  "Mails to be sent",
+		Subjects:     []string{MailType},
+		Storage:      jetstream.FileStorage,
+		Replicas:     replicas,
+		Retention:    jetstream.WorkQueuePolicy,
+		Discard:      jetstream.DiscardOld,
+		MaxAge:       MailKept,
+		MaxBytes:     256 << 20,
+		MaxMsgSize:   64 << 10,
+		MaxConsumers: 10,
+		Duplicates:   30 * time.Minute,
+	}
+}
+
+// failedStream is AUTH_MAIL_FAILED. Operators take mails out of it.
+func failedStream(replicas int) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:         MailFailedStream,
+		Description:  "Mails that were given up",
+		Subjects:     []string{MailFailedType},
+		Storage:      jetstream.FileStorage,
+		Replicas:     replicas,
+		Retention:    jetstream.LimitsPolicy,
+		Discard:      jetstream.DiscardOld,
+		MaxAge:       30 * 24 * time.Hour,
+		MaxBytes:     64 << 20,
+		MaxMsgSize:   128 << 10, // a sealed mail is longer than the mail
+		MaxConsumers: 10,
+		Duplicates:   30 * time.Minute,
+	}
+}
+
+// ensureStream makes a stream if it is not there, and returns how one that is differs from
 // it: an operator's choice, or another's stream, which is not for us to change.
-func ensureStream(ctx context.Context, js jetstream.JetStream, replicas int) (differences []string, err error) {
-	found, err := js.Stream(ctx, Stream)
+func ensureStream(ctx context.Context, js jetstream.JetStream, wanted jetstream.StreamConfig) (differences []string, err error) {
+	found, err := js.Stream(ctx, wanted.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = js.CreateStream(ctx, stream(replicas)) // the same twice is no error
+		_, err = js.CreateStream(ctx, wanted) // the same twice is no error
 		return nil, err
 	}
 	if err != nil {
 		return nil, err
 	}
-	return differ(found.CachedInfo().Config, stream(replicas)), nil
+	return differ(found.CachedInfo().Config, wanted), nil
 }
 
 // differ names the settings in which a stream is not what is wanted.

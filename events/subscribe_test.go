@@ -103,12 +103,20 @@ func (o *outbox) Backlog(context.Context) (events.Backlog, error) {
 }
 
 // emit lets the relay publish events, in their order.
-func (o *outbox) emit(data ...events.Data) {
-	o.mu.Lock()
+func (o *outbox) emit(data ...events.Data) { o.add(made(data...)...) }
+
+// made are events as the outbox would have them.
+func made(data ...events.Data) (list []events.Event) {
 	for _, d := range data {
 		text, _ := json.Marshal(d)
-		o.list = append(o.list, events.Event{ID: uuid.NewString(), Type: d.Type(), Subject: d.Subject(), Time: time.Now().UTC(), Data: text})
+		list = append(list, events.Event{ID: uuid.NewString(), Type: d.Type(), Subject: d.Subject(), Time: time.Now().UTC(), Data: text})
 	}
+	return list
+}
+
+func (o *outbox) add(list ...events.Event) {
+	o.mu.Lock()
+	o.list = append(o.list, list...)
 	o.mu.Unlock()
 	select {
 	case o.woken <- struct{}{}:

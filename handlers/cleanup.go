@@ -17,13 +17,17 @@ const (
 	cleanEvery = 10 * time.Minute
 	// keepEvents is how long a published event can be published again.
 	keepEvents = 7 * 24 * time.Hour
+	// keepMails is how long a mail that left the outbox can be sent again. Sealed or not, what lets
+	// somebody in is not kept for longer than it is of use.
+	keepMails = 24 * time.Hour
 	// sweepBatch is how many rows one statement deletes at most, so that none takes long.
 	sweepBatch = 500
 )
 
-// Cleanup deletes what is over: sessions that ended or expired, events that were published long
-// ago, links and codes that have expired, and counters of limits that say nothing any more. Every
-// instance does it, at times of its own, and whichever comes first finds something. All fields but Clock are required.
+// Cleanup deletes what is over: sessions that ended or expired, events and mails that were published
+// long ago, links and codes that have expired, and counters of limits that say nothing any more.
+// Every instance does it, at times of its own, and whichever comes first finds something. All
+// fields but Clock are required.
 type Cleanup struct {
 	Store     *persistence.Store
 	AccessTTL time.Duration // of an access token
@@ -64,6 +68,11 @@ func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	}
 	for n := sweepBatch; n == sweepBatch; events += n {
 		if n, err = c.Store.SweepOutbox(ctx, now.Add(-keepEvents), sweepBatch); err != nil {
+			return sessions, events, err
+		}
+	}
+	for n := sweepBatch; n == sweepBatch; events += n {
+		if n, err = c.Store.SweepMails(ctx, now.Add(-keepMails), sweepBatch); err != nil {
 			return sessions, events, err
 		}
 	}

@@ -29,13 +29,22 @@ func (m *Mails) request(ctx context.Context, tx *persistence.Store, at time.Time
 		if err != nil {
 			return fmt.Errorf("encode mail: %w", err)
 		}
-		sealed, err := m.Keys.Seal(plain, mailRow)
+		sealed, err := m.Seal(plain)
 		if err != nil {
-			return fmt.Errorf("seal mail: %w", err)
+			return err
 		}
 		data[i] = events.MailRequested{UserID: mail.UserID, Sealed: sealed}
 	}
 	return tx.Emit(ctx, at, data...)
+}
+
+// Seal closes a mail in JSON, as it waits in the outbox and as it is kept when it was given up.
+func (m *Mails) Seal(plain []byte) ([]byte, error) {
+	sealed, err := m.Keys.Seal(plain, mailRow)
+	if err != nil {
+		return nil, fmt.Errorf("seal mail: %w", err)
+	}
+	return sealed, nil
 }
 
 // Open returns an event as it is published: a mail without its seal, any other as it is. It is

@@ -122,11 +122,16 @@ func (s *Store) Backlog(ctx context.Context) (b events.Backlog, err error) {
 	return b, s.fault("select oldest event", err)
 }
 
-// Republish lets all events since a time be published once more, and tells how many. The
-// stream drops those it has had within its window.
-func (s *Store) Republish(ctx context.Context, since time.Time) (int, error) {
+// Republish lets events since a time be published once more, and tells how many. The stream drops
+// those it has had within its window. Mails would be sent once more: they are left out unless
+// they are what is asked for, and then nothing else is published.
+func (s *Store) Republish(ctx context.Context, since time.Time, mails bool) (int, error) {
+	compare := "type <> ?"
+	if mails {
+		compare = "type = ?"
+	}
 	result, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = NULL").
-		Where("time >= ? AND published_at IS NOT NULL", since).Exec(ctx)
+		Where("time >= ? AND published_at IS NOT NULL", since).Where(compare, events.MailType).Exec(ctx)
 	return count(result, s.fault("republish events", err))
 }
 
@@ -160,8 +165,17 @@ func (s *Store) Revocations(ctx context.Context, after Ending, n int) (list []au
 // SweepOutbox deletes published events that happened before a time, in one small batch, and
 // tells how many: fewer than the batch means that none is left.
 func (s *Store) SweepOutbox(ctx context.Context, before time.Time, batch int64) (int, error) {
+	return s.sweepOutbox(ctx, "TRUE", before, batch)
+}
+
+// SweepMails is SweepOutbox for mails alone.
+func (s *Store) SweepMails(ctx context.Context, before time.Time, batch int64) (int, error) {
+	return s.sweepOutbox(ctx, "type = '"+events.MailType+"'", before, batch) // spelled as in the index
+}
+
+func (s *Store) sweepOutbox(ctx context.Context, which string, before time.Time, batch int64) (int, error) {
 	old := s.read.NewSelect().Model((*outboxRow)(nil)).Column("seq").
-		Where("time <= ? AND published_at IS NOT NULL", before).Order("time").Limit(batch)
+		Where(which).Where("time <= ? AND published_at IS NOT NULL", before).Order("time").Limit(batch)
 	var seqs []int64
 	if err := old.Scan(ctx, &seqs); err != nil || len(seqs) == 0 {
 		return 0, s.fault("select old events", err)

@@ -142,10 +142,10 @@ func TestPublishedEventsAreKeptAWhileAndCanBePublishedAgain(t *testing.T) {
 		emit(t, s, 1, 2)
 		first := take(t, s, 10)
 		emit(t, s, 3)
-		if n, err := s.Republish(t.Context(), now.Add(time.Microsecond)); n != 0 || err != nil {
+		if n, err := s.Republish(t.Context(), now.Add(time.Microsecond), false); n != 0 || err != nil {
 			t.Errorf("since later: %d, %v", n, err)
 		}
-		if n, err := s.Republish(t.Context(), now); n != 2 || err != nil {
+		if n, err := s.Republish(t.Context(), now, false); n != 2 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
 		if got := take(t, s, 10); !slices.Equal(got, append(first, "3")) {
@@ -159,6 +159,42 @@ func TestPublishedEventsAreKeptAWhileAndCanBePublishedAgain(t *testing.T) {
 		}
 		if got := take(t, s, 10); !slices.Equal(got, []string{"4"}) { // unpublished, however old
 			t.Errorf("%v", got)
+		}
+	})
+}
+
+// Mails are published again on their own, and go sooner.
+func TestMailsAreNotPublishedAgainUnlessAskedFor(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		emit(t, s, 1)
+		err := s.Tx(t.Context(), func(ctx context.Context, tx *persistence.Store) error {
+			return tx.Emit(ctx, now, events.MailRequested{UserID: 2}, events.MailRequested{UserID: 3})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		take(t, s, 10)
+		for _, c := range []struct {
+			mails bool
+			want  []string
+		}{{false, []string{"1"}}, {true, []string{"2", "3"}}} {
+			if n, err := s.Republish(t.Context(), now, c.mails); n != len(c.want) || err != nil {
+				t.Errorf("mails %v: %d, %v", c.mails, n, err)
+			}
+			if got := take(t, s, 10); !slices.Equal(got, c.want) {
+				t.Errorf("mails %v: %v", c.mails, got)
+			}
+		}
+		for _, c := range []struct {
+			before time.Time
+			want   int
+		}{{now.Add(-time.Microsecond), 0}, {now, 2}, {now, 0}} {
+			if n, err := s.SweepMails(t.Context(), c.before, 10); n != c.want || err != nil {
+				t.Errorf("before %s: %d, %v", c.before, n, err)
+			}
+		}
+		if n, err := s.Republish(t.Context(), now, false); n != 1 || err != nil {
+			t.Errorf("events: %d, %v", n, err)
 		}
 	})
 }

@@ -11,7 +11,7 @@ import (
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	keys := map[string]nkeys.KeyPair{}
-	for _, role := range []string{Service, Relay, Edge, Admin, Subscriber} {
+	for _, role := range []string{Service, Relay, Edge, Admin, Subscriber, Mailer} {
 		key, err := nkeys.CreateUser()
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-var keyed = []string{embedded.Service, embedded.Relay, embedded.Edge, embedded.Admin, embedded.Subscriber}
+var keyed = []string{embedded.Service, embedded.Relay, embedded.Edge, embedded.Admin, embedded.Subscriber, embedded.Mailer}
 
 func seeds(t *testing.T, dir string) map[string]string {
 	t.Helper()

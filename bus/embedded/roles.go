@@ -14,6 +14,7 @@ const (
 	Admin   = "admin"   // the command line
 
 	Subscriber = "subscriber" // services that must miss no event: events.Subscribe
+	Mailer     = "mailer"     // sends mails, alone of all to read them
 )
 
 // Role is a set of rights on the bus. What neither list allows is refused.
@@ -40,8 +41,12 @@ type Subjects struct {
 // Nothing here limits the reply subject in a request, and the services protocol answers its
 // own subjects without asking us. So whoever answers may publish to inboxes but not events,
 // and whoever publishes events answers nobody: service and relay are two roles.
-// A subscriber can have events, though nothing else, sent to any subject: who pulls from a
-// stream says where to. So its key is for services of one's own.
+//
+// A mail holds what lets its reader in. So nobody may subscribe to mails, and the mailer may take
+// them from their queue by one consumer alone.
+//
+// A subscriber can have events, and a mailer mails, sent to any subject: who pulls from a
+// stream says where to. So their keys are for services of one's own.
 func Roles() []Role {
 	events := []string{"user.>", "session.>", "apikey.>", "key.>"}
 	public := []string{
@@ -95,6 +100,16 @@ func Roles() []Role {
 				"$JS.API.CONSUMER.MSG.NEXT.AUTH_EVENTS.*", "$JS.ACK.AUTH_EVENTS.>",
 			)},
 			Subscribe: Subjects{Allow: join(events, "_INBOX_subscriber.>")},
+		},
+		{
+			Name:        Mailer,
+			InboxPrefix: "_INBOX_mailer",
+			Publish: Subjects{Allow: []string{
+				"mail.failed", // what it gave up
+				"$JS.API.CONSUMER.INFO.AUTH_MAIL.mailer", "$JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer",
+				"$JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer", "$JS.ACK.AUTH_MAIL.mailer.>",
+			}},
+			Subscribe: Subjects{Allow: []string{"_INBOX_mailer.>"}},
 		},
 	}
 }

@@ -26,16 +26,19 @@ var rights = []struct {
 		notPublish: `session.revoked user.registered apikey.created key.rotated mail.send
 			auth.admin.users.disable auth.admin auth.account auth.account.a.b auth.users.list auth.users.snapshot auth.oidc.authorize auth.verify.x auth.login.x
 			_INBOX.x _INBOX_edge.x _INBOX_service.x anything
+			mail.requested mail.failed $JS.API.STREAM.MSG.GET.AUTH_MAIL $JS.API.DIRECT.GET.AUTH_MAIL $JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer
+			$JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer $JS.ACK.AUTH_MAIL.mailer.1.1.1.1.1
 			$JS.API.INFO $JS.API.STREAM.DELETE.X $JS.API.CONSUMER.CREATE.AUTH_EVENTS $JS.ACK.X.Y $SYS.REQ.SERVER.PING`,
 		subscribe: `_INBOX.x.* user.registered user.> session.revoked session.> apikey.> key.rotated key.>`,
 		notSubscribe: `> *.> auth.login auth.> auth.*  _INBOX_edge.> _INBOX_service.> _INBOX_admin.> mail.>
 			$SRV.PING $SRV.> $JS.API.> $JS.> $SYS.> _R_.> anything`,
 	},
 	{
-		role:       embedded.Edge,
-		publish:    `auth.login auth.verify auth.account.get auth.oidc.authorize`,
-		notPublish: `auth.users.snapshot auth.admin.users.disable session.revoked user.registered mail.send _INBOX.x _INBOX_service.x $SRV.PING $JS.API.INFO $JS.ACK.X.Y`,
-		subscribe:  `_INBOX_edge.x.* session.revoked user.disabled key.rotated`,
+		role:    embedded.Edge,
+		publish: `auth.login auth.verify auth.account.get auth.oidc.authorize`,
+		notPublish: `auth.users.snapshot auth.admin.users.disable session.revoked user.registered mail.send _INBOX.x _INBOX_service.x $SRV.PING $JS.API.INFO $JS.ACK.X.Y
+			mail.requested $JS.API.STREAM.MSG.GET.AUTH_MAIL $JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer $JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer`,
+		subscribe: `_INBOX_edge.x.* session.revoked user.disabled key.rotated`,
 		notSubscribe: `> auth.login auth.> _INBOX.> _INBOX_service.> _INBOX_admin.> user.> user.registered session.> key.>
 			apikey.> mail.> $SRV.> $JS.>`,
 	},
@@ -69,9 +72,22 @@ var rights = []struct {
 		notPublish: `session.revoked user.registered key.rotated mail.send auth.admin.users.disable auth.users.list
 			_INBOX.x _INBOX_subscriber.x _INBOX_service.x $JS.API.INFO $JS.API.STREAM.INFO.AUTH_EVENTS $JS.API.STREAM.DELETE.AUTH_EVENTS
 			$JS.API.STREAM.MSG.GET.AUTH_EVENTS $JS.API.CONSUMER.DELETE.AUTH_EVENTS.mailer $JS.API.CONSUMER.LIST.AUTH_EVENTS
-			$JS.API.CONSUMER.CREATE.OTHER.mailer $JS.API.CONSUMER.MSG.NEXT.OTHER.mailer $JS.ACK.OTHER.mailer.1.1.1.1.1 anything`,
+			$JS.API.CONSUMER.CREATE.OTHER.mailer $JS.API.CONSUMER.MSG.NEXT.OTHER.mailer $JS.ACK.OTHER.mailer.1.1.1.1.1 anything
+			mail.requested $JS.API.STREAM.MSG.GET.AUTH_MAIL $JS.API.CONSUMER.INFO.AUTH_MAIL.mailer $JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer
+			$JS.API.CONSUMER.CREATE.AUTH_MAIL.own $JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer $JS.ACK.AUTH_MAIL.mailer.1.1.1.1.1`,
 		subscribe:    `_INBOX_subscriber.x.* user.> session.> apikey.> key.>`,
 		notSubscribe: `> auth.login auth.> _INBOX.> _INBOX_edge.> _INBOX_service.> _INBOX_admin.> mail.> $SRV.> $JS.> $SYS.>`,
+	},
+	{
+		role: embedded.Mailer,
+		publish: `mail.failed $JS.API.CONSUMER.INFO.AUTH_MAIL.mailer $JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer
+			$JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer $JS.ACK.AUTH_MAIL.mailer.1.1.1.1.1`,
+		notPublish: `mail.requested mail.send auth.login auth.verify auth.admin.users.disable session.revoked user.registered $SRV.PING
+			_INBOX.x _INBOX_mailer.x $JS.API.INFO $JS.API.STREAM.INFO.AUTH_MAIL $JS.API.STREAM.DELETE.AUTH_MAIL $JS.API.STREAM.MSG.GET.AUTH_MAIL
+			$JS.API.CONSUMER.CREATE.AUTH_MAIL.other $JS.API.CONSUMER.DELETE.AUTH_MAIL.mailer $JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.other
+			$JS.API.CONSUMER.CREATE.AUTH_EVENTS.mailer $JS.API.CONSUMER.CREATE.AUTH_MAIL_FAILED.mailer $JS.ACK.AUTH_EVENTS.mailer.1.1.1.1.1 anything`,
+		subscribe:    `_INBOX_mailer.x.*`,
+		notSubscribe: `> mail.> mail.requested mail.failed auth.login auth.> user.> session.> _INBOX.> _INBOX_relay.> _INBOX_service.> $SRV.> $JS.> $SYS.>`,
 	},
 }
 
@@ -145,7 +161,7 @@ func refused(t *testing.T, c client, want string, do func(*nats.Conn) error) {
 	}
 }
 
-// Each role that asks gets its answer, in an inbox of its own. The relay asks nobody.
+// Each role that asks gets its answer, in an inbox of its own. Relay and mailer ask nobody.
 func TestEachRoleHearsItsReply(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir())
@@ -158,7 +174,7 @@ func TestEachRoleHearsItsReply(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, role := range embedded.Roles() {
-		if role.Name == embedded.Relay {
+		if role.Name == embedded.Relay || role.Name == embedded.Mailer {
 			continue
 		}
 		reply, err := dial(t, s, role.Name).Request("auth.verify", nil, 5*time.Second)

@@ -336,7 +336,7 @@ func TestBusGoesAndForgets(t *testing.T) {
 	if t.Logf("%d revocations listed, %d confirmed", len(known), len(p.ended)); len(known) != ended {
 		t.Errorf("%d revocations listed, %d there are", len(known), ended)
 	}
-	n, err := store.Republish(t.Context(), time.Now().Add(-24*time.Hour))
+	n, err := store.Republish(t.Context(), time.Now().Add(-24*time.Hour), false)
 	check(t, err)
 	published(t, store)
 	list := recorded(t, conn)

@@ -405,7 +405,7 @@ func TestEventsFollowWhenTheStreamIsBack(t *testing.T) {
 	}
 
 	// What was lost with it comes back on demand, also where it alternates with what is there.
-	n, err := store.Republish(t.Context(), time.Now().Add(-time.Hour))
+	n, err := store.Republish(t.Context(), time.Now().Add(-time.Hour), false)
 	check(t, err)
 	published(t, store)
 	if got := recorded(t, asRelay); n != before+2 || len(got) != before+2 { // the stream drops the two that it has

@@ -125,7 +125,7 @@ func TestFilesAreTheirOwnersAloneWhateverTheUmask(t *testing.T) {
 
 func TestOffOpensNoPortButThatOfHTTP(t *testing.T) {
 	t.Parallel()
-	cmd := exec.Command("owned-authd", "--log-format=json", "--port=0", "--nats-listen=off")
+	cmd := exec.Command("owned-authd", "--log-format=json", "--port=0", "--nats-listen=off", "--metrics-addr=off")
 	a := execute(t, t.TempDir(), cmd).ready(t)
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(a.http, "http://"))
 	check(t, err)

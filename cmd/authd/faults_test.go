@@ -145,6 +145,7 @@ func killWhileRegistering(t *testing.T, a *instance, round int) (acknowledged []
 	if len(acknowledged) < enough {
 		t.Fatalf("only %d registrations", len(acknowledged))
 	}
+	<-a.exited // its sockets are closed before it lets go of its directory
 	return acknowledged
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -12,9 +11,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/secret"
@@ -95,17 +92,6 @@ func tokenOf(t *testing.T, m events.Mail) string {
 func (l *letters) reset(t *testing.T, password string) string {
 	t.Helper()
 	return strings.TrimSuffix(l.token(t, "password_reset"), "}") + `,"newPassword":"` + password + `"}`
-}
-
-// keepMails makes sure that there is a stream for mails, without which events wait behind them.
-func keepMails(t *testing.T, a *instance) {
-	t.Helper()
-	js, err := jetstream.New(connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Relay)))
-	check(t, err)
-	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "AUTH_MAIL", Subjects: []string{"mail.>"}})
-	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		check(t, err)
-	}
 }
 
 // postOffice is a house with mail.

@@ -12,6 +12,8 @@
 //	keys.go      the signing keys and what seals them
 //	events.go    what happened
 //	outbox.go    what waits to be told
+//	mailer.go    how mails leave
+//	mail.go      what became of mails, and what they look like
 //	users.go     what operators do to accounts
 //	terminal.go  questions to whoever sits there
 //	import.go    accounts from elsewhere
@@ -51,6 +53,7 @@ type commands struct {
 	Keys        keysCommand        `cmd:"" help:"Show and change the keys that sign access tokens, and what they are sealed with."`
 	Events      eventsCommand      `cmd:"" help:"Show what happened to accounts and sessions."`
 	Outbox      outboxCommand      `cmd:"" help:"Show the events that wait to be published, or publish some once more."`
+	Mail        mailCommand        `cmd:"" help:"Show how things stand with mails, put back those that were given up, write what mails look like."`
 	Users       usersCommand       `cmd:"" help:"Show accounts, disable and enable them, end their sessions, set their passwords: on the bus, while the service runs."`
 	Import      importCommand      `cmd:"" help:"Take accounts over from the ancestor of this service, or from a file. It can be run again, and while the service runs."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`

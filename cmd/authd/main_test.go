@@ -52,11 +52,12 @@ const (
 )
 
 // listenAnywhere are the flags of every instance.
-var listenAnywhere = []string{"--port=0", "--nats-listen=127.0.0.1:0", "--log-format=json"}
+var listenAnywhere = []string{"--port=0", "--nats-listen=127.0.0.1:0", "--metrics-addr=127.0.0.1:0", "--log-format=json"}
 
 // instance is an authd that was started.
 type instance struct {
 	http, nats string // where it listens, once it is ready
+	mailbox    string // URL of the mailbox, if there is one
 	dir        string // its working directory; its files are in data
 	stderr     *transcript
 	signal     func(os.Signal) error
@@ -129,9 +130,9 @@ func startInside(t *testing.T, args ...string) *instance {
 // ready waits until authd serves and learns where.
 func (a *instance) ready(t *testing.T) *instance {
 	t.Helper()
-	var line struct{ HTTP, NATS string }
+	var line struct{ HTTP, NATS, Mailbox string }
 	check(t, json.Unmarshal([]byte(a.line(t, `"msg":"ready"`)), &line))
-	a.http, a.nats = line.HTTP, line.NATS
+	a.http, a.nats, a.mailbox = line.HTTP, line.NATS, line.Mailbox
 	return a
 }
 

@@ -25,6 +25,7 @@ type (
 	outboxRepublish struct {
 		databaseSettings
 		Since string `required:"" placeholder:"WHEN" help:"What happened since then: a duration before now, as in 2h, or a time, as in 2026-03-01T12:00:00Z."`
+		Mails bool   `help:"Instead of the events, send the mails of that time again. They are kept for a day, and expired ones are not sent."`
 	}
 )
 
@@ -59,11 +60,15 @@ func (cmd outboxRepublish) Run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	return cmd.withStore(ctx, func(store *persistence.Store) error {
-		n, err := store.Republish(ctx, since)
+		n, err := store.Republish(ctx, since, cmd.Mails)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "events that will be published once more: %d; a running instance does so within a second\n", n)
+		what := "events that will be published"
+		if cmd.Mails {
+			what = "mails that will be sent"
+		}
+		fmt.Fprintf(out, "%s once more: %d; a running instance does so within a second\n", what, n)
 		if n > 0 {
 			fmt.Fprintln(out, "The stream drops those that it has had within the last half hour.")
 		}

@@ -24,7 +24,9 @@ import (
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/mail"
 	"github.com/zyotra/auth/migrations"
+	"github.com/zyotra/auth/operator"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -53,10 +55,15 @@ type service struct {
 	keys      *handlers.Keys    // and this
 	cleanup   *handlers.Cleanup // and this
 	relay     *events.Relay     // and this
+	mails     *handlers.Mails   // and this
+	mailer    *mail.Mailer      // and this, and if nothing sends mails
 	passwords *password.Hasher  // and this
 	verifier  *bus.Verifier
-	edge      *http.Edge   // nil for --handlers
-	listener  net.Listener // of the edge
+	edge      *http.Edge       // nil for --handlers
+	listener  net.Listener     // of the edge
+	operator  *operator.Server // nil if it listens nowhere
+	operators net.Listener     // of that
+	mailbox   string           // URL of the mailbox, "" if there is none
 	close     []func() error
 }
 
@@ -109,6 +116,7 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		if err := s.openStore(ctx, cmd.Migrate); err != nil {
 			return err
 		}
+		s.mails = &handlers.Mails{Keys: keys}
 		if err := s.openRelay(); err != nil {
 			return err
 		}
@@ -118,9 +126,14 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		s.awaitRevocations(ctx)
 	}
 	if !cmd.Handlers {
-		return s.openEdge()
+		if err := s.openEdge(); err != nil {
+			return err
+		}
 	}
-	return nil
+	if err := s.openOperator(); err != nil || cmd.Edge {
+		return err
+	}
+	return s.openMailer()
 }
 
 // openPasswords makes what hashes passwords, compares them and refuses poor ones, but for its
@@ -224,10 +237,10 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
-	mail, oneTimes := s.openMail(master)
+	flows, oneTimes := s.openFlows()
 	var notices *handlers.Notices
 	if oneTimes != nil {
-		notices = &handlers.Notices{OneTimes: oneTimes, NewDevice: mail.newDevice, Limits: limits}
+		notices = &handlers.Notices{OneTimes: oneTimes, NewDevice: flows.newDevice, Limits: limits}
 	}
 	sessions := &handlers.Sessions{
 		Store: s.store, Passwords: s.passwords, Keys: s.keys,
@@ -235,15 +248,15 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit, Limits: limits,
-		OneTimes: oneTimes, Required: mail.verification == handlers.VerificationRequired, Notices: notices,
+		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices,
 	}
 	accounts := &handlers.Accounts{
 		Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth,
-		OneTimes: oneTimes, Verification: mail.verification, Notices: notices,
+		OneTimes: oneTimes, Verification: flows.verification, Notices: notices,
 	}
 	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits}
 	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits}
-	codes := &handlers.CodeLogins{On: mail.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits}
+	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
 	health := &handlers.Health{
 		Store:    s.store,
@@ -318,15 +331,15 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	)
 }
 
-// openMail makes what links and codes in mails are made by; nil without mail.
-func (s *service) openMail(master secret.Keys) (mailConfig, *handlers.OneTimes) {
-	if s.config.mail == nil {
-		return mailConfig{}, nil
+// openFlows makes what links and codes in mails are made by; nil without mail.
+func (s *service) openFlows() (flowConfig, *handlers.OneTimes) {
+	if s.config.flows == nil {
+		return flowConfig{}, nil
 	}
-	m := *s.config.mail
-	return m, &handlers.OneTimes{
-		Store: s.store, Mails: &handlers.Mails{Keys: master}, Base: m.publicURL,
-		VerifyTTL: m.verifyTTL, ResetTTL: m.resetTTL, AlarmTTL: m.alarmTTL, CodeTTL: m.mailCodes,
+	f := *s.config.flows
+	return f, &handlers.OneTimes{
+		Store: s.store, Mails: s.mails, Base: f.publicURL,
+		VerifyTTL: f.verifyTTL, ResetTTL: f.resetTTL, AlarmTTL: f.alarmTTL, CodeTTL: f.mailCodes,
 	}
 }
 
@@ -414,7 +427,7 @@ func (s *service) openRelay() error {
 	if len(conn.Servers()) >= clusterSize {
 		replicas = clusterSize
 	}
-	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log}
+	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log, Open: s.mails.Open}
 	return nil
 }
 
@@ -521,6 +534,12 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return s.cleanup.Run(busCtx) })
 		g.Go(func() error { return s.relay.Run(busCtx) })
 	}
+	if s.mailer != nil {
+		g.Go(func() error { return s.mailer.Run(busCtx) })
+	}
+	if s.operator != nil {
+		g.Go(func() error { return s.operator.Run(ctx, s.operators) })
+	}
 	g.Go(func() error {
 		defer stopBus()
 		if s.edge != nil {
@@ -558,13 +577,16 @@ func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 		natsURL = s.embedded.URL()
 	}
 	if !text {
-		s.log.Info("ready", "version", version, "http", http, "nats", natsURL, "database", s.database(), "took", took.Round(time.Millisecond).String())
+		s.log.Info("ready", "version", version, "http", http, "nats", natsURL, "database", s.database(), "mailbox", s.mailbox, "took", took.Round(time.Millisecond).String())
 		return
 	}
 	fmt.Fprintf(stdout, "authd %s is ready after %s\n", version, took.Round(time.Millisecond))
 	fmt.Fprintf(stdout, "  NATS      %s\n", natsURL)
 	if s.store != nil {
 		fmt.Fprintf(stdout, "  Database  %s\n", s.database())
+	}
+	if s.mailbox != "" {
+		fmt.Fprintf(stdout, "  Mailbox   %s\n", s.mailbox)
 	}
 	if http == "" {
 		return

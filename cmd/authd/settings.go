@@ -101,14 +101,32 @@ type serveSettings struct {
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
 
 	mailSettings
+	flowSettings
+
+	MetricsAddr string `name:"metrics-addr" env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Where pages for operators listen, such as the mailbox; \"off\" shows none. Whoever can connect there needs no login. Without one: 127.0.0.1:9464, if that is free."`
 
 	RateLimits string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"off lifts every limit below, for benchmarks."`
 	limitSettings
 }
 
-// mailSettings say what mail is for.
+// letterSettings say what mails look like.
+type letterSettings struct {
+	MailFrom      string `env:"MAIL_FROM" placeholder:"SENDER" help:"Sender of mails, as in \"Acme <no-reply@acme.example>\"; mails call the service by that name. Required with SMTP_URL."`
+	MailTemplates string `env:"MAIL_TEMPLATES" placeholder:"DIR" help:"Templates of mails that take the place of those built in, file by file, as in DIR/en/verify_email.txt."`
+}
+
+// mailSettings say how mails leave.
 type mailSettings struct {
-	Mailer            string `env:"MAILER" placeholder:"off" help:"off: mails are asked for in the stream AUTH_MAIL, and another program sends them. Without one: there is no mail."`
+	letterSettings
+
+	Mailer    string `env:"MAILER" default:"on" placeholder:"on|off" help:"off leaves mails in their queue for another service to send."`
+	SMTPURL   string `name:"smtp-url" env:"SMTP_URL" placeholder:"URL" help:"Server that mails are handed to: smtp://user:password@host:587 begins TLS by STARTTLS, smtps://host:465 at once. ?tls=none and ?tls=opportunistic do without. Without one: mails wait in their queue, or go to the mailbox."`
+	SMTPTLSCA string `name:"smtp-tls-ca" env:"SMTP_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the server's certificate is checked against (PEM)."`
+	Mailbox   string `env:"MAILBOX" placeholder:"on|off" help:"Keep the last mails in memory instead of sending them, and show them under /dev/mailbox on METRICS_ADDR. Without one: on if SMTP_URL is empty and both HOST and METRICS_ADDR are on this machine alone."`
+}
+
+// flowSettings say what mail is for.
+type flowSettings struct {
 	EmailVerification string `env:"EMAIL_VERIFICATION" default:"off" placeholder:"off|optional|required" help:"Whether a registration sends a mail to verify the address by. required: there is no account, and no login, before."`
 	MailLogin         string `env:"MAIL_LOGIN" default:"off" placeholder:"on|off" help:"on lets people log in with a code from a mail."`
 	NewDeviceNotice   string `env:"NEW_DEVICE_NOTICE" placeholder:"on|off" help:"Tell users of logins with devices that they did not use before. Without one: on, unless EMAIL_VERIFICATION is off."`
@@ -154,11 +172,13 @@ type config struct {
 
 	limits *handlers.Rules // nil if they are off
 
-	mail *mailConfig // nil if there is no mail
+	mail         mailConfig
+	flows        *flowConfig // nil if there is no mail
+	operatorAddr string      // "" for none
 }
 
-// mailConfig is mailSettings, checked.
-type mailConfig struct {
+// flowConfig is flowSettings, checked.
+type flowConfig struct {
 	publicURL                                string
 	verification                             handlers.Verification
 	login, newDevice                         bool
@@ -208,66 +228,24 @@ func (s serveSettings) check() (c config, err error) {
 	if err := s.checkNumbers(&c); err != nil {
 		return c, err
 	}
-	if c.mail, err = s.checkMail(publicURL); err != nil {
+	if c.operatorAddr, err = s.checkMetricsAddr(); err != nil {
 		return c, err
 	}
-	switch s.RateLimits {
-	case "on":
-		c.limits, err = s.rules()
+	if c.mail, err = s.checkMail(publicURL, isLoopback(s.Host) && isLoopback(hostOf(c.operatorAddr))); err != nil {
 		return c, err
-	case "off":
-		return c, nil
 	}
-	return c, &settingError{"RATE_LIMITS", fmt.Sprintf("%q is not on or off", s.RateLimits), "on"}
+	if c.flows, err = s.checkFlows(publicURL, c.mail.leaves()); err != nil {
+		return c, err
+	}
+	limited, err := onOff("RATE_LIMITS", s.RateLimits, true)
+	if err != nil || !limited {
+		return c, err
+	}
+	c.limits, err = s.rules()
+	return c, err
 }
 
-// checkMail reads what mail is for; nil if there is none, which nothing may need then.
-func (s mailSettings) checkMail(publicURL string) (*mailConfig, error) {
-	m := &mailConfig{publicURL: publicURL, verification: handlers.Verification(s.EmailVerification)}
-	switch m.verification {
-	case handlers.VerificationOff, handlers.VerificationOptional, handlers.VerificationRequired:
-	default:
-		return nil, &settingError{"EMAIL_VERIFICATION", fmt.Sprintf("%q is not off, optional or required", s.EmailVerification), "optional"}
-	}
-	var err error
-	if m.login, err = onOff("MAIL_LOGIN", s.MailLogin, false); err != nil {
-		return nil, err
-	}
-	if m.newDevice, err = onOff("NEW_DEVICE_NOTICE", s.NewDeviceNotice, m.verification != handlers.VerificationOff); err != nil {
-		return nil, err
-	}
-	if err := s.checkMailTimes(m); err != nil {
-		return nil, err
-	}
-	switch {
-	case s.Mailer == "off":
-		return m, nil
-	case s.Mailer != "":
-		return nil, &settingError{"MAILER", fmt.Sprintf("%q is not off", s.Mailer), "off"}
-	case m.verification != handlers.VerificationOff:
-		return nil, &settingError{"EMAIL_VERIFICATION", "needs mail, and there is none", "off or MAILER=off"}
-	case m.login:
-		return nil, &settingError{"MAIL_LOGIN", "needs mail, and there is none", "off or MAILER=off"}
-	case m.newDevice:
-		return nil, &settingError{"NEW_DEVICE_NOTICE", "needs mail, and there is none", "off or MAILER=off"}
-	}
-	return nil, nil
-}
-
-func (s mailSettings) checkMailTimes(m *mailConfig) (err error) {
-	if m.verifyTTL, err = duration("VERIFY_LINK_TTL", s.VerifyLinkTTL, time.Minute, 24*time.Hour, "24h"); err != nil {
-		return err
-	}
-	if m.resetTTL, err = duration("RESET_LINK_TTL", s.ResetLinkTTL, time.Minute, time.Hour, "1h"); err != nil {
-		return err
-	}
-	if m.alarmTTL, err = duration("UNDO_LINK_TTL", s.UndoLinkTTL, time.Hour, 7*24*time.Hour, "48h"); err != nil {
-		return err
-	}
-	m.mailCodes, err = duration("MAIL_CODE_TTL", s.MailCodeTTL, time.Minute, 10*time.Minute, "10m")
-	return err
-}
-
+// onOff reads a switch; otherwise is what it is if nobody says.
 func onOff(name, value string, otherwise bool) (bool, error) {
 	switch value {
 	case "on":

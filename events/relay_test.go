@@ -1,0 +1,119 @@
+package events_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/events"
+)
+
+// opening starts a relay that opens events so, on a bus of its own.
+func opening(t *testing.T, open func(events.Event) (events.Event, error)) (*outbox, jetstream.JetStream) {
+	t.Helper()
+	bus, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), Listen: embedded.Off})
+	check(t, err)
+	t.Cleanup(bus.Shutdown)
+	conn, err := nats.Connect("", bus.InProcess(), bus.As(embedded.Relay))
+	check(t, err)
+	t.Cleanup(conn.Close)
+	js, err := jetstream.New(conn)
+	check(t, err)
+	box := &outbox{woken: make(chan struct{}, 1)}
+	relay := &events.Relay{Outbox: box, JS: js, Replicas: 1, Log: slog.New(slog.DiscardHandler), Open: open}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- relay.Run(ctx) }()
+	t.Cleanup(func() { stop(); check(t, <-ended) })
+	return box, js
+}
+
+// emptied waits until nothing is in the outbox.
+func (o *outbox) emptied(t *testing.T) {
+	t.Helper()
+	for late := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		if b, _ := o.Backlog(t.Context()); b.Events == 0 {
+			return
+		}
+		if time.Now().After(late) {
+			t.Fatal("events wait")
+		}
+	}
+}
+
+// subjects are the users of what a stream has, in its order.
+func subjects(t *testing.T, js jetstream.JetStream, stream string) (list []string) {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	check(t, err)
+	state := s.CachedInfo().State
+	for seq := max(state.FirstSeq, 1); seq <= state.LastSeq; seq++ {
+		m, err := s.GetMsg(t.Context(), seq)
+		check(t, err)
+		list = append(list, m.Header.Get("ce-subject")+string(m.Data[:min(len(m.Data), 4)]))
+	}
+	return list
+}
+
+func mail(user auth.UserID) events.Data { return events.MailRequested{UserID: user} }
+
+// Mails go to a stream of their own, opened, and the order of each stream stays, also where what
+// is between was there already.
+func TestMailsGoToTheirOwnStreamOpened(t *testing.T) {
+	t.Parallel()
+	box, js := opening(t, func(e events.Event) (events.Event, error) {
+		if e.Type == events.MailType {
+			e.Data = json.RawMessage(`"m"`)
+		}
+		return e, nil
+	})
+	list := made(mail(1), registered(2)[0], mail(3), mail(4), registered(5)[0], mail(6))
+	box.add(list...)
+	box.emptied(t)
+	wantMails := []string{`1"m"`, `3"m"`, `4"m"`, `6"m"`}
+	if got := subjects(t, js, events.MailStream); !slices.Equal(got, wantMails) {
+		t.Errorf("mails %q", got)
+	}
+	if got := subjects(t, js, events.Stream); len(got) != 2 || got[0][0] != '2' || got[1][0] != '5' {
+		t.Errorf("events %q", got)
+	}
+	// As after a crash: all of it once more, between what is new.
+	fresh := made(mail(7), registered(8)[0], mail(9))
+	box.add(slices.Concat(fresh[:1], list, fresh[1:])...)
+	box.emptied(t)
+	if got := subjects(t, js, events.MailStream); !slices.Equal(got, append(wantMails, `7"m"`, `9"m"`)) {
+		t.Errorf("mails %q", got)
+	}
+	if got := subjects(t, js, events.Stream); len(got) != 3 || got[2][0] != '8' {
+		t.Errorf("events %q", got)
+	}
+}
+
+// What cannot be opened is passed over, and those behind it are published.
+func TestWhatCannotBeOpenedHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	box, js := opening(t, func(e events.Event) (events.Event, error) {
+		if strings.HasSuffix(e.Subject, "3") || e.Subject == "1" {
+			return events.Event{}, errors.New("sealed with another key")
+		}
+		return e, nil
+	})
+	box.emit(mail(1), mail(2), mail(3), registered(4)[0], mail(5))
+	box.emptied(t)
+	if got := subjects(t, js, events.MailStream); len(got) != 2 || got[0][0] != '2' || got[1][0] != '5' {
+		t.Errorf("mails %q", got)
+	}
+	if got := subjects(t, js, events.Stream); len(got) != 1 {
+		t.Errorf("events %q", got)
+	}
+}

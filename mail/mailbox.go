@@ -1,0 +1,156 @@
+package mail
+
+import (
+	"context"
+	"encoding/json"
+	"html/template"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	_ "embed"
+
+	"github.com/zyotra/auth/events"
+)
+
+// mailboxSize is how many letters a Mailbox keeps: the latest.
+const mailboxSize = 100
+
+// Mailbox keeps letters in memory, for whoever develops without a mail server, and shows them:
+//
+//	GET /dev/mailbox            a list, with each letter
+//	GET /dev/mailbox.json       the same for programs, the latest first
+//	GET /dev/mailbox/{id}       one letter
+//	GET /dev/mailbox/{id}/html  its HTML alone
+//
+// The zero value is empty. Letters hold what lets their recipients in, so it is for a listener
+// that nobody else reaches.
+type Mailbox struct {
+	mu      sync.Mutex
+	letters []Letter // the oldest first
+}
+
+// Send keeps a letter. One that is here already takes the place of itself.
+func (b *Mailbox) Send(_ context.Context, l Letter) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.letters = slices.DeleteFunc(b.letters, func(kept Letter) bool { return kept.ID == l.ID })
+	b.letters = append(b.letters, l)
+	b.letters = b.letters[max(0, len(b.letters)-mailboxSize):]
+	return nil
+}
+
+// latest returns the letters, the latest first.
+func (b *Mailbox) latest() []Letter {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := slices.Clone(b.letters)
+	slices.Reverse(list)
+	return list
+}
+
+func (b *Mailbox) find(id string) (Letter, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.IndexFunc(b.letters, func(l Letter) bool { return l.ID == id })
+	if i < 0 {
+		return Letter{}, false
+	}
+	return b.letters[i], true
+}
+
+// Handler serves the pages.
+func (b *Mailbox) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /dev/mailbox", b.list)
+	mux.HandleFunc("GET /dev/mailbox.json", b.listJSON)
+	mux.HandleFunc("GET /dev/mailbox/{id}", b.show)
+	mux.HandleFunc("GET /dev/mailbox/{id}/html", b.showHTML)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !isDirect(r.Host) {
+			http.Error(w, "The mailbox is shown under an IP address or localhost alone.", http.StatusForbidden)
+			return
+		}
+		for name, value := range map[string]string{
+			"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+			"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+		} {
+			w.Header().Set(name, value)
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// isDirect tells whether a page was asked for by an address or as localhost. A page from elsewhere
+// could have its own name lead to this machine and then read what is here (DNS rebinding).
+func isDirect(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host
+	}
+	return name == "localhost" || net.ParseIP(strings.Trim(name, "[]")) != nil
+}
+
+//go:embed mailbox.html
+var mailboxPage string
+
+var mailboxPages = template.Must(template.New("mailbox").Parse(mailboxPage))
+
+func (b *Mailbox) list(w http.ResponseWriter, _ *http.Request) {
+	page(w, "list", b.latest())
+}
+
+func (b *Mailbox) show(w http.ResponseWriter, r *http.Request) {
+	l, ok := b.find(r.PathValue("id"))
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	page(w, "letter", l)
+}
+
+func page(w http.ResponseWriter, name string, data any) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_ = mailboxPages.ExecuteTemplate(w, name, data) // whoever asked has gone
+}
+
+// showHTML shows what a mail program would. What is in it runs nothing, loads nothing and reads
+// nothing; its links open in a window of their own.
+func (b *Mailbox) showHTML(w http.ResponseWriter, r *http.Request) {
+	l, ok := b.find(r.PathValue("id"))
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'")
+	_, _ = w.Write([]byte(strings.Replace(l.HTML, "<head>", `<head><base target="_blank">`, 1)))
+}
+
+// shownMail is a letter for programs.
+type shownMail struct {
+	ID      string          `json:"id"`
+	Kind    events.MailKind `json:"kind"`
+	To      string          `json:"to"`
+	At      time.Time       `json:"at"`
+	Subject string          `json:"subject"`
+	Link    string          `json:"link,omitempty"`
+	Code    string          `json:"code,omitempty"`
+	Text    string          `json:"text"`
+	HTML    string          `json:"html"`
+}
+
+func (b *Mailbox) listJSON(w http.ResponseWriter, _ *http.Request) {
+	list := []shownMail{}
+	for _, l := range b.latest() {
+		list = append(list, shownMail{
+			ID: l.ID, Kind: l.Mail.Kind, To: l.Mail.To, At: l.Time.UTC(), Subject: l.Subject,
+			Link: l.Mail.Link, Code: l.Mail.Code, Text: l.Text, HTML: l.HTML,
+		})
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{"mails": list}) // whoever asked has gone
+}

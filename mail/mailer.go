@@ -1,0 +1,267 @@
+package mail
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zyotra/auth/events"
+)
+
+const (
+	// Consumer is the durable consumer on the stream AUTH_MAIL that all mailers share.
+	Consumer = "mailer"
+
+	// atOnce is how many mails an instance has under way. Few servers take more connections from
+	// one client gladly.
+	atOnce = 4
+	// sendWithin is how long a server may take for a mail, from the first packet to the last.
+	sendWithin = 30 * time.Second
+	// heldFor is how long the stream waits for a word that a mail is still being sent before it
+	// takes the mailer for dead.
+	heldFor = 15 * time.Second
+	// busWithin is how long the bus may take to answer.
+	busWithin = 5 * time.Second
+	// awayFor is the wait after the queue could not be read.
+	awayFor = time.Second
+
+	defaultPatience = 24 * time.Hour
+)
+
+// defaultBackoff is for a server that is restarted, for greylisting (RFC 6647), then for an outage.
+var defaultBackoff = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour}
+
+// Sender hands a letter on. It returns nil once the letter is the other side's to deliver, and a
+// Refused if that will never take it.
+type Sender interface {
+	Send(context.Context, Letter) error
+}
+
+// Refused is the error of a letter that no later try will get through.
+type Refused struct{ Cause error }
+
+func (e *Refused) Error() string { return e.Cause.Error() }
+func (e *Refused) Unwrap() error { return e.Cause }
+
+// Mailer sends the mails that are asked for. Backoff and Patience may be left out.
+type Mailer struct {
+	JS        jetstream.JetStream // in the role mailer
+	Templates *Templates
+	Sender    Sender
+	Seal      func(mail []byte) ([]byte, error) // closes what is kept of a mail that was given up
+	Log       *slog.Logger
+
+	Backoff  []time.Duration // waits after each failed try; the last repeats. None is 30s, 2m, 10m, 30m, 1h
+	Patience time.Duration   // how long after it was asked for a mail is tried. 0 is a day
+}
+
+// Run sends mails until ctx ends; then it finishes those that it has and returns nil. Bus and
+// stream may go away and come back.
+func (m *Mailer) Run(ctx context.Context) error {
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	free := make(chan struct{}, atOnce)
+	for away := false; ; {
+		err := m.follow(ctx, free, &sending, &away)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !away && !errors.Is(err, jetstream.ErrStreamNotFound) { // which is made by the first relay
+			m.Log.Warn("mails cannot be taken from the queue; they wait", "err", err)
+			away = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(awayFor):
+		}
+	}
+}
+
+// follow hands mails to goroutines until ctx ends or one cannot be had. A mail is asked for only
+// when it can be sent at once: none grows old in our hands.
+func (m *Mailer) follow(ctx context.Context, free chan struct{}, sending *sync.WaitGroup, away *bool) error {
+	consumer, err := m.ensure(ctx)
+	if err != nil {
+		return err
+	}
+	if *away {
+		m.Log.Info("mails are taken from the queue again")
+		*away = false
+	}
+	for {
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		msg, err := consumer.Next(jetstream.FetchContext(ctx))
+		if err != nil {
+			<-free
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if errors.Is(err, nats.ErrTimeout) {
+				continue // nothing was asked for in half a minute
+			}
+			return err
+		}
+		sending.Go(func() {
+			defer func() { <-free }()
+			m.receive(context.WithoutCancel(ctx), msg)
+		})
+	}
+}
+
+// ensure finds or makes the consumer. Tries are counted here and not by the stream (MaxDeliver),
+// which would drop a mail without a word. Mails that wait for their next try are not acknowledged
+// either, so their number is not bounded: how many are under way is bounded by asking for them.
+func (m *Mailer) ensure(ctx context.Context) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, busWithin)
+	defer cancel()
+	return m.JS.CreateOrUpdateConsumer(ctx, events.MailStream, jetstream.ConsumerConfig{
+		Durable: Consumer, Description: "Sends mails", DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy: jetstream.AckExplicitPolicy, AckWait: heldFor, MaxDeliver: -1, MaxAckPending: -1,
+	})
+}
+
+// receive has one mail sent and says so to the stream.
+func (m *Mailer) receive(ctx context.Context, msg jetstream.Msg) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		m.Log.Error("mail is not one of the queue", "err", err)
+		return
+	}
+	t := try{msg: msg, tries: int(min(meta.NumDelivered, 1<<20))}
+	err = m.attempt(ctx, &t)
+	log := m.Log.With("id", t.event.ID, "kind", string(t.mail.Kind), "userId", int64(t.mail.UserID), "to", Masked(t.mail.To), "tries", t.tries)
+	var refused *Refused
+	switch {
+	case err == nil:
+		m.sent(ctx, log, msg)
+	case errors.Is(err, errExpired):
+		log.Warn("mail has expired and is not sent", "expired", t.mail.ExpiresAt)
+		m.settle(log, msg.TermWithReason("expired"))
+	case errors.As(err, &refused) || time.Since(t.event.Time) > m.patience():
+		m.giveUp(ctx, log, t, err)
+	default:
+		wait := m.backoff(t.tries)
+		log.Warn("mail is tried again", "in", wait.String(), "err", Masked(err.Error()))
+		m.settle(log, msg.NakWithDelay(wait))
+	}
+}
+
+// try is a mail that is being tried.
+type try struct {
+	msg   jetstream.Msg
+	tries int // this one included
+	event events.Event
+	mail  events.Mail
+}
+
+var errExpired = errors.New("expired")
+
+// attempt reads a mail, writes it and sends it, and tells the stream meanwhile that somebody is at
+// it. A panic is the mail's error.
+func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, sendWithin)
+	var held sync.WaitGroup
+	held.Go(func() { hold(ctx, t.msg) })
+	defer func() {
+		cancel()
+		held.Wait()
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if err := t.read(); err != nil {
+		return &Refused{err}
+	}
+	if !t.mail.ExpiresAt.IsZero() && !time.Now().Before(t.mail.ExpiresAt) {
+		return errExpired
+	}
+	letter, err := m.Templates.Write(t.event, t.mail)
+	if err != nil {
+		return err // an instance that is newer may have the template
+	}
+	return m.Sender.Send(ctx, letter)
+}
+
+// read reads what is asked for.
+func (t *try) read() (err error) {
+	if t.event, err = events.Parse(t.msg.Headers(), t.msg.Data()); err != nil {
+		return fmt.Errorf("unreadable: %w", err)
+	}
+	if err := json.Unmarshal(t.event.Data, &t.mail); err != nil {
+		return fmt.Errorf("unreadable: %w", err)
+	}
+	return nil
+}
+
+// hold keeps the stream from handing a mail to others until ctx ends.
+func hold(ctx context.Context, msg jetstream.Msg) {
+	tick := time.NewTicker(heldFor / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_ = msg.InProgress() // if it is lost, the mail may be sent twice
+		}
+	}
+}
+
+// sent notes that a mail was sent, and waits until that is safe.
+func (m *Mailer) sent(ctx context.Context, log *slog.Logger, msg jetstream.Msg) {
+	ctx, cancel := context.WithTimeout(ctx, busWithin)
+	defer cancel()
+	if err := msg.DoubleAck(ctx); err != nil {
+		log.Error("mail was sent, which could not be noted: it may be sent again", "err", err)
+		return
+	}
+	log.Info("mail sent")
+}
+
+// giveUp keeps a mail among the failed ones and takes it from the queue, in this order: whatever
+// fails, it is in one of them.
+func (m *Mailer) giveUp(ctx context.Context, log *slog.Logger, t try, cause error) {
+	log.Error("mail is given up", "err", Masked(cause.Error()))
+	if err := m.keep(ctx, t, cause); err != nil {
+		log.Error("mail that was given up cannot be kept; it is tried again", "err", err)
+		m.settle(log, t.msg.NakWithDelay(m.backoff(t.tries)))
+		return
+	}
+	m.settle(log, t.msg.TermWithReason("given up"))
+}
+
+// settle logs that the stream was not told what became of a mail: it comes again.
+func (m *Mailer) settle(log *slog.Logger, err error) {
+	if err != nil {
+		log.Error("what became of a mail could not be noted", "err", err)
+	}
+}
+
+func (m *Mailer) patience() time.Duration {
+	if m.Patience == 0 {
+		return defaultPatience
+	}
+	return m.Patience
+}
+
+// backoff is the wait after so many tries.
+func (m *Mailer) backoff(tries int) time.Duration {
+	list := m.Backoff
+	if len(list) == 0 {
+		list = defaultBackoff
+	}
+	return list[min(tries, len(list))-1]
+}

@@ -1,0 +1,60 @@
+package operator_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+
+	"github.com/zyotra/auth/operator"
+)
+
+func TestPagesAreServedUntilTheEnd(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var s operator.Server
+	s.Page("/slow", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-answer
+		_, _ = io.WriteString(w, "done")
+	}))
+	s.Page("/a", http.NotFoundHandler())
+	s.Handle("/a/{part}", http.NotFoundHandler())
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, l) }()
+	get := func(path string) string {
+		resp, err := http.Get("http://" + l.Addr().String() + path)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return string(body)
+	}
+	if got := get("/"); got != "/a\n/slow\n" {
+		t.Errorf("the list is %q", got)
+	}
+	said := make(chan string, 1)
+	go func() { said <- get("/slow") }()
+	<-asked
+	stop()
+	close(answer)
+	if got := <-said; got != "done" {
+		t.Errorf("a page under way: %q", got)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := new(operator.Server).Run(t.Context(), l); err == nil {
+		t.Error("it runs on a listener that is closed")
+	}
+}
