@@ -194,7 +194,7 @@ func truth(t *testing.T, store *persistence.Store, list []events.Event) {
 	}
 
 	var outbox []struct{ ID, Subject string } // where each event was written with its change
-	check(t, store.DB().NewRaw("SELECT id, subject FROM outbox ORDER BY seq").Scan(t.Context(), &outbox))
+	check(t, store.DB().NewRaw("SELECT id, subject FROM outbox WHERE type <> 'mail.requested' ORDER BY seq").Scan(t.Context(), &outbox))
 	written, inStream := map[string][]string{}, map[string][]string{}
 	for _, r := range outbox {
 		written[r.Subject] = append(written[r.Subject], r.ID)

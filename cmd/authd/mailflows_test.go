@@ -369,7 +369,7 @@ func TestNoAnswerTellsWhoHasAnAccount(t *testing.T) {
 
 func TestWithoutMailItsRoutesAreNotFound(t *testing.T) {
 	t.Parallel()
-	a := startInside(t)
+	a := startInside(t, "--mailbox=off")
 	conn := connect(t, a.nats)
 	a.post(t, "/register", credentials)
 	own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
