@@ -43,11 +43,11 @@ func TestTheMailboxShowsLetters(t *testing.T) {
 	}
 	l := mail.Letter{
 		ID: "one", Time: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Subject: "<b>Hello</b>", Text: "Hello <i>", HTML: "<html><head></head><body><script>alert(1)</script></body></html>",
-		Mail: events.Mail{Kind: "password_reset", To: "ada@example.com", Link: "https://auth.example.com/reset", Code: "123456"},
+		Mail: events.Mail{Kind: "password_reset", To: "ada@example.com", Link: "https://auth.example.com/reset", Code: "12345678"},
 	}
 	check(t, box.Send(t.Context(), l))
 	want := `{"mails":[{"id":"one","kind":"password_reset","to":"ada@example.com","at":"2026-03-01T12:00:00Z","subject":"\u003cb\u003eHello\u003c/b\u003e",` +
-		`"link":"https://auth.example.com/reset","code":"123456","text":"Hello \u003ci\u003e","html":"\u003chtml\u003e\u003chead\u003e\u003c/head\u003e\u003cbody\u003e\u003cscript\u003ealert(1)\u003c/script\u003e\u003c/body\u003e\u003c/html\u003e"}]}` + "\n"
+		`"link":"https://auth.example.com/reset","code":"12345678","text":"Hello \u003ci\u003e","html":"\u003chtml\u003e\u003chead\u003e\u003c/head\u003e\u003cbody\u003e\u003cscript\u003ealert(1)\u003c/script\u003e\u003c/body\u003e\u003c/html\u003e"}]}` + "\n"
 	if w := page(&box, "[::1]:9464", "/dev/mailbox.json"); w.Body.String() != want || w.Header().Get("Content-Type") != "application/json" {
 		t.Errorf("%s\nwant\n%s", w.Body, want)
 	}

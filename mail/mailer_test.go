@@ -136,7 +136,7 @@ func (p *post) ask(t *testing.T, m events.Mail) (id string) {
 	if m.Kind == "" {
 		m.Kind = "login_code"
 	}
-	m.UserID, m.Code, m.At = 7, "123456", time.Now().UTC()
+	m.UserID, m.Code, m.At = 7, "12345678", time.Now().UTC()
 	data, err := json.Marshal(m)
 	check(t, err)
 	return p.publish(t, data)
@@ -189,7 +189,7 @@ func TestAMailIsDeliveredOnce(t *testing.T) {
 	l := p.smtp.Wait(t, "ada@example.com")
 	p.settled(t)
 	for name, want := range map[string]string{
-		"From": `"Acme, Inc." <no-reply@acme.example>`, "To": "<ada@example.com>", "Subject": "123456 is your code",
+		"From": `"Acme, Inc." <no-reply@acme.example>`, "To": "<ada@example.com>", "Subject": "12345678 is your code",
 		"Message-Id": "<" + id + "@acme.example>", "Auto-Submitted": "auto-generated", "Bcc": "", "User-Agent": "", "X-Mailer": "", "Mime-Version": "1.0",
 	} {
 		if got := l.Header.Get(name); got != want {
@@ -199,7 +199,7 @@ func TestAMailIsDeliveredOnce(t *testing.T) {
 	if date, err := l.Header.Date(); err != nil || time.Since(date) > time.Minute {
 		t.Errorf("Date: %v, %v", date, err)
 	}
-	if l.From != "no-reply@acme.example" || l.Code != "123456" || !strings.Contains(l.HTML, "123456") || strings.Contains(l.Text, "eve@") {
+	if l.From != "no-reply@acme.example" || l.Code != "12345678" || !strings.Contains(l.HTML, "12345678") || strings.Contains(l.Text, "eve@") {
 		t.Errorf("%+v", l)
 	}
 	if n := len(p.smtp.Letters("ada@example.com")); n != 1 || len(p.failed(t)) != 0 {
@@ -264,10 +264,10 @@ func TestWhatIsRefusedForGoodIsKeptForTheOperator(t *testing.T) {
 		if !strings.Contains(f.Reason, "5.") || strings.Contains(f.Reason, to) {
 			t.Errorf("%s", f.Reason)
 		}
-		if !bytes.HasPrefix(f.Sealed, []byte("sealed:{")) || !bytes.Contains(f.Sealed, []byte("123456")) {
+		if !bytes.HasPrefix(f.Sealed, []byte("sealed:{")) || !bytes.Contains(f.Sealed, []byte("12345678")) {
 			t.Errorf("%s", f.Sealed)
 		}
-		if strings.Contains(p.log.String(), to) || strings.Contains(p.log.String(), "123456") {
+		if strings.Contains(p.log.String(), to) || strings.Contains(p.log.String(), "12345678") {
 			t.Errorf("the log tells too much:\n%s", p.log)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 // that is not here has no template.
 var samples = byKind(
 	events.Mail{
-		Kind: events.MailVerify, Code: "493817", Link: "https://auth.example.com/verify-email#token=Yk3vD0nqRz5sW8uXb2hJ4m",
+		Kind: events.MailVerify, Code: "49381705", Link: "https://auth.example.com/verify-email#token=Yk3vD0nqRz5sW8uXb2hJ4m",
 		ExpiresAt: sampleTime.Add(24 * time.Hour), CodeExpiresAt: sampleTime.Add(10 * time.Minute),
 	},
 	events.Mail{
@@ -30,7 +30,7 @@ var samples = byKind(
 		ExpiresAt: sampleTime.Add(7 * 24 * time.Hour), Address: "ada@lovelace.example", Client: sampleClient, Device: sampleDevice,
 	},
 	events.Mail{
-		Kind: events.MailLoginCode, Code: "493817", ExpiresAt: sampleTime.Add(10 * time.Minute), Client: sampleClient, Device: sampleDevice,
+		Kind: events.MailLoginCode, Code: "49381705", ExpiresAt: sampleTime.Add(10 * time.Minute), Client: sampleClient, Device: sampleDevice,
 	},
 	events.Mail{ // Link is for who did not do it
 		Kind: events.MailPasswordChanged, Link: "https://auth.example.com/not-me#token=Yk3vD0nqRz5sW8uXb2hJ4m",

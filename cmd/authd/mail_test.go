@@ -310,7 +310,7 @@ func TestMailsAreLeftToAnotherService(t *testing.T) {
 	t.Parallel()
 	a := start(t, "--mailer=off", "--secret-key="+masterSecret)
 	m := resetMail("ada@example.com")
-	m.Device, m.Client.IP, m.Code, m.Locale = "Firefox on Linux", "192.0.2.1", "123456", "en"
+	m.Device, m.Client.IP, m.Code, m.Locale = "Firefox on Linux", "192.0.2.1", "12345678", "en"
 	requestMails(t, a.stored(t), m)
 	conn := connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Mailer))
 	js, err := jetstream.New(conn)

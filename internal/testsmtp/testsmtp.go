@@ -61,7 +61,7 @@ type Letter struct {
 	Header     mail.Header
 	Text, HTML string
 	Link       string // the first in the text
-	Code       string // the first six digits that stand alone in the text
+	Code       string // the first eight digits that stand alone in the text
 }
 
 // Subject is decoded.
@@ -318,7 +318,7 @@ func (s *session) Logout() error { return nil }
 
 var (
 	link = regexp.MustCompile(`https?://[^\s<>"]+`)
-	code = regexp.MustCompile(`\b\d{6}\b`)
+	code = regexp.MustCompile(`\b\d{8}\b`)
 )
 
 // parse reads a letter, which has to have a text and HTML as alternatives.
