@@ -10,6 +10,8 @@ type RegisterRequest struct {
 	Email    string `json:"email"`          // at most 254 bytes
 	Password string `json:"password"`       // PASSWORD_MIN_LENGTH to 256 code points
 	Name     string `json:"name,omitempty"` // at most 200 code points
+	// Locale is the language of mails (BCP 47), as in "de-AT"; "" is the default.
+	Locale string `json:"locale,omitempty"`
 	Origin
 }
 
@@ -29,8 +31,9 @@ type AccountGetRequest struct {
 type Account struct {
 	UserID        UserID    `json:"userId"`
 	Email         string    `json:"email"`
-	EmailVerified bool      `json:"emailVerified"` // mail to the address reached its owner
-	Name          string    `json:"name"`          // "" if never given
+	EmailVerified bool      `json:"emailVerified"`    // mail to the address reached its owner
+	Name          string    `json:"name"`             // "" if never given
+	Locale        string    `json:"locale,omitempty"` // language of mails (BCP 47); "" is the default
 	CreatedAt     time.Time `json:"createdAt"`
 	UpdatedAt     time.Time `json:"updatedAt"`
 }
@@ -38,7 +41,8 @@ type Account struct {
 // AccountUpdateRequest changes the members that are there.
 type AccountUpdateRequest struct {
 	Bearer
-	Name *string `json:"name,omitempty"` // at most 200 code points
+	Name   *string `json:"name,omitempty"`   // at most 200 code points
+	Locale *string `json:"locale,omitempty"` // language of mails (BCP 47); "" is the default
 }
 
 // AccountDeleteRequest deletes the account of the access token's user, with its sessions.

@@ -71,6 +71,7 @@ type UserRegistered struct {
 type UserUpdated struct {
 	UserID    auth.UserID `json:"userId"`
 	Name      string      `json:"name"`
+	Locale    string      `json:"locale,omitempty"` // BCP 47
 	UpdatedAt time.Time   `json:"updatedAt"`
 }
 

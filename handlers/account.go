@@ -54,12 +54,12 @@ func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth
 		return auth.RegisterReply{}, try.failed(ctx, err)
 	}
 	if a.Verification == VerificationRequired {
-		if err := a.enter(ctx, address, req.Name, hash, from); err != nil {
+		if err := a.enter(ctx, address, req, hash, from); err != nil {
 			return auth.RegisterReply{}, err
 		}
 		return auth.RegisterReply{Message: "A mail to the address tells how to go on"}, nil
 	}
-	id, err := a.create(ctx, address, req.Name, hash, from)
+	id, err := a.create(ctx, address, req, hash, from)
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
@@ -67,8 +67,10 @@ func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth
 }
 
 // create stores an account, and asks for the mail that its address may be verified by.
-func (a *Accounts) create(ctx context.Context, address email.Address, name, hash string, from auth.Client) (id auth.UserID, err error) {
-	user := persistence.NewUser{Email: address.Display, EmailKey: address.Key, Password: hash, Name: name, At: a.Clock.now()}
+func (a *Accounts) create(ctx context.Context, address email.Address, req auth.RegisterRequest, hash string, from auth.Client) (id auth.UserID, err error) {
+	user := persistence.NewUser{
+		Email: address.Display, EmailKey: address.Key, Password: hash, Name: req.Name, Locale: req.Locale, At: a.Clock.now(),
+	}
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if id, err = tx.CreateUser(ctx, user); err != nil {
 			return err
@@ -77,7 +79,7 @@ func (a *Accounts) create(ctx context.Context, address email.Address, name, hash
 		if err != nil || a.Verification != VerificationOptional {
 			return err
 		}
-		to := recipient{address, auth.User{Account: auth.Account{UserID: id, Email: user.Email, Name: name}}}
+		to := recipient{address, auth.User{Account: auth.Account{UserID: id, Email: user.Email, Name: user.Name, Locale: user.Locale}}}
 		return a.OneTimes.send(ctx, tx, ask{kind: events.MailVerify, purpose: purposeVerify, to: to, client: from})
 	})
 	return id, err
@@ -86,12 +88,12 @@ func (a *Accounts) create(ctx context.Context, address email.Address, name, hash
 // enter keeps a registration until its address is verified, by the mail that it asks for: only
 // its reader learns whether the address has an account. If that is not verified, the mail lets
 // the reader have it with the new password, and without what was set up before.
-func (a *Accounts) enter(ctx context.Context, address email.Address, name, hash string, from auth.Client) error {
+func (a *Accounts) enter(ctx context.Context, address email.Address, req auth.RegisterRequest, hash string, from auth.Client) error {
 	return a.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		user, err := tx.HoldUserByEmail(ctx, address.Key)
 		switch {
 		case errors.Is(err, auth.ErrNotFound):
-			user = auth.User{Account: auth.Account{Email: address.Display, Name: name}}
+			user = auth.User{Account: auth.Account{Email: address.Display, Name: req.Name, Locale: req.Locale}}
 		case err != nil:
 			return err
 		case !user.DisabledAt.IsZero():
@@ -101,7 +103,7 @@ func (a *Accounts) enter(ctx context.Context, address email.Address, name, hash 
 		}
 		return a.OneTimes.send(ctx, tx, ask{
 			kind: events.MailVerify, purpose: purposeVerify, to: owner(user), client: from,
-			grants: persistence.OneTime{Password: hash, Name: name},
+			grants: persistence.OneTime{Password: hash, Name: req.Name, Locale: req.Locale},
 		})
 	})
 }
@@ -120,6 +122,9 @@ func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) 
 	}
 	if reason := checkName(req.Name); reason != "" {
 		faults = append(faults, auth.Field{Field: "name", Reason: reason})
+	}
+	if reason := checkLocale(req.Locale); reason != "" {
+		faults = append(faults, auth.Field{Field: "locale", Reason: reason})
 	}
 	from, wrong := client(req.Client)
 	if faults = append(faults, wrong...); faults != nil {
@@ -154,24 +159,48 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 	if err != nil {
 		return auth.Account{}, err
 	}
-	if req.Name == nil {
+	if req.Name == nil && req.Locale == nil {
 		account, err := a.Store.Account(ctx, user.UserID)
 		return account, gone(err)
 	}
-	if reason := checkName(*req.Name); reason != "" {
-		return auth.Account{}, auth.ErrInvalid.With(auth.Field{Field: "name", Reason: reason})
+	if err := checkUpdate(req); err != nil {
+		return auth.Account{}, err
 	}
 	var account auth.Account
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		if account, err = tx.Rename(ctx, user.UserID, *req.Name, a.Clock.now()); err != nil {
+		if account, err = tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: req.Name, Locale: req.Locale}, a.Clock.now()); err != nil {
 			return err
 		}
-		return tx.Emit(ctx, account.UpdatedAt, events.UserUpdated{UserID: account.UserID, Name: account.Name, UpdatedAt: account.UpdatedAt})
+		return tx.Emit(ctx, account.UpdatedAt, updated(account))
 	})
 	if err != nil {
 		return auth.Account{}, gone(err)
 	}
 	return account, nil
+}
+
+// checkUpdate names the members that are not taken.
+func checkUpdate(req auth.AccountUpdateRequest) error {
+	var faults []auth.Field
+	if req.Name != nil {
+		if reason := checkName(*req.Name); reason != "" {
+			faults = append(faults, auth.Field{Field: "name", Reason: reason})
+		}
+	}
+	if req.Locale != nil {
+		if reason := checkLocale(*req.Locale); reason != "" {
+			faults = append(faults, auth.Field{Field: "locale", Reason: reason})
+		}
+	}
+	if faults != nil {
+		return auth.ErrInvalid.With(faults...)
+	}
+	return nil
+}
+
+// updated is what user.updated tells of an account.
+func updated(a auth.Account) events.UserUpdated {
+	return events.UserUpdated{UserID: a.UserID, Name: a.Name, Locale: a.Locale, UpdatedAt: a.UpdatedAt}
 }
 
 // Delete answers auth.account.delete: the account goes, and its sessions with it. It returns

@@ -103,7 +103,7 @@ func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.Use
 func (e *Emails) create(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
 	now := e.Clock.now()
 	id, err := tx.CreateUser(ctx, persistence.NewUser{
-		Email: one.Email, EmailKey: one.EmailKey, Password: one.Password, Name: one.Name, At: now, Verified: true,
+		Email: one.Email, EmailKey: one.EmailKey, Password: one.Password, Name: one.Name, Locale: one.Locale, At: now, Verified: true,
 	})
 	switch {
 	case errors.Is(err, auth.ErrEmailTaken): // by a registration without a mail
@@ -122,13 +122,13 @@ func (a *Accounts) restart(ctx context.Context, tx *persistence.Store, id auth.U
 	if err := tx.SetPassword(ctx, id, one.Password, now); err != nil {
 		return err
 	}
-	account, err := tx.Rename(ctx, id, one.Name, now)
+	account, err := tx.UpdateUser(ctx, id, persistence.Change{Name: &one.Name, Locale: &one.Locale}, now)
 	if err != nil {
 		return err
 	}
 	return tx.Emit(ctx, now,
 		events.UserPasswordChanged{UserID: id, ChangedAt: now},
-		events.UserUpdated{UserID: id, Name: account.Name, UpdatedAt: now})
+		updated(account))
 }
 
 // takeOver verifies the address of an account, and ends what was begun by whoever had it before:
@@ -203,11 +203,11 @@ func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from 
 			return o.sendNobody(ctx, tx, address)
 		}
 		if !reached {
-			to = recipient{email.Address{Display: last.Email, Key: last.EmailKey}, auth.User{Account: auth.Account{Name: last.Name}}}
+			to = recipient{email.Address{Display: last.Email, Key: last.EmailKey}, auth.User{Account: auth.Account{Name: last.Name, Locale: last.Locale}}}
 		}
 		return o.send(ctx, tx, ask{
 			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
-			grants: persistence.OneTime{Password: last.Password, Name: last.Name},
+			grants: persistence.OneTime{Password: last.Password, Name: last.Name, Locale: last.Locale},
 		})
 	})
 }

@@ -27,11 +27,14 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/language"
 
 	"github.com/zyotra/auth"
 )
@@ -51,6 +54,8 @@ func (c Clock) now() time.Time {
 const (
 	maxNameLength = 200 // code points
 	maxAgentBytes = 512 // the rest is cut off
+
+	maxLocaleBytes = 35 // RFC 5646 §4.4.1
 )
 
 // Reasons for which a member is not taken.
@@ -69,6 +74,21 @@ func checkName(name string) string {
 		return reasonInvalid
 	}
 	return ""
+}
+
+// checkLocale returns why a language is not taken, or "". Its form alone counts (RFC 5646 §2.1):
+// a language that is not known here may have templates elsewhere.
+func checkLocale(locale string) string {
+	switch {
+	case len(locale) > maxLocaleBytes:
+		return reasonTooLong
+	case locale == "":
+		return ""
+	}
+	if _, err := language.Parse(locale); errors.As(err, new(language.ValueError)) || err == nil {
+		return ""
+	}
+	return reasonInvalid
 }
 
 // source is where a session's tokens are asked for, and what carries them.

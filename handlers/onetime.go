@@ -100,7 +100,7 @@ func (o *OneTimes) ttl(purpose string) time.Duration {
 func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error {
 	now := o.Clock.now()
 	mail := events.Mail{
-		Kind: a.kind, UserID: a.to.user.UserID, To: a.to.address.Display, Name: a.to.user.Name,
+		Kind: a.kind, UserID: a.to.user.UserID, To: a.to.address.Display, Name: a.to.user.Name, Locale: a.to.user.Locale,
 		Address: a.address, Client: a.client, Device: device(a.client.UserAgent), At: now,
 	}
 	if a.purpose == "" {

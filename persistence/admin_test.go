@@ -22,7 +22,7 @@ func TestADisabledUsersRowStaysAsItIs(t *testing.T) {
 		refusals := func() map[string]error {
 			errs := map[string]error{}
 			_, errs["hold"] = s.HoldPassword(t.Context(), id)
-			_, errs["rename"] = s.Rename(t.Context(), id, "other", later)
+			_, errs["rename"] = s.UpdateUser(t.Context(), id, persistence.Change{Name: new("other")}, later)
 			_, errs["refresh"] = s.AdvanceSession(t.Context(), step)
 			return errs
 		}

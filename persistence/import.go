@@ -78,7 +78,7 @@ func (s *Store) insertNamed(ctx context.Context, rows []userRow) (stored []Holde
 	if rows == nil {
 		return nil, nil
 	}
-	err = s.write.NewRaw(`INSERT INTO users (id, email, email_key, password, name, created_at, updated_at, disabled_at, email_verified_at)`+
+	err = s.write.NewRaw(`INSERT INTO users (id, email, email_key, password, name, locale, created_at, updated_at, disabled_at, email_verified_at)`+
 		s.overriding+` ? ON CONFLICT DO NOTHING RETURNING id, email_key`, s.write.NewValues(&rows)).Scan(ctx, &stored)
 	return stored, err
 }

@@ -20,6 +20,7 @@ type oneTimeRow struct {
 	EmailKey      string      `bun:"email_key"`
 	Password      string      `bun:"password"`
 	Name          string      `bun:"name"`
+	Locale        string      `bun:"locale"`
 	SessionID     string      `bun:"session_id"`
 	CreatedAt     time.Time   `bun:"created_at"`
 	ExpiresAt     time.Time   `bun:"expires_at"`
@@ -35,7 +36,8 @@ type OneTime struct {
 	Email         string      // the address it is about
 	EmailKey      string
 	Password      string // that the account gets, as package password writes it; "" leaves it
-	Name          string // that the account gets with the password
+	Name          string // that the account gets with the password, as is
+	Locale        string // this
 	SessionID     string // that asked, "" if none did
 	CreatedAt     time.Time
 	ExpiresAt     time.Time
@@ -46,7 +48,7 @@ type OneTime struct {
 func (s *Store) AddOneTime(ctx context.Context, o OneTime) error {
 	row := oneTimeRow{
 		Digest: o.Digest, Code: o.Code, Purpose: o.Purpose, UserID: o.UserID, Email: o.Email, EmailKey: o.EmailKey,
-		Password: o.Password, Name: o.Name, SessionID: o.SessionID,
+		Password: o.Password, Name: o.Name, Locale: o.Locale, SessionID: o.SessionID,
 		CreatedAt: o.CreatedAt, ExpiresAt: o.ExpiresAt, CodeExpiresAt: o.CodeExpiresAt,
 	}
 	_, err := s.write.NewInsert().Model(&row).Exec(ctx)
@@ -83,7 +85,7 @@ func (s *Store) oneTime(ctx context.Context, purpose, condition string, args ...
 func (r oneTimeRow) oneTime() OneTime {
 	return OneTime{
 		Digest: r.Digest, Code: r.Code, Purpose: r.Purpose, UserID: r.UserID, Email: r.Email, EmailKey: r.EmailKey,
-		Password: r.Password, Name: r.Name, SessionID: r.SessionID,
+		Password: r.Password, Name: r.Name, Locale: r.Locale, SessionID: r.SessionID,
 		CreatedAt: r.CreatedAt.UTC(), ExpiresAt: r.ExpiresAt.UTC(), CodeExpiresAt: r.CodeExpiresAt.UTC(),
 	}
 }

@@ -17,6 +17,7 @@ type userRow struct {
 	EmailKey  string      `bun:"email_key"`
 	Password  string      `bun:"password"`
 	Name      string      `bun:"name"`
+	Locale    string      `bun:"locale"`
 	CreatedAt time.Time   `bun:"created_at"`
 	UpdatedAt time.Time   `bun:"updated_at"`
 
@@ -30,6 +31,7 @@ type NewUser struct {
 	EmailKey string // unique
 	Password string // as package password writes it
 	Name     string
+	Locale   string // BCP 47; "" is the default
 	At       time.Time
 	Verified bool // mail to the address reaches the owner
 }
@@ -38,7 +40,7 @@ type NewUser struct {
 // auth.ErrEmailTaken, and stores nothing, if the address has an account.
 func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) {
 	row := userRow{
-		Email: u.Email, EmailKey: u.EmailKey, Password: u.Password, Name: u.Name,
+		Email: u.Email, EmailKey: u.EmailKey, Password: u.Password, Name: u.Name, Locale: u.Locale,
 		CreatedAt: u.At, UpdatedAt: u.At,
 	}
 	if u.Verified {
@@ -62,13 +64,23 @@ func (s *Store) Account(ctx context.Context, id auth.UserID) (auth.Account, erro
 	return row.account(), s.fault("select user", err)
 }
 
-// Rename gives the account another name and returns it as it is then, or auth.ErrNotFound,
-// also if its user is disabled.
-func (s *Store) Rename(ctx context.Context, id auth.UserID, name string, at time.Time) (auth.Account, error) {
+// Change is what becomes of members of an account; nil leaves one as it is.
+type Change struct{ Name, Locale *string }
+
+// UpdateUser changes an account and returns it as it is then, or auth.ErrNotFound, also if its
+// user is disabled.
+func (s *Store) UpdateUser(ctx context.Context, id auth.UserID, c Change, at time.Time) (auth.Account, error) {
 	var row userRow
-	err := s.write.NewUpdate().Model(&row).Set("name = ?", name).Set("updated_at = ?", at).
-		Where("id = ? AND disabled_at IS NULL", id).Returning("id, email, name, created_at, updated_at, email_verified_at").Scan(ctx)
-	return row.account(), s.fault("rename user", err)
+	q := s.write.NewUpdate().Model(&row).Set("updated_at = ?", at).
+		Where("id = ? AND disabled_at IS NULL", id).Returning("id, email, name, locale, created_at, updated_at, email_verified_at")
+	if c.Name != nil {
+		q = q.Set("name = ?", *c.Name)
+	}
+	if c.Locale != nil {
+		q = q.Set("locale = ?", *c.Locale)
+	}
+	err := q.Scan(ctx)
+	return row.account(), s.fault("update user", err)
 }
 
 // DeleteUser deletes an account, with all that hangs on it, if its stored password is still
@@ -95,7 +107,7 @@ func (s *Store) ChangePassword(ctx context.Context, id auth.UserID, old, fresh s
 
 func (r userRow) account() auth.Account {
 	return auth.Account{
-		UserID: r.ID, Email: r.Email, EmailVerified: !r.VerifiedAt.IsZero(), Name: r.Name,
+		UserID: r.ID, Email: r.Email, EmailVerified: !r.VerifiedAt.IsZero(), Name: r.Name, Locale: r.Locale,
 		CreatedAt: r.CreatedAt.UTC(), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 }

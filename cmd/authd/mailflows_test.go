@@ -446,3 +446,29 @@ func TestThePagesOfLinksChangeNothing(t *testing.T) {
 		e.has(t, map[string]string{"Content-Type": kind, "Cache-Control": "public, max-age=300"})
 	}
 }
+
+func TestMailsAreInTheLanguageOfTheAccount(t *testing.T) {
+	eachPostOffice(t, func(t *testing.T, o postOffice) {
+		a := o.instances[0]
+		a.post(t, "/register", `{"email":"ada@example.com","password":"correct horse battery","locale":"pt-BR"}`).done(t)
+		m := o.box.next(t, events.MailVerify)
+		if m.Locale != "pt-BR" {
+			t.Errorf("%+v", m)
+		}
+		a.post(t, "/email/verify", `{"token":"`+tokenOf(t, m)+`"}`).answered(t, 204, "")
+		own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
+		own["Content-Type"] = []string{"application/json"}
+		if e := a.do(t, "PATCH /me", own, `{"locale":"de-AT"}`); !strings.Contains(e.Answer.Body, `"locale":"de-AT"`) {
+			t.Errorf("%s", e.Answer.Body)
+		}
+		for _, bad := range []string{"no language", "x", strings.Repeat("de-", 20) + "de"} {
+			if e := a.do(t, "PATCH /me", own, `{"locale":"`+bad+`"}`); e.Answer.Status != 422 {
+				t.Errorf("%q: %d %s", bad, e.Answer.Status, e.Answer.Body)
+			}
+		}
+		a.post(t, "/password/forgot", adaAlone).done(t)
+		if m := o.box.next(t, events.MailReset); m.Locale != "de-AT" {
+			t.Errorf("%+v", m)
+		}
+	}, "--email-verification=required")
+}
