@@ -19,7 +19,7 @@ const module = "github.com/zyotra/auth"
 var mayImport = map[string][]string{
 	"":                           {},
 	"bus":                        {"", "events", "internal/strictjson", "internal/token", "internal/trace"},
-	"bench/enumeration":          {"", "bench/internal/daemon", "bus", "bus/embedded"},
+	"bench/enumeration":          {"", "bench/internal/daemon", "bus", "bus/embedded", "events"},
 	"bench/internal/daemon":      {},
 	"bench/relay":                {"", "bus", "bus/embedded", "events", "migrations", "persistence"},
 	"bench/storm":                {"", "bench/internal/daemon", "bus", "bus/embedded", "internal/testpg"},

@@ -1,6 +1,7 @@
 package events
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,7 +29,11 @@ const (
 	MailChanged         MailKind = "email_changed"    // [Address, Link if it can be undone] to the former address
 	MailLoginCode       MailKind = "login_code"       // [Code]
 	MailNewDevice       MailKind = "new_device"       // [Link] that it was not the owner
+	MailNone            MailKind = "none"             // is not sent: whoever asks in vain is not to notice by the time
 )
+
+// ErrNobody means of an event that it goes to nobody and is not published.
+var ErrNobody = errors.New("for nobody")
 
 // Mail is what mail.requested asks for, in the stream AUTH_MAIL: everything that its text needs.
 type Mail struct {

@@ -171,6 +171,9 @@ func (r *Relay) publish(ctx context.Context, list []Event) (done int, err error)
 func (r *Relay) send(e Event, last map[string]string) (jetstream.PubAckFuture, error) {
 	if r.Open != nil {
 		opened, err := r.Open(e)
+		if errors.Is(err, ErrNobody) {
+			return nil, nil
+		}
 		if err != nil {
 			r.Log.Error("event cannot be opened and is passed over", "id", e.ID, "type", e.Type, "subject", e.Subject, "err", err)
 			return nil, nil

@@ -47,8 +47,8 @@ func (m *Mails) Seal(plain []byte) ([]byte, error) {
 	return sealed, nil
 }
 
-// Open returns an event as it is published: a mail without its seal, any other as it is. It is
-// for the relay.
+// Open returns an event as it is published: a mail without its seal, any other as it is. It
+// returns events.ErrNobody for a mail to nobody. It is for the relay.
 func (m *Mails) Open(e events.Event) (events.Event, error) {
 	if e.Type != events.MailType {
 		return e, nil
@@ -62,5 +62,12 @@ func (m *Mails) Open(e events.Event) (events.Event, error) {
 		return events.Event{}, fmt.Errorf("mail %s: %w", e.ID, err)
 	}
 	e.Data = plain
+	var mail struct{ Kind events.MailKind }
+	if err := json.Unmarshal(plain, &mail); err != nil {
+		return events.Event{}, fmt.Errorf("mail %s: %w", e.ID, err)
+	}
+	if mail.Kind == events.MailNone {
+		return events.Event{}, events.ErrNobody
+	}
 	return e, nil
 }

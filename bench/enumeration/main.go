@@ -1,8 +1,8 @@
 // Command enumeration tries to find out who has an account. It starts authd on loopback, sends
-// logins that fail for different reasons, interleaved, over HTTP and over the bus, and prints how
-// long each kind took in the median and how likely its times are if they came from the same
-// distribution as those of a wrong password (Mann-Whitney U, two-sided); and whether status, body
-// and headers are the same:
+// logins that fail for different reasons, requests for mails and registrations, interleaved, over
+// HTTP and over the bus, and prints how long each kind took in the median and how likely its times
+// are if they came from the same distribution as those of the first kind (Mann-Whitney U,
+// two-sided); and whether status, body and headers are the same:
 //
 //	go run ./bench/enumeration
 //
@@ -28,11 +28,13 @@ import (
 
 	"github.com/aclements/go-moremath/stats"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bench/internal/daemon"
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/events"
 )
 
 const password = "correct horse battery"
@@ -60,6 +62,9 @@ func run(ctx context.Context, tries int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, free.Stop()) }()
+	if err := people(ctx, free); err != nil {
+		return err
+	}
 	if err := compare(ctx, "logins, without limits", free, tries, failing()); err != nil {
 		return err
 	}
@@ -69,34 +74,94 @@ func run(ctx context.Context, tries int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, limited.Stop()) }()
-	return compare(ctx, "logins that have to wait", limited, tries, waiting())
+	if err := people(ctx, limited); err != nil {
+		return err
+	}
+	if err := compare(ctx, "logins that have to wait", limited, tries, waiting()); err != nil {
+		return err
+	}
+	mailing, err := daemon.Start(binary, filepath.Join(dir, "mailing"), "--mailer=off", "--email-verification=required")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, mailing.Stop()) }()
+	if err := people(ctx, mailing); err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		title string
+		kinds []kind
+	}{
+		{"forgotten passwords", asking("/password/forgot", auth.PasswordForgot)},
+		{"another mail to verify an address by", asking("/email/resend", auth.EmailResend)},
+		{"registrations where addresses have to be verified", registering()},
+	} {
+		if err := compare(ctx, c.title, mailing, tries, c.kinds); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// kind is a login that fails. The first of a list is what the others are compared with.
-type kind struct{ name, email, password string }
+// kind is a request whose answer must not tell whether there is an account. The first of a list is
+// what the others are compared with.
+type kind struct {
+	name, path, subject string
+	body                func() map[string]string
+}
+
+// login is a kind that tries a password.
+func login(name, email, password string) kind {
+	return kind{name, "/login", string(auth.Login), func() map[string]string { return map[string]string{"email": email, "password": password} }}
+}
+
+// asking are requests for a mail.
+func asking[Req, Resp any](path string, op auth.Op[Req, Resp]) (kinds []kind) {
+	for _, who := range [][2]string{
+		{"has an account", "ada@example.com"}, {"is disabled", "off@example.com"}, {"unknown address", "eve@example.com"}, {"no address at all", "not an address"},
+	} {
+		kinds = append(kinds, kind{who[0], path, string(op), func() map[string]string { return map[string]string{"email": who[1]} }})
+	}
+	return kinds
+}
+
+// registering are registrations of an address that has an account, of one that waits for its
+// mail, and of new ones.
+func registering() []kind {
+	register := func(name string, email func() string) kind {
+		return kind{name, "/register", string(auth.Register), func() map[string]string {
+			return map[string]string{"email": email(), "password": password}
+		}}
+	}
+	return []kind{
+		register("has an account", func() string { return "ada@example.com" }),
+		register("waits for its mail", func() string { return "bob@example.com" }),
+		register("new address", func() string { return fmt.Sprintf("%d@example.com", rand.Int64()) }),
+	}
+}
 
 // failing are the reasons for which a login fails. All but the last three addresses have
 // accounts.
 func failing() []kind {
 	return []kind{
-		{"wrong password", "ada@example.com", "wrong horse battery"},
-		{"disabled, right password", "off@example.com", password},
-		{"disabled, wrong password", "off@example.com", "wrong horse battery"},
-		{"over-long password", "ada@example.com", strings.Repeat("x", 2000)},
-		{"over-long, unknown", "eve@example.com", strings.Repeat("x", 2000)},
-		{"unknown address", "eve@example.com", "wrong horse battery"},
-		{"no address at all", "not an address", "wrong horse battery"},
+		login("wrong password", "ada@example.com", "wrong horse battery"),
+		login("disabled, right password", "off@example.com", password),
+		login("disabled, wrong password", "off@example.com", "wrong horse battery"),
+		login("over-long password", "ada@example.com", strings.Repeat("x", 2000)),
+		login("over-long, unknown", "eve@example.com", strings.Repeat("x", 2000)),
+		login("unknown address", "eve@example.com", "wrong horse battery"),
+		login("no address at all", "not an address", "wrong horse battery"),
 	}
 }
 
 // waiting are logins that are limited already.
 func waiting() []kind {
 	return []kind{
-		{"wrong password", "ada@example.com", "wrong horse battery"},
-		{"right password", "ada@example.com", password},
-		{"disabled", "off@example.com", password},
-		{"unknown address", "eve@example.com", "wrong horse battery"},
-		{"no address at all", "not an address", "wrong horse battery"},
+		login("wrong password", "ada@example.com", "wrong horse battery"),
+		login("right password", "ada@example.com", password),
+		login("disabled", "off@example.com", password),
+		login("unknown address", "eve@example.com", "wrong horse battery"),
+		login("no address at all", "not an address", "wrong horse battery"),
 	}
 }
 
@@ -109,9 +174,6 @@ func compare(ctx context.Context, title string, d *daemon.Daemon, tries int, kin
 		return err
 	}
 	defer conn.Close()
-	if err := people(ctx, conn, d); err != nil {
-		return err
-	}
 	for _, side := range []struct {
 		name string
 		send door
@@ -124,25 +186,76 @@ func compare(ctx context.Context, title string, d *daemon.Daemon, tries int, kin
 	return nil
 }
 
-// people registers whom the kinds are about.
-func people(ctx context.Context, conn *nats.Conn, d *daemon.Daemon) error {
-	if _, err := bus.Call(ctx, conn, auth.Register, auth.RegisterRequest{Email: "ada@example.com", Password: password}); err != nil {
-		return err
-	}
-	off, err := bus.Call(ctx, conn, auth.Register, auth.RegisterRequest{Email: "off@example.com", Password: password})
+// people makes the accounts that the kinds are about.
+func people(ctx context.Context, d *daemon.Daemon) error {
+	conn, err := bus.Connect(d.NATS)
 	if err != nil {
 		return err
 	}
-	key, err := nats.NkeyOptionFromSeed(embedded.SeedFile(filepath.Join(d.Dir, "nats"), embedded.Admin))
-	if err != nil {
-		return err
+	defer conn.Close()
+	for _, address := range []string{"ada@example.com", "off@example.com"} {
+		reply, err := bus.Call(ctx, conn, auth.Register, auth.RegisterRequest{Email: address, Password: password})
+		if err == nil && reply.UserID == 0 {
+			err = answerMail(ctx, conn, d)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", address, err)
+		}
 	}
-	admin, err := bus.Connect(d.NATS, key, nats.CustomInboxPrefix("_INBOX_"+embedded.Admin))
+	admin, err := as(d, embedded.Admin)
 	if err != nil {
 		return err
 	}
 	defer admin.Close()
+	off, err := bus.Call(ctx, admin, auth.AdminUsersGet, auth.AdminUsersGetRequest{Email: "off@example.com"})
+	if err != nil {
+		return err
+	}
 	_, err = bus.Call(ctx, admin, auth.AdminUsersDisable, auth.AdminUsersDisableRequest{UserID: off.UserID})
+	return err
+}
+
+// as connects to the bus of an authd in a role.
+func as(d *daemon.Daemon, role string) (*nats.Conn, error) {
+	key, err := nats.NkeyOptionFromSeed(embedded.SeedFile(filepath.Join(d.Dir, "nats"), role))
+	if err != nil {
+		return nil, err
+	}
+	return bus.Connect(d.NATS, key, nats.CustomInboxPrefix("_INBOX_"+role))
+}
+
+// answerMail takes the next mail and follows its link.
+func answerMail(ctx context.Context, conn *nats.Conn, d *daemon.Daemon) error {
+	relay, err := as(d, embedded.Relay) // it may look into streams
+	if err != nil {
+		return err
+	}
+	defer relay.Close()
+	js, err := jetstream.New(relay)
+	if err != nil {
+		return err
+	}
+	var m *jetstream.RawStreamMsg
+	for late := time.Now().Add(10 * time.Second); m == nil; time.Sleep(10 * time.Millisecond) {
+		if stream, err := js.Stream(ctx, "AUTH_MAIL"); err == nil {
+			m, err = stream.GetLastMsgForSubject(ctx, events.MailType)
+			if err == nil {
+				break
+			}
+		}
+		if time.Now().After(late) {
+			return errors.New("no mail")
+		}
+	}
+	var mail events.Mail
+	if err := json.Unmarshal(m.Data, &mail); err != nil {
+		return err
+	}
+	_, token, _ := strings.Cut(mail.Link, "#token=")
+	_, err = bus.Call(ctx, conn, auth.EmailVerify, auth.EmailVerifyRequest{Token: token})
+	if errors.Is(err, auth.ErrInvalidToken) { // that was the one before
+		return answerMail(ctx, conn, d)
+	}
 	return err
 }
 
@@ -185,11 +298,11 @@ func table(send door, tries int, kinds []kind) error {
 func overHTTP(ctx context.Context, url string) door {
 	client := &http.Client{Timeout: 10 * time.Second}
 	return func(k kind) (string, error) {
-		body, err := json.Marshal(map[string]string{"email": k.email, "password": k.password})
+		body, err := json.Marshal(k.body())
 		if err != nil {
 			return "", err
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/login", bytes.NewReader(body))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+k.path, bytes.NewReader(body))
 		if err != nil {
 			return "", err
 		}
@@ -207,11 +320,11 @@ func overHTTP(ctx context.Context, url string) door {
 
 func overBus(conn *nats.Conn) door {
 	return func(k kind) (string, error) {
-		body, err := json.Marshal(map[string]string{"email": k.email, "password": k.password})
+		body, err := json.Marshal(k.body())
 		if err != nil {
 			return "", err
 		}
-		reply, err := conn.Request(string(auth.Login), body, 10*time.Second)
+		reply, err := conn.Request(k.subject, body, 10*time.Second)
 		if err != nil {
 			return "", err
 		}

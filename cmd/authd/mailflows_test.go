@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -55,6 +56,9 @@ func (l *letters) all(t *testing.T) (mails []events.Mail) {
 	for _, r := range rows {
 		l.read = r.Seq
 		opened, err := l.mails.Open(events.Event{Type: events.MailType, Data: json.RawMessage(r.Data)})
+		if errors.Is(err, events.ErrNobody) {
+			continue
+		}
 		check(t, err)
 		var m events.Mail
 		check(t, json.Unmarshal(opened.Data, &m))

@@ -39,7 +39,7 @@ func owned() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(99)
 	}()
-	main()
+	os.Exit(program()) // not in the background: other tests keep the cores busy
 }
 
 const (
@@ -72,7 +72,10 @@ func start(t *testing.T, args ...string) *instance {
 	return launch(t, t.TempDir(), args...).ready(t)
 }
 
-// launch runs authd in a process of its own. Its environment holds no setting.
+// hashQueueWait lets logins wait for long: all tests hash at once, and few are about that.
+const hashQueueWait = "8s"
+
+// launch runs authd in a process of its own. Its environment holds no other setting.
 func launch(t *testing.T, dir string, args ...string) *instance {
 	t.Helper()
 	return execute(t, dir, exec.Command("owned-authd", append(args, listenAnywhere...)...))
@@ -82,7 +85,7 @@ func execute(t *testing.T, dir string, cmd *exec.Cmd) *instance {
 	t.Helper()
 	a := &instance{dir: dir, stderr: newTranscript(), exited: make(chan struct{})}
 	cmd.Dir, cmd.Stderr, cmd.Stdout = dir, a.stderr, io.Discard
-	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir(), "GOCOVERDIR="+os.Getenv("GOCOVERDIR"))
+	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir(), "GOCOVERDIR="+os.Getenv("GOCOVERDIR"), "HASH_QUEUE_WAIT="+hashQueueWait)
 	hold, err := cmd.StdinPipe()
 	check(t, err)
 	check(t, cmd.Start())
@@ -112,6 +115,9 @@ func startInside(t *testing.T, args ...string) *instance {
 	a := &instance{
 		dir: dir, stderr: newTranscript(), exited: make(chan struct{}),
 		signal: func(os.Signal) error { cancel(); return nil },
+	}
+	if !slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--hash-queue-wait") }) {
+		args = append([]string{"--hash-queue-wait=" + hashQueueWait}, args...)
 	}
 	args = slices.Concat([]string{"--data-dir=" + filepath.Join(dir, "data")}, listenAnywhere, args)
 	go func() {
