@@ -67,7 +67,7 @@ func TestGoldenMails(t *testing.T) {
 	}
 }
 
-// A kind that package events names has a template.
+// A kind that package events names has a template, but for that of mails to nobody.
 func TestEveryKindHasATemplate(t *testing.T) {
 	t.Parallel()
 	letters, err := load(t, nil).Samples()
@@ -85,7 +85,7 @@ func TestEveryKindHasATemplate(t *testing.T) {
 			if kind, ok := spec.Type.(*ast.Ident); ok && kind.Name == "MailKind" {
 				value, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
 				check(t, err)
-				if _, ok := letters["en/"+value]; !ok {
+				if _, ok := letters["en/"+value]; !ok && events.MailKind(value) != events.MailNone {
 					t.Errorf("%s has no template", value)
 				}
 			}
