@@ -44,8 +44,9 @@ func Parse(text string) (Address, error) {
 		return Address{}, ErrInvalid
 	}
 	local := norm.NFC.String(text[:at])
-	key, ok := lower(text[:at])
-	if !ok || !isDotAtom(local) || max(len(local), len(key)) > maxLocalBytes {
+	_, asTyped := lower(text[:at])
+	key, ok := lower(local) // composed, as it is stored: I and a dot above it make İ
+	if !asTyped || !ok || !isDotAtom(local) || max(len(local), len(key)) > maxLocalBytes {
 		return Address{}, ErrInvalid
 	}
 	domain, ok := asciiDomain(text[at+1:])

@@ -63,6 +63,7 @@ func FuzzParse(f *testing.F) {
 	f.Add("Ada.Lovelace+x@Bücher.example")
 	f.Add("\u212a@a.b")
 	f.Add("o\u0308\u0304@ß.de")
+	f.Add("I\u0307@ß.A")
 	f.Fuzz(func(t *testing.T, in string) {
 		a, err := email.Parse(in)
 		if err != nil {
