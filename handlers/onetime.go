@@ -104,7 +104,7 @@ func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error
 		Address: a.address, Client: a.client, Device: device(a.client.UserAgent), At: now,
 	}
 	if a.purpose == "" {
-		if err := o.standIn(ctx, tx, a.to.address); err != nil {
+		if _, err := o.standIn(ctx, tx, a.to.address); err != nil {
 			return err
 		}
 		return o.Mails.request(ctx, tx, now, mail)
@@ -125,20 +125,21 @@ func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error
 
 // sendNobody does what send does, but for the mail: it takes as long, and nothing comes of it.
 func (o *OneTimes) sendNobody(ctx context.Context, tx *persistence.Store, to email.Address) error {
-	if err := o.standIn(ctx, tx, to); err != nil {
+	token, err := o.standIn(ctx, tx, to)
+	if err != nil {
 		return err
 	}
 	now := o.Clock.now()
-	_, token, _ := o.make(ask{purpose: purposeDecoy}, now)
 	return o.Mails.request(ctx, tx, now, events.Mail{
 		Kind: events.MailNone, To: to.Key, Link: o.Base + pages[purposeReset] + "#token=" + token, At: now, ExpiresAt: now,
 	})
 }
 
-// standIn stores something that lets nobody do anything, for the time that it takes.
-func (o *OneTimes) standIn(ctx context.Context, tx *persistence.Store, to email.Address) error {
-	one, _, _ := o.make(ask{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.now())
-	return o.replace(ctx, tx, one)
+// standIn stores something that lets nobody do anything, for the time that it takes, and returns
+// its token.
+func (o *OneTimes) standIn(ctx context.Context, tx *persistence.Store, to email.Address) (token string, err error) {
+	one, token, _ := o.make(ask{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.now())
+	return token, o.replace(ctx, tx, one)
 }
 
 func (o *OneTimes) replace(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {

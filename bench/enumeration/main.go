@@ -20,7 +20,6 @@ import (
 	"log"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,15 +47,11 @@ func main() {
 }
 
 func run(ctx context.Context, tries int) (err error) {
-	dir, err := os.MkdirTemp("", "authd-bench-")
+	binary, dir, clean, err := daemon.Build()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	binary, err := daemon.Build(dir)
-	if err != nil {
-		return err
-	}
+	defer clean()
 	free, err := daemon.Start(binary, filepath.Join(dir, "free"))
 	if err != nil {
 		return err

@@ -56,15 +56,11 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "authd-bench-")
+	binary, dir, clean, err := daemon.Build()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	binary, err := daemon.Build(dir)
-	if err != nil {
-		return err
-	}
+	defer clean()
 	bare := bareHashes()
 	fmt.Printf("bare bcrypt, cost 10, %d cores: %.1f hashes/s\n", runtime.GOMAXPROCS(0), bare)
 

@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"log"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -33,15 +32,11 @@ func main() {
 }
 
 func run(rounds int) (err error) {
-	dir, err := os.MkdirTemp("", "authd-bench-")
+	binary, dir, clean, err := daemon.Build()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	binary, err := daemon.Build(dir)
-	if err != nil {
-		return err
-	}
+	defer clean()
 	d, err := daemon.Start(binary, dir)
 	if err != nil {
 		return err

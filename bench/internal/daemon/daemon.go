@@ -24,13 +24,18 @@ type Daemon struct {
 	cmd *exec.Cmd
 }
 
-// Build compiles authd into dir and returns the path.
-func Build(dir string) (string, error) {
-	binary := filepath.Join(dir, "authd")
-	if out, err := exec.Command("go", "build", "-o", binary, "./cmd/authd").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build authd: %w\n%s", err, out)
+// Build compiles authd into a new directory, which clean removes with all that is in it.
+func Build() (binary, dir string, clean func(), err error) {
+	if dir, err = os.MkdirTemp("", "authd-bench-"); err != nil {
+		return "", "", nil, err
 	}
-	return binary, nil
+	clean = func() { _ = os.RemoveAll(dir) } // it is a temporary one
+	binary = filepath.Join(dir, "authd")
+	if out, err := exec.Command("go", "build", "-o", binary, "./cmd/authd").CombinedOutput(); err != nil {
+		clean()
+		return "", "", nil, fmt.Errorf("build authd: %w\n%s", err, out)
+	}
+	return binary, dir, clean, nil
 }
 
 // Start runs the binary in dir with the arguments, on free ports and without limits, and waits
