@@ -52,7 +52,7 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 	_, rest, _ := strings.Cut(string(op), ".")
 	q := &queued{subject: string(op), spare: "auth.spare." + rest}
 	q.answer = func(r request) *nats.Msg {
-		data, err := serve(r, fn)
+		data, err := serve(op, r, fn)
 		if errors.Is(err, auth.ErrOverloaded) {
 			time.Sleep(refusalPause)
 		}

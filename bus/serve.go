@@ -79,7 +79,7 @@ func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Con
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
 			return
 		}
-		resp, err := serve(request{r.Data(), nats.Header(r.Headers())}, fn)
+		resp, err := serve(op, request{r.Data(), nats.Header(r.Headers())}, fn)
 		if err != nil {
 			s.refuse(r, err)
 			return
@@ -115,12 +115,12 @@ type request struct {
 	header nats.Header
 }
 
-// serve decodes one request, runs fn and encodes the reply. A panic of fn is its error:
-// it ends the request, not the process.
-func serve[Req, Resp any](r request, fn func(context.Context, Req) (Resp, error)) (data []byte, err error) {
+// serve decodes one request of op, runs fn and encodes the reply: every request comes through
+// here. A panic of fn is its error: it ends the request, not the process.
+func serve[Req, Resp any](op auth.Op[Req, Resp], r request, fn func(context.Context, Req) (Resp, error)) (data []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			data, err = nil, fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			data, err = nil, fmt.Errorf("panic in %s: %v\n%s", op, p, debug.Stack())
 		}
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
