@@ -36,14 +36,15 @@ const patience = time.Minute
 // Place is what the configuration of a server has to say of where it is.
 type Place struct {
 	Name    string   // of the server, also in its environment as SERVER_NAME
+	Store   string   // directory for JetStream's store_dir
 	Cluster string   // host:port to listen on for the others; "" for a server alone
 	Routes  []string // host:port of all servers of the cluster, the same for each
 }
 
 // Config says how servers run. The zero value has JetStream, and lets in everybody.
 type Config struct {
-	// Text makes the configuration of the server at a place. Where it listens for clients
-	// and keeps its store are set besides, and win.
+	// Text makes the configuration of the server at a place. Where it listens for clients and
+	// for questions of how it is are set besides, and win.
 	Text func(Place) string
 	// Env is added to the environment, which is otherwise empty but for SERVER_NAME.
 	Env []string
@@ -86,6 +87,7 @@ func (c Config) place(t testing.TB, p Place) *Server {
 		text = open
 	}
 	dir, ports := t.TempDir(), freePorts(t, 2)
+	p.Store = filepath.Join(dir, "store")
 	config := filepath.Join(dir, "nats.conf")
 	if err := os.WriteFile(config, []byte(text(p)), 0o600); err != nil {
 		t.Fatal(err)
@@ -94,7 +96,7 @@ func (c Config) place(t testing.TB, p Place) *Server {
 		Name: p.Name, address: onLoopback(ports[0]), monitor: onLoopback(ports[1]),
 		log: filepath.Join(dir, "log"), env: append([]string{"SERVER_NAME=" + p.Name}, c.Env...),
 		command: []string{program(t), "--config", config, "--addr", loopback,
-			"--port", strconv.Itoa(ports[0]), "--http_port", strconv.Itoa(ports[1]), "--store_dir", filepath.Join(dir, "store")},
+			"--port", strconv.Itoa(ports[0]), "--http_port", strconv.Itoa(ports[1])},
 	}
 	t.Cleanup(func() {
 		_ = s.Kill() // an error is that it does not run
@@ -108,7 +110,7 @@ func (c Config) place(t testing.TB, p Place) *Server {
 
 // open is the configuration of a server that lets in everybody.
 func open(p Place) string {
-	text := "server_name: $SERVER_NAME\njetstream: enabled\n"
+	text := fmt.Sprintf("server_name: $SERVER_NAME\njetstream { store_dir: %q }\n", p.Store)
 	if p.Cluster == "" {
 		return text
 	}
