@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/testcert"
 	"github.com/zyotra/auth/internal/testnats"
 )
 
@@ -40,9 +40,9 @@ func at(text string) func(testnats.Place) string {
 }
 
 // inRole connects as those do who have the key or the credentials of a role.
-func inRole(t *testing.T, url, dir, role string) client {
+func inRole(t *testing.T, url, dir, role string, options ...nats.Option) client {
 	t.Helper()
-	return dialURL(t, url, credentials(t, dir, role), nats.CustomInboxPrefix(inbox(t, role)))
+	return dialURL(t, url, append(options, credentials(t, dir, role), nats.CustomInboxPrefix(inbox(t, role)))...)
 }
 
 func credentials(t *testing.T, dir, role string) nats.Option {
@@ -92,12 +92,22 @@ func TestExternalServersHaveTheRights(t *testing.T) {
 		allRights(t, c.URLs(), dir)
 		throughTheCluster(t, c, dir)
 	})
+	t.Run("three with TLS", func(t *testing.T) {
+		t.Parallel()
+		dir, ca := t.TempDir()+"/keys", testcert.New(t)
+		c := testnats.StartCluster(t, testnats.Config{Text: at(external(t, embedded.External{Dir: dir, Servers: three, TLS: ca.Dir}))})
+		throughTheCluster(t, c, dir, nats.RootCAs(ca.CAFile()))
+		if nc, err := nats.Connect(c.URLs(), credentials(t, dir, embedded.App)); err == nil {
+			nc.Close()
+			t.Error("the certificate of nobody in particular is believed")
+		}
+	})
 }
 
 // throughTheCluster checks that what is asked on one server is answered from another.
-func throughTheCluster(t *testing.T, c *testnats.Cluster, dir string) {
+func throughTheCluster(t *testing.T, c *testnats.Cluster, dir string, options ...nats.Option) {
 	t.Helper()
-	service := inRole(t, c.Servers[0].URL(), dir, embedded.Service)
+	service := inRole(t, c.Servers[0].URL(), dir, embedded.Service, options...)
 	_, err := service.Subscribe("auth.verify", func(m *nats.Msg) { _ = m.Respond([]byte("yes")) })
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +115,7 @@ func throughTheCluster(t *testing.T, c *testnats.Cluster, dir string) {
 	if err := service.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	app := inRole(t, c.Servers[2].URL(), dir, embedded.App)
+	app := inRole(t, c.Servers[2].URL(), dir, embedded.App, options...)
 	for {
 		reply, err := app.RequestWithContext(t.Context(), "auth.verify", nil)
 		if errors.Is(err, nats.ErrNoResponders) {
@@ -249,17 +259,6 @@ func TestExternalRefuses(t *testing.T) {
 	}
 }
 
-// nsc is the tool of operator mode.
-func nsc(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "nsc")
-	build := exec.Command("go", "build", "-C", "testdata/nsc", "-o", binary, "github.com/nats-io/nsc/v2")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return binary
-}
-
 // The script makes roles with the same rights, on servers that have no list of them.
 func TestOperatorModeHasTheRights(t *testing.T) {
 	t.Parallel()
@@ -268,14 +267,7 @@ func TestOperatorModeHasTheRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sh := exec.Command("sh", "-s")
-	sh.Stdin = strings.NewReader(script)
-	home := t.TempDir()
-	sh.Env = []string{"HOME=" + home, "NSC_HOME=" + home, "NKEYS_PATH=" + home + "/keys", "NSC_NO_GIT_IGNORE=true",
-		"PATH=" + filepath.Dir(nsc(t)) + ":" + os.Getenv("PATH")}
-	if out, err := sh.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	testnats.RunNSC(t, script)
 	mode(t, filepath.Join(dir, "service.creds"), 0o600)
 
 	text := external(t, embedded.External{Dir: t.TempDir() + "/keys"})

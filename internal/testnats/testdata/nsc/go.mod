@@ -1,4 +1,4 @@
-// The nsc that external_test.go runs. It is a module of its own so that the service does not have
+// The nsc of RunNSC. It is a module of its own so that the service does not have
 // what nsc needs among its dependencies.
 module nsc
 
