@@ -5,7 +5,7 @@
 #   docker build --build-arg VERSION=1.2.3 --build-arg COMMIT=$(git rev-parse --short=12 HEAD) -t authd:1.2.3 .
 #
 # Versions are pinned by tag; go.sum pins all that goes into the binary.
-FROM --platform=$BUILDPLATFORM golang:1.26.8-alpine3.23 AS build
+FROM --platform=$BUILDPLATFORM golang:1.26.8-alpine AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
