@@ -487,9 +487,9 @@ func (s *service) keepConnected(role string) (*nats.Conn, error) {
 }
 
 // connect connects to the bus in a role: inside the process, or to the external cluster with
-// the credentials of the settings. Where those are the service's, all parts have its role.
+// the credentials of the settings. Where those are one user's, all parts have the service's role.
 func (s *service) connect(role string) (*nats.Conn, error) {
-	if s.embedded == nil && s.store != nil {
+	if s.embedded == nil && s.store != nil && !s.settings.eachHasItsRole() {
 		role = embedded.Service
 	}
 	options := []nats.Option{
@@ -506,7 +506,7 @@ func (s *service) connect(role string) (*nats.Conn, error) {
 	if s.embedded != nil {
 		return bus.Connect("", append(options, s.embedded.InProcess(), s.embedded.As(role))...)
 	}
-	credentials, err := s.settings.natsCredentials()
+	credentials, err := s.settings.natsCredentials(role)
 	if err != nil {
 		return nil, err
 	}
