@@ -55,6 +55,8 @@ type dialect struct {
 	reserve func(ctx context.Context, tx bun.IDB, last auth.UserID) error
 	// exclusively runs fn with a Store while no other instance does.
 	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
+	// prepare makes what runs a statement that is planned once; nil where that gains nothing.
+	prepare func() *prepared
 	// isAway tells whether an error means that the database cannot be reached.
 	isAway func(error) bool
 	// isTaken tells whether an error means that another row has what must be unique.
