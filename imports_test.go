@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"bus":                        {"", "events", "internal/strictjson", "internal/token", "internal/trace"},
 	"bench/enumeration":          {"", "bench/internal/daemon", "bus", "bus/embedded", "events"},
 	"bench/internal/daemon":      {},
+	"bench/internal/plot":        {},
 	"bench/relay":                {"", "bus", "bus/embedded", "events", "migrations", "persistence"},
 	"bench/storm":                {"", "bench/internal/daemon", "bus", "bus/embedded", "internal/testpg"},
 	"bench/verifier":             {"", "bench/internal/daemon", "bus"},
