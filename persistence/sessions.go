@@ -62,8 +62,9 @@ type Session struct {
 }
 
 // ofDisabled holds for a session whose user is disabled. Disabling ends all of a user's
-// sessions, so this is the second lock on the same door.
-const ofDisabled = "EXISTS (SELECT 1 FROM users AS u WHERE u.id = s.user_id AND u.disabled_at IS NOT NULL)"
+// sessions, so this is the second lock on the same door. With EXISTS Postgres would plan a join,
+// for which it looks up the ends of both indexes each time: planning took twice as long.
+const ofDisabled = "(SELECT u.disabled_at FROM users AS u WHERE u.id = s.user_id) IS NOT NULL"
 
 // CreateSession stores a new session: its first generation, used when it was created.
 func (s *Store) CreateSession(ctx context.Context, n Session) error {
