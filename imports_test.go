@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"internal/trace":             {},
 	"mail":                       {"", "events"},
 	"migrations":                 {},
-	"operator":                   {},
+	"operator":                   {"", "internal/problem"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
 	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
 	"docs":                       {},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/mail"
 	"github.com/zyotra/auth/operator"
@@ -188,6 +190,7 @@ func (s *service) openOperator() error {
 	switch {
 	case err == nil:
 		s.operator, s.operators = &operator.Server{}, l
+		s.operator.Probes(s.ready)
 		s.onClose(func() error { _ = l.Close(); return nil }) // it is closed if it was served
 		return nil
 	case s.settings.MetricsAddr != "" || s.settings.Mailbox == "on":
@@ -195,6 +198,15 @@ func (s *service) openOperator() error {
 	}
 	s.log.Warn("METRICS_ADDR is taken: there are no pages for operators", "err", err)
 	return nil
+}
+
+// ready tells whether this process does its part: its handlers if it has them, and otherwise the
+// service that its edge asks.
+func (s *service) ready(ctx context.Context) (auth.HealthReply, error) {
+	if s.health != nil {
+		return s.health.Check(ctx, auth.HealthRequest{})
+	}
+	return s.edge.Ready(ctx)
 }
 
 // openMailer makes what sends mails, if this instance does.

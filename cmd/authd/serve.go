@@ -53,6 +53,7 @@ type service struct {
 	server    *bus.Server       // nil for --edge, as are
 	pool      *password.Pool    // this
 	keys      *handlers.Keys    // and this
+	health    *handlers.Health  // and this
 	cleanup   *handlers.Cleanup // and this
 	relay     *events.Relay     // and this
 	mails     *handlers.Mails   // and this
@@ -258,11 +259,6 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits}
 	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
-	health := &handlers.Health{
-		Store:    s.store,
-		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
-		Expected: map[string]func() error{"events": func() error { return s.relay.Err() }},
-	}
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
 
@@ -270,6 +266,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
+	s.health = s.openHealth(back)
 	conn, err := s.connect(embedded.Service)
 	if err != nil {
 		return err
@@ -326,9 +323,34 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.AdminUsersEnable, admin.Enable),
 		bus.Handle(s.server, auth.AdminUsersEndSessions, admin.EndSessions),
 		bus.HandleQueued(s.server, auth.AdminUsersSetPassword, admin.SetPassword),
-		bus.Handle(s.server, auth.Health, health.Check),
+		bus.Handle(s.server, auth.Health, s.health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
+}
+
+// openHealth makes what tells whether requests would succeed. Without JetStream they do: events
+// and mails wait in the database. So an instance whose embedded server has switched it off goes on
+// to be asked, and says that it is degraded.
+func (s *service) openHealth(back *nats.Conn) *handlers.Health {
+	h := &handlers.Health{
+		Store: s.store,
+		Needed: map[string]func() error{
+			"bus":         func() error { return connected(back) },
+			"revocations": func() error { return s.verifier.Err() },
+		},
+		Expected: map[string]func() error{"events": func() error { return s.relay.Err() }},
+	}
+	if s.embedded != nil {
+		h.Expected["jetstream"] = s.embedded.Health
+	}
+	return h
+}
+
+func connected(conn *nats.Conn) error {
+	if conn.IsConnected() {
+		return nil
+	}
+	return nats.ErrDisconnected
 }
 
 // openFlows makes what links and codes in mails are made by; nil without mail.
