@@ -444,11 +444,11 @@ func TestWithoutJetStreamAnInstanceIsDegraded(t *testing.T) {
 	}
 	a := start(t)
 	stream := filepath.Join(a.dir, "data", "nats", "jetstream", "APP", "streams", events.Stream, "msgs")
-	until(t, "there is a stream", func() bool { _, err := os.Stat(filepath.Join(stream, "1.blk")); return err == nil })
+	signUp(t, a)
+	a.told(t)
 	check(t, os.Symlink(unwritable, filepath.Join(stream, "2.blk")))
-	admin := asAdmin(t, a)
-	ask(t, admin, "$JS.API.STREAM.PURGE."+events.Stream, nil, "") // which begins another file
-	_ = signUp(t, a)
+	ask(t, asAdmin(t, a), "$JS.API.STREAM.PURGE."+events.Stream, nil, "") // which begins another file
+	a.post(t, "/login", credentials)
 	until(t, "it is noticed", func() bool { return strings.Contains(a.get(t, "/readyz", "").Answer.Body, "jetstream") })
 	a.post(t, "/login", credentials).answered(t, 200, `{"message":"Login successful","userId":1,`+tokens+`}`)
 }
