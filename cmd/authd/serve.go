@@ -191,6 +191,13 @@ func (s *service) openEmbedded(ctx context.Context) (err error) {
 // openStore opens the database with the schema that this binary knows.
 func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 	url := s.config.databaseURL
+	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
+		lock, err := lockDatabase(path)
+		if err != nil {
+			return err
+		}
+		s.onClose(lock.Close)
+	}
 	if s.store, err = openStore(ctx, url); err != nil {
 		return err
 	}
