@@ -65,6 +65,10 @@ type Limits struct {
 	Store *persistence.Store
 	Clock Clock
 
+	// Refused, if it is set, hears of each try that has to wait, by what was tried: login, code,
+	// mail, register or refresh; and of each notice that is not sent.
+	Refused func(kind string)
+
 	key []byte
 	// blocked are keys that have to wait. Whoever is pushed out of it, or was looked for a while
 	// ago, is looked for in the database again.
@@ -87,6 +91,7 @@ func NewLimits(store *persistence.Store, secret []byte, rules Rules) (*Limits, e
 // charge is a try that was counted. A nil one was not.
 type charge struct {
 	limits *Limits
+	kind   string // of Limits.Refused
 	from   auth.Client
 	email  string // the address in the form that is compared; "" if it is none, or not about one
 
@@ -143,8 +148,12 @@ func (l *Limits) notice(ctx context.Context, tx *persistence.Store, address stri
 	c := &charge{limits: l, account: counter{l.digest("notice", "", mailbox(address).Key), l.MailAccount}}
 	held, err := c.hold(ctx, tx)
 	now := l.Clock.now()
-	if err != nil || held.wait(c.account, now) > 0 {
+	if err != nil {
 		return false, err
+	}
+	if held.wait(c.account, now) > 0 {
+		l.refused("notice")
+		return false, nil
 	}
 	held.pass(c.account, now)
 	return true, held.set(ctx, tx)
@@ -160,7 +169,7 @@ func (l *Limits) about(kind, address string, from auth.Client, own, account, sou
 	}
 	everywhere := l.digest(kind+" account", "", key)
 	c := &charge{
-		limits: l, from: from, email: parsed.Key,
+		limits: l, kind: kind, from: from, email: parsed.Key,
 		own:     counter{everywhere + "." + l.digest(kind, at, key)[:ownDigits], own},
 		account: counter{everywhere, account},
 	}
@@ -206,7 +215,7 @@ func (l *Limits) registration(ctx context.Context, from auth.Client) (*charge, e
 	if l == nil || source == "" {
 		return nil, nil
 	}
-	c := &charge{limits: l, from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
+	c := &charge{limits: l, kind: "register", from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
 	return c.pay(ctx)
 }
 
@@ -243,6 +252,7 @@ func sourceOf(from auth.Client) string {
 func (c *charge) pay(ctx context.Context) (*charge, error) {
 	now := c.limits.Clock.now()
 	if wait := c.remembered(now); wait > 0 {
+		c.limits.refused(c.kind)
 		return nil, auth.ErrRateLimited.After(wait)
 	}
 	ctx, cancel := lasting(ctx)
@@ -250,10 +260,20 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 	err := c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		return c.count(ctx, tx, now)
 	})
+	if errors.Is(err, auth.ErrRateLimited) {
+		c.limits.refused(c.kind)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// refused tells that something has to wait.
+func (l *Limits) refused(kind string) {
+	if l != nil && l.Refused != nil {
+		l.Refused(kind)
+	}
 }
 
 // lasting is a context that outlives the request.

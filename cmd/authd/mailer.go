@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/x509"
 	"fmt"
 	"io/fs"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/mail"
 	"github.com/zyotra/auth/operator"
@@ -190,7 +188,7 @@ func (s *service) openOperator() error {
 	switch {
 	case err == nil:
 		s.operator, s.operators = &operator.Server{}, l
-		s.operator.Probes(s.ready)
+		s.operator.Probes(s.health)
 		s.onClose(func() error { _ = l.Close(); return nil }) // it is closed if it was served
 		return nil
 	case s.settings.MetricsAddr != "" || s.settings.Mailbox == "on":
@@ -198,15 +196,6 @@ func (s *service) openOperator() error {
 	}
 	s.log.Warn("METRICS_ADDR is taken: there are no pages for operators", "err", err)
 	return nil
-}
-
-// ready tells whether this process does its part: its handlers if it has them, and otherwise the
-// service that its edge asks.
-func (s *service) ready(ctx context.Context) (auth.HealthReply, error) {
-	if s.health != nil {
-		return s.health.Check(ctx, auth.HealthRequest{})
-	}
-	return s.edge.Ready(ctx)
 }
 
 // openMailer makes what sends mails, if this instance does.
