@@ -43,6 +43,19 @@ func CPUWithChildren(pid int) time.Duration {
 	return sum
 }
 
+// ResidentOwn is what of Resident is not mapped from files.
+func (d *Daemon) ResidentOwn() int64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", d.PID))
+	if err != nil {
+		return 0
+	}
+	var size, resident, shared int64
+	if _, err := fmt.Sscan(string(text), &size, &resident, &shared); err != nil {
+		return 0
+	}
+	return (resident - shared) * int64(os.Getpagesize())
+}
+
 // Parent is the process that started one, 0 where the system does not tell.
 func Parent(pid int) int {
 	f := fields(pid)
