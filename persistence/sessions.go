@@ -36,6 +36,11 @@ type sessionRow struct {
 	UserDisabled bool `bun:"user_disabled,scanonly"`
 }
 
+// sessionColumns are all of them by name: a statement that is kept must not find another one
+// when "*" has become more.
+const sessionColumns = "id, user_id, generation, amr, created_at, created_ip, created_agent, used_at, used_ip, used_agent, " +
+	"expires_at, deadline_at, revoked_at, revoke_reason, carrier, sweep_at, refresh_due"
+
 // Session is a login and what has become of it.
 type Session struct {
 	ID         string
@@ -101,22 +106,25 @@ type Step struct {
 // session's user is disabled, or if the limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	var row sessionRow
+	p := s.prepareAlone()
+	at, expires := p.value(step.At), p.value(step.ExpiresAt)
 	q := s.write.NewUpdate().Model(&row).
 		Set("generation = generation + 1").
-		Set("used_at = ?", step.At).
-		Set("used_ip = ?", step.Client.IP).
-		Set("used_agent = ?", step.Client.UserAgent).
-		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", step.ExpiresAt, step.ExpiresAt).
-		Where("id = ? AND generation = ? AND revoked_at IS NULL", step.SessionID, step.Generation).
-		Where("carrier = ? AND expires_at > ?", step.Carrier, step.At).
+		Set("used_at = ?", at).
+		Set("used_ip = ?", p.value(step.Client.IP)).
+		Set("used_agent = ?", p.value(step.Client.UserAgent)).
+		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", expires, expires).
+		Where("id = ? AND generation = ? AND revoked_at IS NULL", p.value(step.SessionID), p.value(step.Generation)).
+		Where("carrier = ? AND expires_at > ?", p.value(string(step.Carrier)), at).
 		Where("NOT " + ofDisabled).
-		Returning("*")
-	if limit, at := step.Limit, micros(step.At); limit.Interval > 0 {
+		Returning(sessionColumns)
+	if limit := step.Limit; limit.Interval > 0 {
 		// What gcra.Limit says, in the database's words: to read first would be a round trip more.
-		q = q.Where("refresh_due <= ?", at+limit.Slack().Microseconds()).
-			Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", at, at, limit.Interval.Microseconds())
+		due := p.value(micros(step.At))
+		q = q.Where("refresh_due <= ?", p.value(micros(step.At)+limit.Slack().Microseconds())).
+			Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", due, due, p.value(limit.Interval.Microseconds()))
 	}
-	if err := q.Scan(ctx); err != nil {
+	if err := p.run(q).Scan(ctx); err != nil {
 		return Session{}, s.fault("advance session", err)
 	}
 	return row.session(), nil

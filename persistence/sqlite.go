@@ -45,8 +45,8 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 		close: func() error { return errors.Join(reader.Close(), writer.Close()) },
 		dialect: dialect{
 			relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite,
-			insertPending: insertPendingSQLite,
-			isAway:        isSQLiteAway, isTaken: isSQLiteTaken,
+			insertPending: insertPendingSQLite, prepare: func() *prepared { return nil },
+			isAway: isSQLiteAway, isTaken: isSQLiteTaken,
 		},
 	}, nil
 }
