@@ -244,3 +244,34 @@ func operatorsAsk(t *testing.T, bus roleBus) {
 		t.Errorf("%s, %v", out, err)
 	}
 }
+
+// An authd that the servers refuse for a while, as when a key is replaced in the wrong order,
+// comes back by itself.
+func TestRefusedCredentialsAreTriedAgain(t *testing.T) {
+	t.Parallel()
+	config := func(dir string) func(testnats.Place) string {
+		text, err := embedded.External{Dir: dir}.Config()
+		check(t, err)
+		return elsewhere(text)
+	}
+	dir, others := t.TempDir()+"/keys", t.TempDir()+"/keys"
+	s := testnats.Start(t, testnats.Config{Text: config(dir)})
+	a := start(t, roleBus{s.URL(), dir, "nk", ""}.flags()...)
+	signUp(t, a)
+	check(t, s.Reload(t.Context(), config(others)))
+	for _, role := range []string{embedded.Service, embedded.Relay, embedded.Edge} {
+		until(t, role+" was refused more than once", func() bool {
+			refused := 0
+			for line := range strings.Lines(a.stderr.String()) {
+				if strings.Contains(line, `"role":"`+role+`"`) && strings.Contains(strings.ToLower(line), "authorization violation") {
+					refused++
+				}
+			}
+			return refused > 2
+		})
+	}
+	a.get(t, "/readyz", "").refused(t, 503, "unavailable", `[{"field":"bus","reason":"away"}]`)
+	check(t, s.Reload(t.Context(), config(dir)))
+	until(t, "it is back", func() bool { return a.get(t, "/readyz", "").Answer.Body == `{"status":"ready"}` })
+	a.post(t, "/login", credentials).member(t, "accessToken")
+}
