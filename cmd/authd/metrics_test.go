@@ -20,7 +20,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v4"
 
@@ -481,7 +480,7 @@ func (e exposition) faults(selector *parser.VectorSelector, values map[string][]
 	}
 	for _, m := range selector.LabelMatchers {
 		switch {
-		case m.Name == labels.MetricName || slices.Contains(given, m.Name):
+		case m.Name == model.MetricNameLabel || slices.Contains(given, m.Name):
 		case !e.hasLabel(selector.Name, m.Name):
 			faults = append(faults, fmt.Sprintf("%s has no label %s", selector.Name, m.Name))
 		case m.Name != "le" && !isAnyOf(m.Value, values[m.Name]):
