@@ -1,5 +1,6 @@
 // Package embedded is the NATS server inside the authd process, for those who have no
-// cluster: one server, one account with JetStream, six roles.
+// cluster: one server, one account with JetStream, seven roles. For those who have one, External
+// writes its configuration, with the same roles.
 //
 // Start locks the directory, reads the seeds of the roles (making them the first time),
 // writes the configuration as text and lets the server parse it, so that what runs here is
@@ -9,6 +10,8 @@
 //	keys.go     seeds: <Dir>/keys/{service,relay,edge,admin,subscriber}.nk
 //	roles.go    who may publish and subscribe what
 //	config.go   both put into configuration text, with the limits
+//	external.go the same for servers outside of authd
+//	nsc.go      the same in operator mode, as commands
 //	log.go      the server's log into slog, its fatal errors into Start and Failed
 //
 // Whoever connects without credentials is an app: it may ask the public subjects, hear the
@@ -84,7 +87,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 
 func (s *Server) start(c Config, host string, port int) error {
 	var err error
-	if s.keys, err = loadKeys(c.Dir); err != nil {
+	if s.keys, err = loadKeys(keysDir(c.Dir), keyed()); err != nil {
 		return err
 	}
 	opts, err := options(c, host, port, s.keys)
@@ -169,7 +172,8 @@ func (s *Server) As(role string) nats.Option {
 func (s *Server) Failed() <-chan error { return s.failed }
 
 // Health returns nil while clients can connect and JetStream works. The server switches
-// JetStream off when its disk is full or refuses writes, and only a restart brings it back.
+// JetStream off when it may not write its files, and only a restart brings it back. A full disk
+// is another matter: it stops the stream that met it, and whoever publishes there notices.
 func (s *Server) Health() error {
 	if !s.ns.Running() {
 		return errors.New("embedded NATS server: stopped")

@@ -91,7 +91,7 @@ func (s adminSettings) connectAsAdmin() (*nats.Conn, error) {
 		}
 		options = append(options, embedded.Credentials(filepath.Join(s.DataDir, "nats"), embedded.Admin))
 	}
-	credentials, err := s.natsCredentials()
+	credentials, err := s.natsCredentials(embedded.Admin)
 	if err != nil {
 		return nil, err
 	}

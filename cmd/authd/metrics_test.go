@@ -270,7 +270,7 @@ func labelValues(t *testing.T) map[string][]string {
 		"route":     {"none"},
 		"kind":      {"login", "code", "mail", "register", "refresh", "notice"},
 		"amr":       {"pwd", "otp"},
-		"part":      {"bus", "database", "revocations", "events", "edge", "mailer", "relay", "service"},
+		"part":      {"bus", "database", "revocations", "events", "jetstream", "edge", "mailer", "relay", "service"},
 		"source":    {"outbox", "mail_queue"},
 		"outcome":   {"ok", "failed", "sent", "retried", "given_up", "expired"},
 		"pool":      {"all", "read", "write"},
