@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/http"
@@ -48,12 +50,21 @@ func (s *service) parts() metrics.Parts {
 	parts.Hashing, parts.HashesAtOnce = s.pool.Stats, cores
 	parts.Backlog, parts.Relay = s.store.Backlog, s.relay.Stats
 	parts.Databases = s.store.Pools
-	// As the relay, which keeps the streams: who sends mails may not look at them.
-	parts.MailQueue = func(ctx context.Context) (mail.Queue, error) { return mail.Look(ctx, s.relay.JS) }
+	parts.MailQueue = s.mailQueue
 	if s.mailer != nil {
 		parts.Mailer = s.mailer.Stats
 	}
 	return parts
+}
+
+// mailQueue tells how things stand with the mails. It looks as the relay, which keeps the streams:
+// who sends mails may not. Before the first relay has made them there are none.
+func (s *service) mailQueue(ctx context.Context) (mail.Queue, error) {
+	queue, err := mail.Look(ctx, s.relay.JS)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return mail.Queue{}, nil
+	}
+	return queue, err
 }
 
 func (s *service) observeBus(subject string) bus.Observer { return s.metrics.Bus(subject) }
