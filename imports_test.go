@@ -50,8 +50,9 @@ var mayImport = map[string][]string{
 	"mail":                       {"", "events"},
 	"migrations":                 {},
 	"operator":                   {},
+	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
 	"docs":                       {},
 }
 
@@ -66,6 +67,7 @@ var owners = map[string][]string{
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bench/relay", "bus/embedded", "internal/testauthority"},
 	"github.com/nats-io/nats.go":     {"bench/enumeration", "bench/relay", "bench/storm", "bench/verifier", "bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthority", "mail", "cmd/authd"},
+	"github.com/prometheus/":         {"operator/metrics"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/trustelem/zxcvbn":    {"internal/password"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
@@ -83,7 +85,7 @@ var owners = map[string][]string{
 // link by that.
 var (
 	light = []string{"", "bus", "bus/authhttp", "bus/authmicro", "events"}
-	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server", "github.com/wneessen/go-mail"}
+	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server", "github.com/wneessen/go-mail", "github.com/prometheus/"}
 )
 
 type listed struct {

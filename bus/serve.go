@@ -29,6 +29,9 @@ type Server struct {
 	Queue  func() any // what those of HandleQueued wait in, for the statistics; nil tells nothing
 	AtOnce int        // requests of HandleQueued that are begun here before others are asked; 0 asks nobody
 
+	// Observe, if it is set before Handle, is asked for what watches the requests of a subject.
+	Observe func(subject string) Observer
+
 	conn   *nats.Conn
 	back   *nats.Conn // outlives conn
 	svc    micro.Service
@@ -38,6 +41,7 @@ type Server struct {
 	busy   atomic.Int64   // requests of those that are being answered here
 	wake   chan struct{}  // that busy has passed AtOnce
 	later  sync.WaitGroup // requests that are answered outside of their subscriptions
+	within atomic.Int64   // of InFlight
 }
 
 // NewServer announces the service on a connection, which it then owns. What is answered later
@@ -75,11 +79,13 @@ func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 // Handle answers op with fn, which may run several times at once. What fn returns as an
 // error is what the caller gets of it: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
+	observe := s.observer(string(op))
 	answer := func(r micro.Request) {
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
+			observe(auth.CodeMalformed, 0)
 			return
 		}
-		resp, err := serve(op, request{r.Data(), nats.Header(r.Headers())}, fn)
+		resp, err := observed(s, observe, op, request{r.Data(), nats.Header(r.Headers())}, fn)
 		if err != nil {
 			s.refuse(r, err)
 			return

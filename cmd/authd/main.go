@@ -14,6 +14,7 @@
 //	outbox.go    what waits to be told
 //	mailer.go    how mails leave
 //	mail.go      what became of mails, and what they look like
+//	metrics.go   what is counted and shown to operators
 //	users.go     what operators do to accounts
 //	terminal.go  questions to whoever sits there
 //	import.go    accounts from elsewhere
