@@ -388,7 +388,7 @@ func hasPort(pod corev1.PodSpec, port intstr.IntOrString) bool {
 // commandLine is the parser of the command line.
 func commandLine(t *testing.T) *kong.Kong {
 	t.Helper()
-	parser, err := kong.New(&commands{}, kong.Vars{"version": version}, kong.Exit(func(int) {}))
+	parser, err := kong.New(&commands{}, kong.Vars{"version": version}, kong.Exit(func(int) {}), kong.Writers(io.Discard, io.Discard))
 	check(t, err)
 	return parser
 }
