@@ -38,6 +38,10 @@ fuzz: ## run every fuzz target for FUZZTIME (5s)
 	.ci/fuzz $(FUZZTIME)
 
 bench: ## measure, each program beside its limit; docs/performance.md has figures
+	go run ./bench/verify
+	go run ./bench/forward
+	go run ./bench/login
+	go run ./bench/refresh
 	go run ./bench/verifier
 	go run ./bench/relay
 	go run ./bench/enumeration

@@ -9,6 +9,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,7 +30,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 		return nil, ErrURL // pgx's error repeats the URL
 	}
 	// bun writes the values into the statement itself, so there is nothing to prepare, and
-	// nothing that PgBouncer would lose between two transactions.
+	// nothing that PgBouncer would lose between two transactions. See prepared for the exception.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
@@ -43,13 +44,15 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	unknown := new(atomic.Bool)
 	return &Store{
 		write: db, read: db, db: db, close: db.Close, woken: make(chan struct{}, 1),
 		dialect: dialect{
 			forShare: "SHARE", forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
 			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway, isTaken: isPostgresTaken,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
-			exclusively: exclusivelyPostgres,
+			exclusively: exclusivelyPostgres, insertPending: insertPendingPostgres,
+			prepare: func() *prepared { return &prepared{DB: pool, isUnknown: unknown} },
 		},
 	}, nil
 }
@@ -70,6 +73,13 @@ func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context,
 		}
 		return fn(ctx, tx)
 	})
+}
+
+// insertPendingPostgres is one statement, as each is a round trip.
+func insertPendingPostgres(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
+	told := tx.NewInsert().Model(&rows).Returning("seq")
+	_, err := tx.NewRaw("WITH told AS (?) INSERT INTO outbox_pending (seq) SELECT seq FROM told", told).Exec(ctx)
+	return err
 }
 
 func relaxPostgres(ctx context.Context, tx bun.IDB) error {

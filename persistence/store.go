@@ -49,12 +49,16 @@ type dialect struct {
 	relax func(ctx context.Context, tx bun.IDB) error
 	// lock makes the transaction wait for others that lock the same name.
 	lock func(ctx context.Context, tx bun.IDB, name string) error
+	// insertPending stores events, and that they wait to be published.
+	insertPending func(ctx context.Context, tx bun.IDB, rows []outboxRow) error
 	// overriding stands before the values of an insert that brings its own ids.
 	overriding string
 	// reserve makes the next id that users get a higher one than last.
 	reserve func(ctx context.Context, tx bun.IDB, last auth.UserID) error
 	// exclusively runs fn with a Store while no other instance does.
 	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
+	// prepare makes what runs a statement that is planned once; nil where that gains nothing.
+	prepare func() *prepared
 	// isAway tells whether an error means that the database cannot be reached.
 	isAway func(error) bool
 	// isTaken tells whether an error means that another row has what must be unique.
