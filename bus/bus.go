@@ -43,13 +43,15 @@ const headerAuthorization = "Authorization"
 const headerTimeout = "Timeout-Ms"
 
 // Connect connects to one of the servers in the comma-separated URL. The connection is
-// re-established for ever, on any of the cluster's servers; while it is away, requests fail
-// at once with auth.ErrUnavailable and are not kept for later.
+// re-established for ever, on any of the cluster's servers, also if they refuse the
+// credentials for a while; while it is away, requests fail at once with auth.ErrUnavailable
+// and are not kept for later.
 func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	standard := []nats.Option{
 		nats.Name("zyotra-auth"),
 		nats.Timeout(5 * time.Second),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // servers may learn of a new key after us
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectBufSize(-1), // a login that is sent after its caller gave up helps nobody
 		nats.PingInterval(10 * time.Second),

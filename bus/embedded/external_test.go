@@ -1,13 +1,18 @@
 package embedded_test
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -107,24 +112,49 @@ func TestExternalServersHaveTheRights(t *testing.T) {
 // throughTheCluster checks that what is asked on one server is answered from another.
 func throughTheCluster(t *testing.T, c *testnats.Cluster, dir string, options ...nats.Option) {
 	t.Helper()
-	service := inRole(t, c.Servers[0].URL(), dir, embedded.Service, options...)
-	_, err := service.Subscribe("auth.verify", func(m *nats.Msg) { _ = m.Respond([]byte("yes")) })
-	if err != nil {
+	answer(t, inRole(t, c.Servers[0].URL(), dir, embedded.Service, options...), "auth.verify")
+	asked(t, inRole(t, c.Servers[2].URL(), dir, embedded.App, options...), "auth.verify")
+}
+
+// answer answers a subject.
+func answer(t *testing.T, c client, subject string) {
+	t.Helper()
+	_, err := c.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond([]byte("yes")) })
+	if err := errors.Join(err, c.Flush()); err != nil {
 		t.Fatal(err)
 	}
-	if err := service.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	app := inRole(t, c.Servers[2].URL(), dir, embedded.App, options...)
+}
+
+// asked wants an answer, as soon as the servers have told each other who gives it.
+func asked(t *testing.T, c client, subject string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	for {
-		reply, err := app.RequestWithContext(t.Context(), "auth.verify", nil)
+		reply, err := c.RequestWithContext(ctx, subject, nil)
 		if errors.Is(err, nats.ErrNoResponders) {
-			continue // the other server has not told this one yet
+			continue
 		}
 		if err != nil || string(reply.Data) != "yes" {
-			t.Errorf("%v", err)
+			t.Errorf("%s: %v", subject, err)
 		}
 		return
+	}
+}
+
+func subscribe(t *testing.T, c client, subject string) *nats.Subscription {
+	t.Helper()
+	sub, err := c.SubscribeSync(subject)
+	if err := errors.Join(err, c.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	return sub
+}
+
+func publish(t *testing.T, c client, subject string) {
+	t.Helper()
+	if err := errors.Join(c.Publish(subject, nil), c.Flush()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -195,33 +225,52 @@ func TestExternalTakesTheKeysOfTheEmbeddedServer(t *testing.T) {
 	inRole(t, s.URL(), filepath.Join(dir, "keys"), embedded.Service)
 }
 
-// A key is replaced while both are good.
-func TestExternalLetsFormerKeysIn(t *testing.T) {
+// A key is replaced while the servers run: both are good until the former one is taken away,
+// which also cuts off who has it.
+func TestAKeyIsReplaced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir() + "/keys"
 	e := embedded.External{Dir: dir}
-	external(t, e)
-	former := filepath.Join(dir, "service.former.nk")
-	if err := os.Rename(filepath.Join(dir, "service.nk"), former); err != nil {
-		t.Fatal(err)
+	s := testnats.Start(t, testnats.Config{Text: at(external(t, e))})
+	key, former := filepath.Join(dir, "service.nk"), filepath.Join(dir, "service.former.nk")
+	closed := make(chan error, 8)
+	as := func(file string) client {
+		return dialURL(t, s.URL(), seedOption(t, file), nats.CustomInboxPrefix("_INBOX_service"), nats.ReconnectWait(10*time.Millisecond),
+			nats.ClosedHandler(func(nc *nats.Conn) { closed <- nc.LastError() }))
 	}
-	both := testnats.Start(t, testnats.Config{Text: at(external(t, e))})
-	for _, file := range []string{former, filepath.Join(dir, "service.nk")} {
-		c := dialURL(t, both.URL(), seedOption(t, file), nats.CustomInboxPrefix("_INBOX_service"))
-		for _, r := range rights {
-			if r.role == embedded.Service {
-				r.hold(t, c)
-			}
+	reload := func() {
+		t.Helper()
+		if err := s.Reload(t.Context(), at(external(t, e))); err != nil {
+			t.Fatal(err)
 		}
 	}
+	before := as(key)
+	if err := os.Rename(key, former); err != nil {
+		t.Fatal(err)
+	}
+	reload()
+	if err := before.Flush(); err != nil || before.Reconnects != 0 {
+		t.Errorf("who has the former key is disconnected: %v", err)
+	}
+	for _, r := range rights {
+		if r.role == embedded.Service {
+			r.hold(t, as(former))
+			r.hold(t, as(key))
+		}
+	}
+
 	aside := filepath.Join(t.TempDir(), "service.nk")
 	if err := os.Rename(former, aside); err != nil {
 		t.Fatal(err)
 	}
-	without := testnats.Start(t, testnats.Config{Text: at(external(t, e))})
-	if _, err := nats.Connect(without.URL(), seedOption(t, aside)); !errors.Is(err, nats.ErrAuthorization) {
+	reload()
+	if err := <-closed; !errors.Is(err, nats.ErrAuthorization) {
+		t.Errorf("it is cut off with %v", err)
+	}
+	if _, err := nats.Connect(s.URL(), seedOption(t, aside)); !errors.Is(err, nats.ErrAuthorization) {
 		t.Errorf("the former key is good for ever: %v", err)
 	}
+	as(key)
 }
 
 func TestExternalRefuses(t *testing.T) {
@@ -289,4 +338,65 @@ func TestOperatorModeHasTheRights(t *testing.T) {
 	if _, err := operator.RequestWithContext(t.Context(), "$SYS.REQ.SERVER.PING", nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// A leaf node with the app's key lets its clients, who have none, be apps and no more.
+func TestALeafNodeIsAnApp(t *testing.T) {
+	t.Parallel()
+	hub, leaf, dir := withLeaf(t)
+	service := inRole(t, hub.URL(), dir, embedded.Service)
+	forged := subscribe(t, service, "user.registered")
+	answer(t, service, "auth.verify")
+	stranger := dialURL(t, leaf.URL())
+	events, logins := subscribe(t, stranger, "session.revoked"), subscribe(t, stranger, "auth.login")
+
+	asked(t, stranger, "auth.verify")
+	publish(t, stranger, "user.registered")
+	asked(t, stranger, "auth.verify") // takes the same way, behind it
+	if n, _, _ := forged.Pending(); n != 0 {
+		t.Error("a leaf's client publishes events")
+	}
+	publish(t, inRole(t, hub.URL(), dir, embedded.Edge), "auth.login")
+	publish(t, inRole(t, hub.URL(), dir, embedded.Relay), "session.revoked")
+	if _, err := events.NextMsg(10 * time.Second); err != nil {
+		t.Errorf("a leaf's client does not hear the events: %v", err)
+	}
+	if n, _, _ := logins.Pending(); n != 0 {
+		t.Error("a leaf's client reads login requests")
+	}
+}
+
+// withLeaf starts a server with roles and another one that is its leaf, as an app.
+func withLeaf(t *testing.T) (hub, leaf *testnats.Server, dir string) {
+	t.Helper()
+	dir = t.TempDir() + "/keys"
+	text := external(t, embedded.External{Dir: dir}) + "leafnodes { listen: \"127.0.0.1:-1\" }\n"
+	hub = testnats.Start(t, testnats.Config{Text: at(text)})
+	seed, err := os.ReadFile(filepath.Join(dir, "app.nk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	remote := fmt.Sprintf("leafnodes { remotes: [ { url: \"nats-leaf://127.0.0.1:%d\", seed: $APP_SEED } ] }\n", leafPort(t, hub))
+	leaf = testnats.Start(t, testnats.Config{
+		Text: func(testnats.Place) string { return remote },
+		Env:  []string{"APP_SEED=" + strings.TrimSpace(string(seed))},
+	})
+	return hub, leaf, dir
+}
+
+// leafPort is where a server listens for leaf nodes.
+func leafPort(t *testing.T, s *testnats.Server) int {
+	t.Helper()
+	resp, err := http.Get(s.Monitor() + "/varz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var page struct {
+		Leaf struct{ Port int }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
+		t.Fatal(err)
+	}
+	return page.Leaf.Port
 }

@@ -99,6 +99,9 @@ func (s adminSettings) connectAsAdmin() (*nats.Conn, error) {
 	if errors.Is(err, nats.ErrNoServers) {
 		return nil, fmt.Errorf("nothing answers at %s: does \"authd serve\" run? NATS_URL or NATS_LISTEN says where", redacted(url))
 	}
+	if err != nil && s.NATSURL != "" {
+		return nil, busError(err)
+	}
 	return conn, err
 }
 

@@ -573,7 +573,7 @@ func (s *service) dial(role string) (*nats.Conn, error) {
 	options = append(options, credentials...)
 	conn, err := bus.Connect(s.config.natsURL, options...)
 	if err != nil {
-		return nil, fmt.Errorf("NATS_URL: %w", err)
+		return nil, busError(err)
 	}
 	return conn, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -440,6 +441,18 @@ func isDirectory(path string) bool {
 // eachHasItsRole tells whether the credentials are a directory, with those of each role.
 func (s natsSettings) eachHasItsRole() bool {
 	return isDirectory(s.NATSCreds) || isDirectory(s.NATSNKeySeedFile)
+}
+
+// busError says in the words of the settings why there is no connection to the bus.
+func busError(err error) error {
+	_, distrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case distrusted:
+		return fmt.Errorf("NATS_URL: %w; NATS_TLS_CA names the authorities that are believed", err)
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return fmt.Errorf("NATS_URL: %w: the server has no TLS, and NATS_TLS_CA or tls:// ask for it", err)
+	}
+	return fmt.Errorf("NATS_URL: %w", err)
 }
 
 func isCredentials(content []byte) bool {

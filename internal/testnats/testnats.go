@@ -57,7 +57,8 @@ type Server struct {
 	address, monitor string // host:port of clients, and of the server's own pages
 	command          []string
 	env              []string
-	log              string // path
+	place            Place
+	config, log      string // paths
 
 	mu      sync.Mutex
 	process *process // the last one
@@ -93,7 +94,7 @@ func (c Config) place(t testing.TB, p Place) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{
-		Name: p.Name, address: onLoopback(ports[0]), monitor: onLoopback(ports[1]),
+		Name: p.Name, place: p, config: config, address: onLoopback(ports[0]), monitor: onLoopback(ports[1]),
 		log: filepath.Join(dir, "log"), env: append([]string{"SERVER_NAME=" + p.Name}, c.Env...),
 		command: []string{program(t), "--config", config, "--addr", loopback,
 			"--port", strconv.Itoa(ports[0]), "--http_port", strconv.Itoa(ports[1])},
@@ -148,6 +149,35 @@ func (s *Server) Restart(ctx context.Context) error {
 		return fmt.Errorf("NATS server %s: %w", s.Name, err)
 	}
 	return s.await(ctx, "listens", func() bool { return s.healthy(ctx, "?js-server-only=true") })
+}
+
+// Reload gives a server that runs another configuration, and waits until it has taken it.
+func (s *Server) Reload(ctx context.Context, text func(Place) string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	before, err := s.loaded(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.config, []byte(text(s.place)), 0o600); err != nil {
+		return err
+	}
+	if err := s.current().cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		return fmt.Errorf("NATS server %s: %w", s.Name, err)
+	}
+	return s.await(ctx, "takes another configuration", func() bool {
+		at, err := s.loaded(ctx)
+		return err == nil && at.After(before)
+	})
+}
+
+// loaded is when the server read its configuration.
+func (s *Server) loaded(ctx context.Context) (time.Time, error) {
+	var page struct {
+		At time.Time `json:"config_load_time"`
+	}
+	err := s.tell(ctx, "/varz", &page)
+	return page.At, err
 }
 
 func (s *Server) spawn() error {
