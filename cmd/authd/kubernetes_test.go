@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -338,6 +339,28 @@ func TestNamedPortsAreThere(t *testing.T) {
 					t.Errorf("policy %s: none of %v has port %v", p.Name, found, port.Port)
 				}
 			}
+		}
+	}
+}
+
+// The probes are answered by the program as the pods run it.
+func TestProbesAreAnswered(t *testing.T) {
+	t.Parallel()
+	m := kubernetes(t)
+	edge, handlers := startApart(t)
+	running := map[string]*instance{"authd-edge": edge, "authd-handlers": handlers}
+	for name, d := range m.deployments {
+		a, c := running[name], d.Spec.Template.Spec.Containers[0]
+		if c.Args[1] != map[*instance]string{edge: "--edge", handlers: "--handlers"}[a] {
+			t.Errorf("%s is %v", name, c.Args)
+		}
+		ports := map[string]string{"http": a.http, "metrics": strings.TrimSuffix(a.metrics, "/metrics")}
+		for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
+			asked := ports[probe.HTTPGet.Port.StrVal] + probe.HTTPGet.Path
+			until(t, asked+" answers", func() bool {
+				resp, err := client.Get(asked)
+				return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+			})
 		}
 	}
 }
