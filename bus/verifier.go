@@ -13,7 +13,6 @@ import (
 	"unsafe"
 
 	"github.com/maypok86/otter/v2"
-	"github.com/maypok86/otter/v2/stats"
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth"
@@ -58,6 +57,8 @@ type Verifier struct {
 	config VerifierConfig
 	issuer token.Issuer
 	known  *otter.Cache[digest, auth.VerifyReply]
+	hits   spread
+	misses atomic.Uint64
 	begun  time.Time
 	synced atomic.Int64 // when it last caught up, in nanoseconds since begun; 0 never
 	keys   atomic.Pointer[map[string][]token.Key]
@@ -96,7 +97,7 @@ func NewVerifier(conn *nats.Conn, c VerifierConfig) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	known, err := otter.New(&otter.Options[digest, auth.VerifyReply]{MaximumSize: c.Remember, StatsRecorder: stats.NewCounter()})
+	known, err := otter.New(&otter.Options[digest, auth.VerifyReply]{MaximumSize: c.Remember})
 	if err != nil {
 		return nil, fmt.Errorf("verifier: %w", err)
 	}
@@ -174,31 +175,6 @@ func (v *Verifier) Err() error {
 	return nil
 }
 
-// VerifierStats is the state of a Verifier.
-type VerifierStats struct {
-	Staleness    time.Duration // since it last caught up, or since it began if it never did
-	Revoked      int           // sessions that are refused
-	Keys         int           // of the service's key set
-	Remembered   int           // tokens whose signature need not be checked again
-	Hits, Misses uint64        // tokens that were remembered when they came, and that were not; since the start
-}
-
-// Stats tells how the verifier is doing.
-func (v *Verifier) Stats() VerifierStats {
-	cache := v.known.Stats()
-	s := VerifierStats{
-		Staleness:  time.Since(v.begun) - time.Duration(v.synced.Load()),
-		Remembered: v.known.EstimatedSize(), Hits: cache.Hits, Misses: cache.Misses,
-	}
-	if keys := v.keys.Load(); keys != nil {
-		s.Keys = len(*keys)
-	}
-	v.revokedMu.RLock()
-	defer v.revokedMu.RUnlock()
-	s.Revoked = len(v.revoked)
-	return s
-}
-
 // Verify returns what a token says that is valid now and has all the scopes. It returns
 // auth.ErrInvalidToken, auth.ErrTokenExpired, auth.ErrTokenRevoked or
 // auth.ErrInsufficientScope for any other, and auth.ErrUnavailable if it cannot tell. The
@@ -249,11 +225,13 @@ func (v *Verifier) read(ctx context.Context, text string) (auth.VerifyReply, err
 	now := v.config.Clock()
 	id := digest(sha256.Sum256(unsafe.Slice(unsafe.StringData(text), len(text)))) // without a copy
 	if reply, ok := v.known.GetIfPresent(id); ok {
+		v.hits.add(id)
 		if !now.Before(reply.ExpiresAt) {
 			return auth.VerifyReply{}, auth.ErrTokenExpired
 		}
 		return reply, nil
 	}
+	v.misses.Add(1)
 	access, err := v.issuer.Read(text, v.find(ctx), now)
 	if err != nil {
 		return auth.VerifyReply{}, err

@@ -48,6 +48,9 @@ func TestVerifierTakesTheServicesTokens(t *testing.T) {
 		verify(t, v, good, nil, "read")
 		verify(t, v, good, auth.ErrInsufficientScope, "read", "write")
 	}
+	if got := v.Stats(); got.Hits != 5 || got.Misses != 1 || got.Keys != 1 || got.Remembered != 1 || got.Revoked != 0 || got.Staleness > bus.Timeout {
+		t.Errorf("%+v", got)
+	}
 	for _, bad := range []string{"", "noise", good + "x", good[:len(good)-4] + "AAAA", good + good} {
 		verify(t, v, bad, auth.ErrInvalidToken)
 	}
@@ -81,6 +84,9 @@ func TestVerifierRefusesEndedSessions(t *testing.T) {
 	verify(t, v, other, nil)
 	v.Refuse("other", time.Now())
 	verify(t, v, other, auth.ErrTokenRevoked)
+	if n := v.Stats().Revoked; n != 8 {
+		t.Errorf("%d sessions are refused", n)
+	}
 }
 
 func TestVerifierDoesNotVouchBeforeItHasCaughtUpNorWithoutNews(t *testing.T) {
@@ -99,6 +105,9 @@ func TestVerifierDoesNotVouchBeforeItHasCaughtUpNorWithoutNews(t *testing.T) {
 	verify(t, v, good, nil)
 	a.Silence(true)
 	soon(t, v, good, auth.ErrUnavailable)
+	if got := v.Stats().Staleness; got < 300*time.Millisecond {
+		t.Errorf("it has heard something %s ago", got)
+	}
 	a.Silence(false)
 	soon(t, v, good, nil)
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // opening starts a relay that opens events so, on a bus of its own.
-func opening(t *testing.T, open func(events.Event) (events.Event, error)) (*outbox, jetstream.JetStream) {
+func opening(t *testing.T, open func(events.Event) (events.Event, error)) (*outbox, jetstream.JetStream, *events.Relay) {
 	t.Helper()
 	bus, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), Listen: embedded.Off})
 	check(t, err)
@@ -35,7 +35,7 @@ func opening(t *testing.T, open func(events.Event) (events.Event, error)) (*outb
 	ended := make(chan error, 1)
 	go func() { ended <- relay.Run(ctx) }()
 	t.Cleanup(func() { stop(); check(t, <-ended) })
-	return box, js
+	return box, js, relay
 }
 
 // emptied waits until nothing is in the outbox.
@@ -71,7 +71,7 @@ func mail(user auth.UserID) events.Data { return events.MailRequested{UserID: us
 // is between was there already.
 func TestMailsGoToTheirOwnStreamOpened(t *testing.T) {
 	t.Parallel()
-	box, js := opening(t, func(e events.Event) (events.Event, error) {
+	box, js, _ := opening(t, func(e events.Event) (events.Event, error) {
 		if e.Type == events.MailType {
 			e.Data = json.RawMessage(`"m"`)
 		}
@@ -102,7 +102,7 @@ func TestMailsGoToTheirOwnStreamOpened(t *testing.T) {
 // What cannot be opened is passed over, and those behind it are published.
 func TestWhatCannotBeOpenedHoldsUpNobody(t *testing.T) {
 	t.Parallel()
-	box, js := opening(t, func(e events.Event) (events.Event, error) {
+	box, js, relay := opening(t, func(e events.Event) (events.Event, error) {
 		if strings.HasSuffix(e.Subject, "3") || e.Subject == "1" {
 			return events.Event{}, errors.New("sealed with another key")
 		}
@@ -115,5 +115,8 @@ func TestWhatCannotBeOpenedHoldsUpNobody(t *testing.T) {
 	}
 	if got := subjects(t, js, events.Stream); len(got) != 1 {
 		t.Errorf("events %q", got)
+	}
+	if got := relay.Stats(); got.Published != 3 || got.PassedOver != 2 || got.Failures != 0 {
+		t.Errorf("%+v", got)
 	}
 }

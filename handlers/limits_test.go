@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -454,5 +455,34 @@ func TestASessionThatIsRefreshedAllTheTimeHasToWait(t *testing.T) {
 		want(t, "a stolen one", err, auth.ErrTokenRevoked)
 		_, err = s.tryRefresh(t, current.RefreshToken)
 		want(t, "which ends the session", err, auth.ErrTokenRevoked)
+	})
+}
+
+// Who counts hears of each try that waits, also of one that waits by memory, and of nothing else.
+func TestWhatHasToWaitIsToldByItsKind(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		told := map[string]int{}
+		s.sessions.Limits.Refused = func(kind string) { told[kind]++ }
+		current := s.login(t).Tokens
+		for range 30 {
+			current = s.refresh(t, current)
+		}
+		_, err := s.tryRefresh(t, current.RefreshToken)
+		waits(t, "a refresh", err, 2*time.Second)
+		s.fails(t, 5, ada, home)
+		for range 2 {
+			waits(t, "a login", s.try(t.Context(), ada, horse, home), 30*time.Second)
+		}
+		for i := range 21 {
+			_, err = s.accounts.Register(t.Context(), auth.RegisterRequest{Email: fmt.Sprintf("user%d@example.com", i), Password: "short", Origin: auth.Origin{Client: &auth.Client{IP: away}}})
+		}
+		want(t, "invalid ones are no try", err, auth.ErrInvalid)
+		for i := range 21 {
+			_, err = s.accounts.Register(t.Context(), auth.RegisterRequest{Email: ada, Password: horse + fmt.Sprint(i), Origin: auth.Origin{Client: &auth.Client{IP: away}}})
+		}
+		waits(t, "a registration", err, time.Minute)
+		if want := map[string]int{"refresh": 1, "login": 2, "register": 1}; !maps.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
+		}
 	})
 }

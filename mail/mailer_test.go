@@ -211,7 +211,8 @@ func TestAMailIsDeliveredOnce(t *testing.T) {
 func TestWhatFailsForNowIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	p := start(t)
-	running(t, p.mailer(t).Run)
+	m := p.mailer(t)
+	running(t, m.Run)
 	for to, faults := range map[string][]testsmtp.Fault{
 		"later@example.com": {testsmtp.Later, testsmtp.Later, testsmtp.Later}, "data@example.com": {testsmtp.LaterData},
 		"cut@example.com": {testsmtp.CutInData, testsmtp.CutInData}, "all@example.com": {testsmtp.Later, testsmtp.CutInData, testsmtp.LaterData},
@@ -228,6 +229,9 @@ func TestWhatFailsForNowIsTriedAgain(t *testing.T) {
 	}
 	if len(p.failed(t)) != 0 {
 		t.Errorf("%+v", p.failed(t))
+	}
+	if got := m.Stats(); got != (mail.Stats{Sent: 4, Retried: 9}) {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -248,7 +252,8 @@ func TestALostConfirmationIsRecognisable(t *testing.T) {
 func TestWhatIsRefusedForGoodIsKeptForTheOperator(t *testing.T) {
 	t.Parallel()
 	p := start(t)
-	running(t, p.mailer(t).Run)
+	m := p.mailer(t)
+	running(t, m.Run)
 	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	for to, fault := range map[string]testsmtp.Fault{
 		"never@example.com": testsmtp.Never, "data@example.com": testsmtp.NeverData, "spoken@example.com": testsmtp.NeverSoSpoken,
@@ -277,6 +282,9 @@ func TestWhatIsRefusedForGoodIsKeptForTheOperator(t *testing.T) {
 	p.publish(t, []byte(`{"kind":1}`))
 	p.publish(t, []byte(`"`))
 	p.settled(t)
+	if got := m.Stats(); got != (mail.Stats{GivenUp: 9}) {
+		t.Errorf("%+v", got)
+	}
 	if n := len(p.failed(t)); n != 9 {
 		t.Errorf("%d failed: %+v", n, p.failed(t))
 	}
@@ -306,11 +314,15 @@ func TestAnExpiredMailIsNotSent(t *testing.T) {
 	p := start(t)
 	p.ask(t, events.Mail{To: "late@example.com", ExpiresAt: time.Now().Add(-time.Second)})
 	p.ask(t, events.Mail{To: "ada@example.com", ExpiresAt: time.Now().Add(time.Hour)})
-	running(t, p.mailer(t).Run)
+	m := p.mailer(t)
+	running(t, m.Run)
 	p.smtp.Wait(t, "ada@example.com")
 	p.settled(t)
 	if len(p.smtp.Letters("late@example.com")) != 0 || len(p.failed(t)) != 0 || !strings.Contains(p.log.String(), "mail has expired") {
 		t.Errorf("%+v\n%s", p.failed(t), p.log)
+	}
+	if got := m.Stats(); got != (mail.Stats{Sent: 1, Expired: 1}) {
+		t.Errorf("%+v", got)
 	}
 }
 

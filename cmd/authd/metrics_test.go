@@ -20,11 +20,11 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/testtool"
 )
 
@@ -150,9 +150,9 @@ func (a *instance) pester(t *testing.T, conn *nats.Conn) {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	a := busy(t)
-	text, e := a.scrape(t), a.expose(t)
+	text, e, values := a.scrape(t), a.expose(t), labelValues(t)
 	t.Run("tell what happened", func(t *testing.T) { tellWhatHappened(t, e) })
-	t.Run("tell of nobody", func(t *testing.T) { tellOfNobody(t, text, e) })
+	t.Run("tell of nobody", func(t *testing.T) { tellOfNobody(t, text, e, values) })
 	t.Run("are named by convention", func(t *testing.T) {
 		problems, err := promlint.New(strings.NewReader(text)).Lint()
 		check(t, err)
@@ -165,17 +165,17 @@ func TestMetrics(t *testing.T) {
 	t.Run("are described", func(t *testing.T) { areDescribed(t, e) })
 	t.Run("are what alarms look for", func(t *testing.T) {
 		for _, r := range alarms(t) {
-			asksForWhatThereIs(t, e, r.Alert, r.Expr)
+			asksForWhatThereIs(t, e, values, r.Alert, r.Expr)
 		}
 	})
 	t.Run("are what the dashboard shows", func(t *testing.T) {
 		for title, expr := range dashboard(t) {
-			asksForWhatThereIs(t, e, title, expr)
+			asksForWhatThereIs(t, e, values, title, expr)
 		}
 	})
 	t.Run("are what the tests of alarms bring", func(t *testing.T) {
 		for _, series := range alarmSeries(t) {
-			asksForWhatThereIs(t, e, series, series)
+			asksForWhatThereIs(t, e, values, series, series)
 		}
 	})
 }
@@ -208,6 +208,58 @@ func tellWhatHappened(t *testing.T, e exposition) {
 	e.is(t, 1, "authd_source_up", "source", "mail_queue")
 }
 
+// Each half of the service tells its own, and an edge alone when nobody answers it.
+func TestMetricsOfTheEdgeAndOfTheRest(t *testing.T) {
+	t.Parallel()
+	edge, rest := startApart(t, withPostgres(testpg.URL(t))...)
+	edge.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	e := rest.expose(t)
+	e.is(t, 1, "authd_ready")
+	e.is(t, 1, "authd_bus_requests_total", "subject", "auth.register", "code", "ok")
+	e.is(t, 0, "authd_database_waits_total", "pool", "all")
+	e.has(t, false, "authd_http_requests_in_flight")
+	e = edge.expose(t)
+	e.is(t, 1, "authd_ready")
+	e.is(t, 1, "authd_http_requests_total", "method", "POST", "route", "/register", "status", "201")
+	e.is(t, 1, "authd_nats_connected", "part", "edge")
+	for _, name := range []string{"authd_bus_requests_in_flight", "authd_outbox_events", "authd_hash_running", "authd_mail_queue_waiting", "authd_database_waits_total"} {
+		e.has(t, false, name)
+	}
+	rest.stop(t)
+	until(t, "the edge has lost the bus", func() bool {
+		connected, ok := edge.expose(t).value("authd_nats_connected", "part", "edge")
+		return ok && connected == 0
+	})
+	e = edge.expose(t)
+	e.is(t, 0, "authd_ready")
+	e.is(t, 1, "authd_part_away", "part", "bus")
+}
+
+// has wants a metric to be there, or not.
+func (e exposition) has(t *testing.T, want bool, name string) {
+	t.Helper()
+	if e[name] != nil != want {
+		t.Errorf("%s is there: %v", name, !want)
+	}
+}
+
+// While the database is away, what it would tell is missing, and everything else is there.
+func TestMetricsWithoutTheDatabase(t *testing.T) {
+	t.Parallel()
+	pg, err := testpg.Start(t.Context(), testpg.Config{})
+	check(t, err)
+	t.Cleanup(pg.Close)
+	a := startInside(t, withPostgres(pg.URL)...)
+	a.expose(t).is(t, 1, "authd_source_up", "source", "outbox")
+	check(t, pg.Stop())
+	e := a.expose(t)
+	e.is(t, 0, "authd_ready")
+	e.is(t, 1, "authd_part_away", "part", "database")
+	e.is(t, 0, "authd_source_up", "source", "outbox")
+	e.has(t, false, "authd_outbox_events")
+	e.is(t, 1, "authd_source_up", "source", "mail_queue")
+}
+
 // labelValues are all values that labels may have, whatever strangers send.
 func labelValues(t *testing.T) map[string][]string {
 	t.Helper()
@@ -218,7 +270,7 @@ func labelValues(t *testing.T) map[string][]string {
 		"route":     {"none"},
 		"kind":      {"login", "code", "mail", "register", "refresh", "notice"},
 		"amr":       {"pwd", "otp"},
-		"part":      {"bus", "database", "revocations", "events", "edge", "mailer", "relay", "service"},
+		"part":      {"bus", "database", "revocations", "events", "jetstream", "edge", "mailer", "relay", "service"},
 		"source":    {"outbox", "mail_queue"},
 		"outcome":   {"ok", "failed", "sent", "retried", "given_up", "expired"},
 		"pool":      {"all", "read", "write"},
@@ -251,11 +303,10 @@ func labelValues(t *testing.T) map[string][]string {
 	return values
 }
 
-func tellOfNobody(t *testing.T, text string, e exposition) {
+func tellOfNobody(t *testing.T, text string, e exposition, values map[string][]string) {
 	if at := strings.Index(text, "example.com"); at >= 0 {
 		t.Errorf("there is an address: %s", text[max(0, at-100):at+20])
 	}
-	values := labelValues(t)
 	for name, family := range e {
 		if !strings.HasPrefix(name, "authd_") {
 			continue
@@ -365,14 +416,13 @@ func dashboard(t *testing.T) map[string]string {
 }
 
 // asksForWhatThereIs wants an expression to be PromQL, and each metric and label in it to exist.
-func asksForWhatThereIs(t *testing.T, e exposition, where, text string) {
+func asksForWhatThereIs(t *testing.T, e exposition, values map[string][]string, where, text string) {
 	t.Helper()
 	expr, err := parser.NewParser(parser.Options{}).ParseExpr(text)
 	if err != nil {
 		t.Errorf("%s: %v", where, err)
 		return
 	}
-	values := labelValues(t)
 	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
 		switch node := node.(type) {
 		case *parser.VectorSelector:
@@ -430,7 +480,7 @@ func (e exposition) faults(selector *parser.VectorSelector, values map[string][]
 	}
 	for _, m := range selector.LabelMatchers {
 		switch {
-		case m.Name == labels.MetricName || slices.Contains(given, m.Name):
+		case m.Name == model.MetricNameLabel || slices.Contains(given, m.Name):
 		case !e.hasLabel(selector.Name, m.Name):
 			faults = append(faults, fmt.Sprintf("%s has no label %s", selector.Name, m.Name))
 		case m.Name != "le" && !isAnyOf(m.Value, values[m.Name]):

@@ -41,6 +41,11 @@ func until(t *testing.T, p *password.Pool, running, waiting int64) {
 func TestPoolRunsSoManyAtOnceInTheOrderOfArrival(t *testing.T) {
 	t.Parallel()
 	p := pool(t, 2, time.Minute, time.Millisecond)
+	var hashed, waited atomic.Int64
+	p.Observe = func(wait, took time.Duration) {
+		hashed.Add(1)
+		waited.Add(int64(wait))
+	}
 	var group sync.WaitGroup
 	release := make(chan struct{})
 	for range 2 { // keep it busy
@@ -79,6 +84,9 @@ func TestPoolRunsSoManyAtOnceInTheOrderOfArrival(t *testing.T) {
 	}
 	if p.Stats().Refused != 0 {
 		t.Errorf("%+v", p.Stats())
+	}
+	if hashed.Load() != 22 || waited.Load() < int64(20*time.Millisecond) { // the first of the 20 alone waited for as long
+		t.Errorf("%d were told of, which waited for %s", hashed.Load(), time.Duration(waited.Load()))
 	}
 }
 

@@ -88,10 +88,11 @@ func TestWhyTheServiceIsNotReady(t *testing.T) {
 		err   error
 		lines []string
 	}{
-		"ready":    {lines: []string{"authd_ready 1", `authd_part_away{part="bus"} 0`, `authd_part_away{part="database"} 0`}},
-		"degraded": {reply: auth.HealthReply{Degraded: []string{"events"}}, lines: []string{"authd_ready 1", `authd_part_away{part="events"} 1`}},
-		"database": {err: auth.ErrUnavailable.With(auth.Field{Field: "database"}), lines: []string{"authd_ready 0", `authd_part_away{part="database"} 1`}},
-		"bus":      {err: auth.ErrUnavailable, lines: []string{"authd_ready 0", `authd_part_away{part="bus"} 1`}},
+		"ready":     {lines: []string{"authd_ready 1", `authd_part_away{part="bus"} 0`, `authd_part_away{part="database"} 0`}},
+		"degraded":  {reply: auth.HealthReply{Degraded: []string{"events"}}, lines: []string{"authd_ready 1", `authd_part_away{part="events"} 1`}},
+		"database":  {err: auth.ErrUnavailable.With(auth.Field{Field: "database"}), lines: []string{"authd_ready 0", `authd_part_away{part="database"} 1`}},
+		"a new one": {err: auth.ErrUnavailable.With(auth.Field{Field: "printer"}), lines: []string{"authd_ready 0", `authd_part_away{part="other"} 1`}},
+		"bus":       {err: auth.ErrUnavailable, lines: []string{"authd_ready 0", `authd_part_away{part="bus"} 1`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -47,7 +47,7 @@ type Connection struct {
 }
 
 // awayParts are those that the service's health names.
-var awayParts = []string{"bus", "database", "revocations", "events"}
+var awayParts = []string{"bus", "database", "revocations", "events", "jetstream"}
 
 var (
 	descReady = desc("ready", "1 if requests would succeed, as GET /readyz tells.")
@@ -154,6 +154,10 @@ func (s *sampler) health(ctx context.Context, t teller) {
 	t.gauge(descReady, flag(err == nil))
 	for _, part := range awayParts {
 		t.gauge(descAway, flag(away[part]), part)
+		delete(away, part)
+	}
+	if len(away) > 0 {
+		t.gauge(descAway, 1, other)
 	}
 }
 

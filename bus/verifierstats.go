@@ -1,0 +1,46 @@
+package bus
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// VerifierStats is the state of a Verifier.
+type VerifierStats struct {
+	Staleness    time.Duration // since it last caught up, or since it began if it never did
+	Revoked      int           // sessions that are refused
+	Keys         int           // of the service's key set
+	Remembered   int           // tokens whose signature need not be checked again
+	Hits, Misses uint64        // tokens that were remembered when they came, and that were not; since the start
+}
+
+// Stats tells how the verifier is doing.
+func (v *Verifier) Stats() VerifierStats {
+	s := VerifierStats{
+		Staleness:  time.Since(v.begun) - time.Duration(v.synced.Load()),
+		Remembered: v.known.EstimatedSize(), Hits: v.hits.sum(), Misses: v.misses.Load(),
+	}
+	if keys := v.keys.Load(); keys != nil {
+		s.Keys = len(*keys)
+	}
+	v.revokedMu.RLock()
+	defer v.revokedMu.RUnlock()
+	s.Revoked = len(v.revoked)
+	return s
+}
+
+// spread is a count kept in several places, so that cores that verify different tokens do not
+// wait for each other. The cache's own statistics cost as much again as looking a token up.
+type spread [16]struct {
+	n atomic.Uint64
+	_ [56]byte // to the end of the cache line
+}
+
+func (s *spread) add(id digest) { s[id[0]%16].n.Add(1) }
+
+func (s *spread) sum() (n uint64) {
+	for i := range s {
+		n += s[i].n.Load()
+	}
+	return n
+}
