@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
@@ -342,6 +343,28 @@ func TestNamedPortsAreThere(t *testing.T) {
 	}
 }
 
+// The probes are answered by the program as the pods run it.
+func TestProbesAreAnswered(t *testing.T) {
+	t.Parallel()
+	m := kubernetes(t)
+	edge, handlers := startApart(t)
+	running := map[string]*instance{"authd-edge": edge, "authd-handlers": handlers}
+	for name, d := range m.deployments {
+		a, c := running[name], d.Spec.Template.Spec.Containers[0]
+		if c.Args[1] != map[*instance]string{edge: "--edge", handlers: "--handlers"}[a] {
+			t.Errorf("%s is %v", name, c.Args)
+		}
+		ports := map[string]string{"http": a.http, "metrics": strings.TrimSuffix(a.metrics, "/metrics")}
+		for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
+			asked := ports[probe.HTTPGet.Port.StrVal] + probe.HTTPGet.Path
+			until(t, asked+" answers", func() bool {
+				resp, err := client.Get(asked)
+				return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+			})
+		}
+	}
+}
+
 // The operators' port has no login: each policy that opens it says to whom.
 func TestOnlyPrometheusReachesTheMetrics(t *testing.T) {
 	t.Parallel()
@@ -388,7 +411,7 @@ func hasPort(pod corev1.PodSpec, port intstr.IntOrString) bool {
 // commandLine is the parser of the command line.
 func commandLine(t *testing.T) *kong.Kong {
 	t.Helper()
-	parser, err := kong.New(&commands{}, kong.Vars{"version": version}, kong.Exit(func(int) {}))
+	parser, err := kong.New(&commands{}, kong.Vars{"version": version}, kong.Exit(func(int) {}), kong.Writers(io.Discard, io.Discard))
 	check(t, err)
 	return parser
 }

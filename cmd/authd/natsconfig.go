@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
 	"path/filepath"
 
 	"github.com/zyotra/auth/bus/embedded"
@@ -14,6 +15,7 @@ type natsConfigCommand struct {
 	Servers      []string `placeholder:"HOST,…" help:"Servers of a cluster, three or more. Each takes its name from SERVER_NAME in its environment. Without any: one server."`
 	TLS          string   `name:"tls" placeholder:"DIR" help:"Directory on the servers that has ca.pem, server.pem and server-key.pem. Without one: no TLS."`
 	AnonymousApp bool     `help:"Let in clients without credentials, as apps: they may ask for what the API is for, and hear events."`
+	Output       string   `placeholder:"FILE" help:"Where the configuration goes, with mode 0600; its directory is made if absent. Without one: standard output."`
 	NSC          bool     `name:"nsc" help:"Print a script for nsc instead, for servers in operator mode. It leaves DIR/service.creds and so on, which authd takes as NATS_CREDS."`
 }
 
@@ -25,8 +27,14 @@ func (cmd natsConfigCommand) Run(out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(out, text)
-	return err
+	if cmd.Output == "" {
+		_, err = io.WriteString(out, text)
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(cmd.Output), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(cmd.Output, []byte(text), 0o600) // it may hold a password
 }
 
 func (cmd natsConfigCommand) text() (string, error) {

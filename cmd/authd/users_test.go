@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -182,22 +180,6 @@ func TestOnlyOperatorsMayAskForUsers(t *testing.T) {
 		}
 	}
 	ask(t, asAdmin(t, a), "auth.admin.users.get", nil, `{"userId":1}`).replied(t, `{"userId":1,"email":"ada@example.com","emailVerified":false,"name":"","createdAt":"<time>","updatedAt":"<time>","sessions":1}`)
-}
-
-// With compose.yaml's NATS server the service's user is the operator, and strangers are not.
-func TestOperatorsOnTheServerOfCompose(t *testing.T) {
-	_, url := composeServer(t)
-	own := strings.Replace(url, "//", "//authd:"+composeSecrets["NATS_PASSWORD"]+"@", 1)
-	a := start(t, "--nats-url="+own)
-	signUp(t, a)
-	if said := command(t, t.TempDir(), "users", "end-sessions", "ada@example.com", "--yes", "--nats-url="+own); said != "ada@example.com (id 1): sessions ended: 1\n" {
-		t.Error(said)
-	}
-	cmd := exec.Command("authd", "users", "list", "--nats-url="+url)
-	cmd.Dir, cmd.Env = t.TempDir(), []string{"PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}
-	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "only operators may ask") {
-		t.Errorf("%s, %v", out, err)
-	}
 }
 
 // The list goes on from page to page.
