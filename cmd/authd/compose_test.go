@@ -110,13 +110,13 @@ func TestComposeServerHasTheRoles(t *testing.T) {
 	}
 	service, relay, app := roles[embedded.Service], roles[embedded.Relay], roles[embedded.App]
 	same(t, "authd publishes", written["authd"].Publish.Allow,
-		remove(slices.Concat(service.Publish.Allow, relay.Publish.Allow), "_INBOX_edge.>", "_INBOX_subscriber.>"))
+		remove(slices.Concat(service.Publish.Allow, remove(relay.Publish.Allow, embedded.RightsSubject)), "_INBOX_edge.>", "_INBOX_subscriber.>"))
 	same(t, "authd subscribes", written["authd"].Subscribe.Allow, append(service.Subscribe.Allow, "_INBOX_admin.>"))
 	same(t, "app publishes", written["app"].Publish.Allow, remove(app.Publish.Allow, "$SRV.>"))
 	same(t, "app subscribes", written["app"].Subscribe.Allow, app.Subscribe.Allow)
 }
 
-// remove takes the inboxes of roles that compose.yaml does not have out of a list.
+// remove takes subjects out of a list, as the inboxes of roles that compose.yaml does not have.
 func remove(list []string, unwanted ...string) (rest []string) {
 	for _, s := range list {
 		if !strings.Contains(" "+strings.Join(unwanted, " ")+" ", " "+s+" ") {
