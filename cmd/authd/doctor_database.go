@@ -166,9 +166,7 @@ func (w *databaseWard) schema(ctx context.Context) finding {
 	err = migrations.Check(ctx, w.store.DB())
 	switch {
 	case errors.Is(err, migrations.ErrPending) && !isPostgres(w.config.databaseURL):
-		f := skip("%s: the next start applies what is missing", err)
-		f.Level = unwise
-		return f
+		return doubtful("start authd, which applies what is missing", "%s", err)
 	case errors.Is(err, migrations.ErrPending):
 		return bad("run \"authd migrate up\", or start with --migrate", "%s", err)
 	case errors.Is(err, migrations.ErrNewer):
