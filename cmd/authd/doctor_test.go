@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -355,6 +356,32 @@ func TestDoctorFindsTheFaultsOfTheBus(t *testing.T) {
 		d := doctor(t, exitStopped, append(alone(t), "--nats-url="+url)...)
 		d.has(t, events.Stream, unwise, "storage differs, subjects differs")
 		d.has(t, events.MailStream, unwise, "no such stream yet")
+	})
+	t.Run("a server of a cluster that is away", func(t *testing.T) {
+		t.Parallel()
+		urls, stop := clusterOfThree(t)
+		all := strings.Join(urls, ",")
+		a := start(t, "--nats-url="+all)
+		js := asRelay(t, all)
+		// until all streams have a leader and are complete, or not, as told.
+		settled := func(what string, complete bool) {
+			until(t, what, func() bool {
+				list, err := events.Inspect(t.Context(), js, clusterSize)
+				return err == nil && !slices.ContainsFunc(list, func(s events.StreamState) bool {
+					return !s.Exists || s.Leader == "" || (len(s.Behind) == 0) != complete
+				})
+			})
+		}
+		settled("there are three copies of all", true)
+		flags := append(a.beside(), "--nats-url="+all)
+		d := doctor(t, exitStopped, flags...)
+		d.only(t)
+		d.has(t, events.Stream, fine, "copies: 3")
+		stop("n0")
+		settled("the others have noticed", false)
+		d = doctor(t, exitStopped, flags...)
+		d.has(t, "NATS", unwise, urls[0])
+		d.has(t, events.Stream, unwise, "n0 is ")
 	})
 	t.Run("too few rights", func(t *testing.T) {
 		t.Parallel()
