@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -132,4 +133,64 @@ func differ(found, wanted jetstream.StreamConfig) (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// StreamState is how a stream of the service is.
+type StreamState struct {
+	Name        string
+	Exists      bool     // a relay makes those that do not, once it runs
+	Differences []string // from what the service would make, as in "max_age differs"
+	Messages    uint64
+	Bytes, Most uint64 // kept, and that may be
+	Replicas    int
+	Clustered   bool
+	Leader      string   // "" if the cluster has chosen none
+	Behind      []string // replicas that are away or not up to date
+	Consumers   int
+	Ahead       time.Duration // of the server's clock before ours, as exact as Latency
+	Latency     time.Duration
+}
+
+// Inspect looks how the streams are, which it does not change. Replicas is how many copies there
+// should be. An error means that they cannot be looked at.
+func Inspect(ctx context.Context, js jetstream.JetStream, replicas int) (list []StreamState, err error) {
+	for _, wanted := range streams(replicas) {
+		state, err := inspect(ctx, js, wanted)
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", wanted.Name, err)
+		}
+		list = append(list, state)
+	}
+	return list, nil
+}
+
+func inspect(ctx context.Context, js jetstream.JetStream, wanted jetstream.StreamConfig) (s StreamState, err error) {
+	s = StreamState{Name: wanted.Name, Most: uint64(wanted.MaxBytes)}
+	begun := time.Now()
+	stream, err := js.Stream(ctx, wanted.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	info := stream.CachedInfo()
+	s.Latency = time.Since(begun)
+	s.Ahead = info.TimeStamp.Sub(begun.Add(s.Latency / 2))
+	s.Exists, s.Differences = true, differ(info.Config, wanted)
+	s.Messages, s.Bytes, s.Consumers = info.State.Msgs, info.State.Bytes, info.State.Consumers
+	s.Replicas, s.Most = info.Config.Replicas, uint64(max(0, info.Config.MaxBytes))
+	if info.Cluster == nil {
+		return s, nil
+	}
+	s.Clustered, s.Leader = info.Cluster.Name != "", info.Cluster.Leader
+	for _, peer := range info.Cluster.Replicas {
+		switch {
+		case peer.Offline:
+			s.Behind = append(s.Behind, peer.Name+" is away")
+		case !peer.Current:
+			s.Behind = append(s.Behind, fmt.Sprintf("%s is %d behind", peer.Name, peer.Lag))
+		}
+	}
+	return s, nil
 }

@@ -123,6 +123,47 @@ func (s *Secrets) Reseal(ctx context.Context) (done Resealed, err error) {
 	return done, err
 }
 
+// Sealing counts what is sealed with each master secret, the first and the second.
+type Sealing struct {
+	First, Second int
+}
+
+// Inspect opens everything that is sealed, and changes nothing. It returns secret.ErrSealed if
+// something was sealed with a master secret that is missing.
+func (s *Secrets) Inspect(ctx context.Context) (found Sealing, err error) {
+	keys, err := s.Store.SigningKeys(ctx)
+	if err != nil {
+		return found, err
+	}
+	kept, err := s.Store.Peppers(ctx)
+	if err != nil {
+		return found, err
+	}
+	for _, key := range keys {
+		if _, err := s.openKey(key); err != nil {
+			return Sealing{}, err
+		}
+		if key.RetiredAt.IsZero() {
+			found.count(s.isOwn(key.Sealed, sealedKey(key.ID)))
+		}
+	}
+	for _, k := range kept {
+		if _, err := s.openPepper(k); err != nil {
+			return Sealing{}, err
+		}
+		found.count(s.isOwn(k.Sealed, sealedPepper(k.ID)))
+	}
+	return found, nil
+}
+
+func (f *Sealing) count(first bool) {
+	if first {
+		f.First++
+	} else {
+		f.Second++
+	}
+}
+
 // NeedsAll tells whether something hangs on the master secrets behind the first, refresh
 // tokens aside.
 func (s *Secrets) NeedsAll(ctx context.Context) (bool, error) {

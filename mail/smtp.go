@@ -123,6 +123,20 @@ func (s *SMTP) Send(ctx context.Context, l Letter) error {
 	return refused(err)
 }
 
+// Probe connects to the server as Send does, with TLS and credentials, and takes leave without a
+// letter. It ends with ctx.
+func (s *SMTP) Probe(ctx context.Context) error {
+	client, err := s.client(ctx)
+	if err != nil {
+		return err
+	}
+	if err := client.DialWithContext(ctx); err != nil {
+		return fmt.Errorf("smtp: %w", err)
+	}
+	_ = client.Close() // whatever becomes of the parting
+	return nil
+}
+
 // message is a letter as go-mail sends it. It encodes what is not ASCII and refuses what is not one
 // line. The recipient's name stays out of the headers: they may have chosen it to mislead.
 func (s *SMTP) message(l Letter) (*gomail.Msg, error) {

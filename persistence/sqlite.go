@@ -54,6 +54,14 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 func openPool(ctx context.Context, path, options string, connections int) (*bun.DB, error) {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
 		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=foreign_keys(1)&" + options
+	db, err := openPoolAt(ctx, dsn, connections)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return db, nil
+}
+
+func openPoolAt(ctx context.Context, dsn string, connections int) (*bun.DB, error) {
 	pool, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, err
@@ -62,7 +70,7 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 	pool.SetMaxIdleConns(connections)
 	db := bun.NewDB(pool, sqlitedialect.New(), bun.WithDiscardUnknownColumns())
 	if err := db.PingContext(ctx); err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
+		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }

@@ -45,6 +45,9 @@ type Subjects struct {
 // A mail holds what lets its reader in. So nobody may subscribe to mails, and the mailer may take
 // them from their queue by one consumer alone.
 //
+// The parts of authd and operators may ask the server what they may (RightsSubject), which "authd
+// doctor" does. Apps may not: the server answers there on whatever subject it is told to.
+//
 // A subscriber can have events, and a mailer mails, sent to any subject: who pulls from a
 // stream says where to. So their keys are for services of one's own.
 func Roles() []Role {
@@ -67,7 +70,7 @@ func Roles() []Role {
 			Name:        Edge,
 			About:       "the HTTP side: asks for strangers",
 			InboxPrefix: "_INBOX_edge",
-			Publish:     Subjects{Allow: []string{"auth.>"}, Deny: []string{"auth.admin.>", "auth.users.>", "auth.spare.>"}},
+			Publish:     Subjects{Allow: []string{"auth.>", RightsSubject}, Deny: []string{"auth.admin.>", "auth.users.>", "auth.spare.>"}},
 			// the news its verifier needs
 			Subscribe: Subjects{Allow: []string{"_INBOX_edge.>", "session.revoked", "user.disabled", "key.rotated"}},
 		},
@@ -78,6 +81,7 @@ func Roles() []Role {
 			Publish: Subjects{Allow: []string{
 				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", "_INBOX_subscriber.>", // replies
 				"auth.>", // an instance with the edge in it asks as the service
+				RightsSubject,
 			}, Deny: []string{"auth.admin.>"}}, // which no stranger's request may lead to
 			// the events too: each instance has to hear what the others revoke
 			Subscribe: Subjects{Allow: join(events, "_INBOX_service.>", "auth.>", "$SRV.>")},
@@ -86,14 +90,14 @@ func Roles() []Role {
 			Name:        Relay,
 			About:       "publishes events, keeps the streams",
 			InboxPrefix: "_INBOX_relay",
-			Publish:     Subjects{Allow: join(events, "mail.>", "$JS.API.>", "$JS.ACK.>")},
+			Publish:     Subjects{Allow: join(events, "mail.>", "$JS.API.>", "$JS.ACK.>", RightsSubject)},
 			Subscribe:   Subjects{Allow: []string{"_INBOX_relay.>"}},
 		},
 		{
 			Name:        Admin,
 			About:       "the command line",
 			InboxPrefix: "_INBOX_admin",
-			Publish:     Subjects{Allow: []string{"auth.>", "$SRV.>", "$JS.API.>"}},
+			Publish:     Subjects{Allow: []string{"auth.>", "$SRV.>", "$JS.API.>", RightsSubject}},
 			Subscribe:   Subjects{Allow: join(events, "_INBOX_admin.>")},
 		},
 		{
@@ -113,6 +117,7 @@ func Roles() []Role {
 			InboxPrefix: "_INBOX_mailer",
 			Publish: Subjects{Allow: []string{
 				"mail.failed", // what it gave up
+				RightsSubject,
 				"$JS.API.CONSUMER.INFO.AUTH_MAIL.mailer", "$JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer",
 				"$JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer", "$JS.ACK.AUTH_MAIL.mailer.>",
 			}},

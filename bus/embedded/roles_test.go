@@ -31,14 +31,14 @@ var rights = []right{
 			_INBOX.x _INBOX_edge.x _INBOX_service.x anything
 			mail.requested mail.failed $JS.API.STREAM.MSG.GET.AUTH_MAIL $JS.API.DIRECT.GET.AUTH_MAIL $JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer
 			$JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer $JS.ACK.AUTH_MAIL.mailer.1.1.1.1.1
-			$JS.API.INFO $JS.API.STREAM.DELETE.X $JS.API.CONSUMER.CREATE.AUTH_EVENTS $JS.ACK.X.Y $SYS.REQ.SERVER.PING`,
+			$JS.API.INFO $JS.API.STREAM.DELETE.X $JS.API.CONSUMER.CREATE.AUTH_EVENTS $JS.ACK.X.Y $SYS.REQ.SERVER.PING $SYS.REQ.USER.INFO`,
 		subscribe: `_INBOX.x.* user.registered user.> session.revoked session.> apikey.> key.rotated key.>`,
 		notSubscribe: `> *.> auth.login auth.> auth.*  _INBOX_edge.> _INBOX_service.> _INBOX_admin.> mail.>
 			$SRV.PING $SRV.> $JS.API.> $JS.> $SYS.> _R_.> anything`,
 	},
 	{
 		role:    embedded.Edge,
-		publish: `auth.login auth.verify auth.account.get auth.oidc.authorize`,
+		publish: `auth.login auth.verify auth.account.get auth.oidc.authorize $SYS.REQ.USER.INFO`,
 		notPublish: `auth.users.snapshot auth.admin.users.disable session.revoked user.registered mail.send _INBOX.x _INBOX_service.x $SRV.PING $JS.API.INFO $JS.ACK.X.Y
 			mail.requested $JS.API.STREAM.MSG.GET.AUTH_MAIL $JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer $JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer`,
 		subscribe: `_INBOX_edge.x.* session.revoked user.disabled key.rotated`,
@@ -47,7 +47,7 @@ var rights = []right{
 	},
 	{
 		role:    embedded.Service,
-		publish: `_INBOX.x _INBOX_edge.x _INBOX_service.x _INBOX_admin.x _INBOX_subscriber.x auth.revocations`,
+		publish: `_INBOX.x _INBOX_edge.x _INBOX_service.x _INBOX_admin.x _INBOX_subscriber.x auth.revocations $SYS.REQ.USER.INFO`,
 		notPublish: `auth.admin.users.disable user.registered session.revoked apikey.created key.rotated mail.send $SRV.PING
 			$JS.API.INFO $JS.ACK.X.Y anything $SYS.REQ.SERVER.PING _INBOX_other.x _INBOX_relay.x`,
 		subscribe:    `auth.> auth.login $SRV.PING $SRV.> _INBOX_service.x.* session.revoked user.> key.rotated apikey.>`,

@@ -19,6 +19,7 @@
 //	terminal.go  questions to whoever sits there
 //	import.go    accounts from elsewhere
 //	natsconfig.go  servers of NATS outside of this process
+//	doctor.go    what is wrong, and what to do
 //	healthcheck.go  for containers
 package main
 
@@ -63,6 +64,7 @@ type commands struct {
 	Users       usersCommand       `cmd:"" help:"Show accounts, disable and enable them, end their sessions, set their passwords: on the bus, while the service runs."`
 	Import      importCommand      `cmd:"" help:"Take accounts over from the ancestor of this service, or from a file. It can be run again, and while the service runs."`
 	NATSConfig  natsConfigCommand  `cmd:"" name:"nats-config" help:"Print the configuration of NATS servers outside of authd, with the rights of every role, and make the keys for it."`
+	Doctor      doctorCommand      `cmd:"" help:"Look at everything that the service needs, with the settings of serve, and say what is wrong and what to do. It changes nothing, and works beside a running instance. Exits with 1 if something failed."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 

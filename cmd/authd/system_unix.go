@@ -1,0 +1,32 @@
+//go:build linux || darwin || freebsd
+
+package main
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+// openFiles is how many files a process may open.
+func openFiles() (most uint64, known bool) {
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return uint64(limit.Cur), err == nil
+}
+
+// freeSpace is what a user may still write where path is, in bytes.
+func freeSpace(path string) (uint64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(path, &s); err != nil {
+		return 0, err
+	}
+	return uint64(s.Bavail) * uint64(s.Bsize), nil
+}
+
+func ownerOf(info fs.FileInfo) (user int, known bool) {
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return int(s.Uid), true
+}
