@@ -31,6 +31,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/joho/godotenv"
@@ -87,6 +88,9 @@ const gcPercent = 300
 // background lets hashing stand back behind everything else. In tests, where this program is
 // one of many in a process, it does not.
 var background bool
+
+// systemTime is the machine's clock. Tests put it wrong.
+var systemTime = time.Now
 
 // usageError is a command line that lacks something.
 type usageError string

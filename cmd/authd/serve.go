@@ -47,6 +47,7 @@ type service struct {
 	config    config
 	settings  serveSettings
 	log       *slog.Logger
+	clock     handlers.Clock
 	dir       *dataDir         // nil if nothing is kept in files
 	embedded  *embedded.Server // nil with an external cluster
 	store     *persistence.Store
@@ -82,7 +83,7 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 	if cmd.Edge && config.natsURL == "" {
 		return &settingError{"NATS_URL", "is empty, but an edge alone needs a bus", "nats://127.0.0.1:4222"}
 	}
-	s := &service{config: config, settings: cmd.serveSettings, log: log}
+	s := &service{config: config, settings: cmd.serveSettings, log: log, clock: systemTime}
 	defer func() { err = errors.Join(err, s.closeAll()) }()
 
 	if err := s.open(ctx, cmd); err != nil {
@@ -215,7 +216,7 @@ func checkSchema(ctx context.Context, store *persistence.Store) error {
 
 // openHandlers joins the subjects with the methods that answer them.
 func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
-	secrets := &handlers.Secrets{Store: s.store, Master: master}
+	secrets := &handlers.Secrets{Store: s.store, Master: master, Clock: s.clock}
 	peppers, err := secrets.Peppers(ctx)
 	if err != nil {
 		return wrongSecretKey(err)
@@ -225,7 +226,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	}
 	s.keys = &handlers.Keys{
 		Store: s.store, Master: master, Secret: s.config.accessSecret,
-		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log,
+		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock,
 	}
 	if err := s.keys.Load(ctx); err != nil {
 		return wrongSecretKey(err)
@@ -236,6 +237,9 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	limits, err := s.limits(master)
 	if err != nil {
 		return err
+	}
+	if limits != nil {
+		limits.Clock = s.clock
 	}
 	flows, oneTimes := s.openFlows()
 	var notices *handlers.Notices
@@ -248,23 +252,23 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit, Limits: limits,
-		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices,
+		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices, Clock: s.clock,
 	}
 	accounts := &handlers.Accounts{
 		Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth,
-		OneTimes: oneTimes, Verification: flows.verification, Notices: notices,
+		OneTimes: oneTimes, Verification: flows.verification, Notices: notices, Clock: s.clock,
 	}
-	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits}
-	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits}
-	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits}
-	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
+	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits, Clock: s.clock}
+	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits, Clock: s.clock}
+	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Clock: s.clock}
+	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Clock: s.clock}
 	health := &handlers.Health{
 		Store:    s.store,
 		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
 		Expected: map[string]func() error{"events": func() error { return s.relay.Err() }},
 	}
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
-	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
+	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock}
 
 	back, err := s.keepConnected(embedded.Service)
 	if err != nil {
@@ -339,7 +343,7 @@ func (s *service) openFlows() (flowConfig, *handlers.OneTimes) {
 	f := *s.config.flows
 	return f, &handlers.OneTimes{
 		Store: s.store, Mails: s.mails, Base: f.publicURL,
-		VerifyTTL: f.verifyTTL, ResetTTL: f.resetTTL, AlarmTTL: f.alarmTTL, CodeTTL: f.mailCodes,
+		VerifyTTL: f.verifyTTL, ResetTTL: f.resetTTL, AlarmTTL: f.alarmTTL, CodeTTL: f.mailCodes, Clock: s.clock,
 	}
 }
 
@@ -380,7 +384,7 @@ func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) erro
 
 // openVerifier follows keys and revocations over a connection that is kept.
 func (s *service) openVerifier(conn *nats.Conn) (err error) {
-	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log})
+	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log, Clock: s.clock})
 	if err != nil {
 		return err
 	}

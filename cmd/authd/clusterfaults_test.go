@@ -1,0 +1,180 @@
+package main
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fault is something that goes wrong, and how it is mended.
+type fault struct {
+	name       string
+	holds      time.Duration // for at least so long, and up to twice that
+	begin, end func()
+}
+
+// faults are those of a fleet, with their order left to chance.
+func (f *fleet) faults(c *callers) []fault {
+	t := f.t
+	nothing := func() {}
+	list := []fault{
+		{"none", time.Second, nothing, nothing},
+		{"rolling restart", 0, f.rollingRestart, nothing},
+		{"Postgres killed", 400 * time.Millisecond,
+			func() { check(t, f.postgres.Kill()) }, func() { check(t, f.postgres.Restart(t.Context())) }},
+		{"each packet to Postgres 200 ms late", time.Second, func() { f.delay(200 * time.Millisecond) }, func() { f.delay(0) }},
+	}
+	var leader *clusterServer
+	list = append(list, fault{"NATS server killed that leads the events", 500 * time.Millisecond,
+		func() { leader = f.leader(c.conn); leader.kill(t) }, func() { leader.launch(t) }})
+	for _, s := range f.nats {
+		list = append(list, fault{"NATS server killed, " + s.name, 500 * time.Millisecond, func() { s.kill(t) }, func() { s.launch(t) }})
+	}
+	for _, r := range f.replicas {
+		list = append(list,
+			fault{"replica killed, " + r.described(), 300 * time.Millisecond, func() { r.kill(t) }, func() { r.start(t) }},
+			fault{"no word from NATS, " + r.described(), 3 * time.Second, func() { r.silenceNATS(true) }, func() { r.silenceNATS(false) }})
+		if r.postgres == nil {
+			continue
+		}
+		list = append(list, fault{"no word from Postgres, " + r.described(), 3 * time.Second,
+			func() { r.postgres.silence(true) }, func() { r.postgres.silence(false) }})
+	}
+	for name, program := range map[string]string{"ahead": "owned-authd-ahead", "behind": "owned-authd-behind"} {
+		r := f.replicas[0]
+		list = append(list, fault{"clock of a replica 30 s " + name, time.Second, func() {
+			r.program = func() *exec.Cmd { return exec.Command(program) }
+			r.stop(t)
+			r.start(t)
+		}, func() {
+			r.program = released
+			r.stop(t)
+			r.start(t)
+		}})
+	}
+	return list
+}
+
+func (r *replica) described() string {
+	switch {
+	case r.postgres == nil:
+		return r.name + " (edge)"
+	case !r.isEdge:
+		return r.name + " (handlers)"
+	}
+	return r.name
+}
+
+// delay makes every packet between replicas and Postgres late.
+func (f *fleet) delay(by time.Duration) {
+	for _, r := range f.replicas {
+		if r.postgres != nil {
+			r.postgres.delay.Store(int64(by))
+		}
+	}
+}
+
+// rollingRestart stops and starts one replica after the other, as a deployment does.
+func (f *fleet) rollingRestart() {
+	for _, r := range f.replicas {
+		r.stop(f.t)
+		r.start(f.t)
+		f.ready()
+	}
+}
+
+// some are the faults that a short run has time for, one of each kind.
+func some(list []fault) (few []fault) {
+	seen := map[string]bool{}
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	for _, one := range list {
+		kind, _, _ := strings.Cut(one.name, ",")
+		if !seen[kind] {
+			few = append(few, one)
+		}
+		seen[kind] = true
+	}
+	return few
+}
+
+// What goes wrong may keep answers from coming, but never makes a wrong one: a session that has
+// ended is not good beyond the bound, a refresh token is good once, a right password and a token
+// that is good are not refused; and in the end no account that was acknowledged is missing, and no
+// event is lost or invented.
+func TestAFleetSurvivesFaults(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, generous...)
+	f.ready()
+	c := populateFleet(f)
+	faults := some(f.faults(c))
+	if n := chaos(t); n > 1 {
+		faults = nil
+		for range max(1, n/10) {
+			round := f.faults(c)
+			rand.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
+			faults = append(faults, round...)
+		}
+	}
+	if only := os.Getenv("CHAOS_ONLY"); only != "" {
+		faults = nil
+		for _, one := range f.faults(c) {
+			if strings.Contains(one.name, only) {
+				faults = append(faults, one)
+			}
+		}
+	}
+	lines := newTable()
+	for _, one := range faults {
+		if t.Failed() {
+			break
+		}
+		c.undergo(one, lines)
+	}
+	c.settle(t)
+	t.Log(lines.String())
+}
+
+// generous are limits that those who insist on an answer do not meet. Callers are believed that
+// each comes from elsewhere.
+var generous = []string{"--limit-login=99/100ms", "--limit-login-account=99/100ms", "--trusted-proxies=127.0.0.1"}
+
+// undergo lets a fault happen and waits until everything is well again.
+func (c *callers) undergo(one fault, lines *table) {
+	t := c.fleet.t
+	t.Helper()
+	c.tally.empty()
+	one.begin()
+	if one.holds > 0 {
+		moment(one.holds, 2*one.holds)
+	}
+	one.end()
+	mended := time.Now()
+	c.fleet.ready()
+	ready := time.Since(mended)
+	moment(500*time.Millisecond, 600*time.Millisecond)
+	r := c.tally.empty()
+	lines.line(one.name, r, max(ready, r.last.Sub(mended)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := errors.Join(c.wrong...); err != nil {
+		t.Errorf("%s: %v", one.name, err)
+	}
+}
+
+// settle ends the callers and looks at what is left.
+func (c *callers) settle(t *testing.T) {
+	t.Helper()
+	check(t, c.end())
+	c.acknowledged()
+	c.refused()
+	p := &people{end: func() error { return nil }}
+	p.settled(t, c.fleet.postgres.URL, c.conn)
+	if err := errors.Join(c.wrong...); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d accounts", len(c.accounts))
+}
