@@ -28,6 +28,9 @@ const ServiceName = "auth"
 type Server struct {
 	Queue  func() any // what those of HandleQueued wait in, for the statistics; nil tells nothing
 	AtOnce int        // requests of HandleQueued that are begun here before others are asked; 0 asks nobody
+	// Able returns why requests cannot be carried out here; nil means that they always can. While it
+	// returns an error, they are given to other instances: see watch.
+	Able func(context.Context) error
 
 	conn   *nats.Conn
 	back   *nats.Conn // outlives conn
@@ -38,6 +41,8 @@ type Server struct {
 	busy   atomic.Int64   // requests of those that are being answered here
 	wake   chan struct{}  // that busy has passed AtOnce
 	later  sync.WaitGroup // requests that are answered outside of their subscriptions
+	unable atomic.Bool    // Able has returned an error
+	takers []*taker       // what is taken from instances that are not able
 }
 
 // NewServer announces the service on a connection, which it then owns. What is answered later
@@ -79,7 +84,12 @@ func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Con
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
 			return
 		}
-		resp, err := serve(op, request{r.Data(), nats.Header(r.Headers())}, fn)
+		req := request{r.Data(), nats.Header(r.Headers())}
+		if m := s.instead(string(op), req); m != nil {
+			s.pass(r, m)
+			return
+		}
+		resp, err := serve(op, req, fn)
 		if err != nil {
 			s.refuse(r, err)
 			return
@@ -88,6 +98,11 @@ func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Con
 			s.log.Error("reply lost", "subject", r.Subject(), "err", err)
 		}
 	}
+	q := &queued{subject: string(op), answer: func(r request) *nats.Msg {
+		data, err := serve(op, r, fn)
+		return s.reply(string(op), data, err)
+	}}
+	s.takers = append(s.takers, &taker{queued: q, answer: q.answer})
 	return add(s, op, workers(), answer)
 }
 
@@ -224,6 +239,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 	if s.AtOnce > 0 {
 		offers.Go(func() { s.offer(offering) })
+	}
+	if s.Able != nil {
+		offers.Go(func() { s.watch(offering) })
 	}
 	select {
 	case <-s.closed:

@@ -263,7 +263,7 @@ func ownedNATSCluster() {
 
 // How soon a NATS server notices that a client is behind a network that says nothing.
 const (
-	natsPing     = 2 * time.Second
+	natsPing     = 3 * time.Second
 	natsPingsOut = 2
 )
 

@@ -20,7 +20,10 @@ type fault struct {
 // faults are those of a fleet, with their order left to chance.
 func (f *fleet) faults(c *callers) []fault {
 	t := f.t
-	nothing := func() {}
+	nothing, silent := func() {}, 3*time.Second
+	if chaos(t) > 1 {
+		silent = 12 * time.Second // longer than it takes to be noticed
+	}
 	list := []fault{
 		{"none", time.Second, nothing, nothing},
 		{"rolling restart", 0, f.rollingRestart, nothing},
@@ -37,11 +40,11 @@ func (f *fleet) faults(c *callers) []fault {
 	for _, r := range f.replicas {
 		list = append(list,
 			fault{"replica killed, " + r.described(), 300 * time.Millisecond, func() { r.kill(t) }, func() { r.start(t) }},
-			fault{"no word from NATS, " + r.described(), 3 * time.Second, func() { r.silenceNATS(true) }, func() { r.silenceNATS(false) }})
+			fault{"no word from NATS, " + r.described(), silent, func() { r.silenceNATS(true) }, func() { r.silenceNATS(false) }})
 		if r.postgres == nil {
 			continue
 		}
-		list = append(list, fault{"no word from Postgres, " + r.described(), 3 * time.Second,
+		list = append(list, fault{"no word from Postgres, " + r.described(), silent,
 			func() { r.postgres.silence(true) }, func() { r.postgres.silence(false) }})
 	}
 	for name, program := range map[string]string{"ahead": "owned-authd-ahead", "behind": "owned-authd-behind"} {
@@ -170,7 +173,7 @@ func (c *callers) settle(t *testing.T) {
 	t.Helper()
 	check(t, c.end())
 	c.acknowledged()
-	c.refused()
+	c.refused(t)
 	p := &people{end: func() error { return nil }}
 	p.settled(t, c.fleet.postgres.URL, c.conn)
 	if err := errors.Join(c.wrong...); err != nil {

@@ -270,11 +270,13 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock}
 
-	back, err := s.keepConnected(embedded.Service)
+	// A reply that is made while the connection changes servers is not lost.
+	buffer := nats.ReconnectBufSize(replyBuffer)
+	back, err := s.keepConnected(embedded.Service, buffer)
 	if err != nil {
 		return err
 	}
-	conn, err := s.connect(embedded.Service)
+	conn, err := s.connect(embedded.Service, buffer)
 	if err != nil {
 		return err
 	}
@@ -283,6 +285,9 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		return err
 	}
 	s.server.AtOnce, s.server.Queue = cores, func() any { return s.pool.Stats() }
+	if isPostgres(s.config.databaseURL) { // others may reach it where this instance does not
+		s.server.Able = s.store.Ping
+	}
 	// What the verifier asks for is answered first.
 	err = errors.Join(
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),
@@ -444,6 +449,9 @@ func (s *service) lastSequence(ctx context.Context) (uint64, error) {
 	return n, err
 }
 
+// replyBuffer bounds the replies that wait for a server, in bytes.
+const replyBuffer = 8 << 20
+
 // clusterSize is the number of servers from which on events are kept on as many.
 const clusterSize = 3
 
@@ -481,8 +489,8 @@ func (s *service) openEdge() error {
 }
 
 // keepConnected is connect for as long as the process runs.
-func (s *service) keepConnected(role string) (*nats.Conn, error) {
-	conn, err := s.connect(role)
+func (s *service) keepConnected(role string, more ...nats.Option) (*nats.Conn, error) {
+	conn, err := s.connect(role, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -492,13 +500,13 @@ func (s *service) keepConnected(role string) (*nats.Conn, error) {
 
 // connect connects to the bus in a role: inside the process, or to the external cluster with
 // the credentials of the settings. Where those are the service's, all parts have its role.
-func (s *service) connect(role string) (*nats.Conn, error) {
+func (s *service) connect(role string, more ...nats.Option) (*nats.Conn, error) {
 	if s.embedded == nil && s.store != nil {
 		role = embedded.Service
 	}
-	options := []nats.Option{
-		nats.Name("authd " + role),
-		nats.CustomInboxPrefix("_INBOX_" + role),
+	options := append(more,
+		nats.Name("authd "+role),
+		nats.CustomInboxPrefix("_INBOX_"+role),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil when we close it
 				s.log.Warn("bus away", "role", role, "err", err)
@@ -506,7 +514,7 @@ func (s *service) connect(role string) (*nats.Conn, error) {
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) { s.log.Info("bus back", "role", role) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.log.Error("bus", "role", role, "err", err) }),
-	}
+	)
 	if s.embedded != nil {
 		return bus.Connect("", append(options, s.embedded.InProcess(), s.embedded.As(role))...)
 	}
