@@ -54,6 +54,13 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	}, nil
 }
 
+// Time is the database's clock, which all instances share. It is for Postgres alone: SQLite has
+// that of its one process.
+func (s *Store) Time(ctx context.Context) (now time.Time, err error) {
+	err = s.db.NewRaw("SELECT clock_timestamp()").Scan(ctx, &now)
+	return now, s.fault("ask the time", err)
+}
+
 // hungAfter is how long a transaction may say nothing, in the database's words. Whoever hangs in
 // it is cut off, and the next one gets what it has locked.
 const hungAfter = "15s"

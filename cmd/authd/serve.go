@@ -48,6 +48,7 @@ type service struct {
 	settings  serveSettings
 	log       *slog.Logger
 	clock     handlers.Clock
+	shared    *clock           // what clock is on Postgres; nil on SQLite
 	dir       *dataDir         // nil if nothing is kept in files
 	embedded  *embedded.Server // nil with an external cluster
 	store     *persistence.Store
@@ -195,6 +196,9 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 		return err
 	}
 	s.onClose(s.store.Close)
+	if err := s.shareClock(ctx); err != nil {
+		return err
+	}
 	if migrate || !isPostgres(url) {
 		done, err := migrations.Up(ctx, s.store.DB())
 		if len(done) > 0 {
@@ -203,6 +207,16 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 		return err
 	}
 	return checkSchema(ctx, s.store)
+}
+
+// shareClock has all instances on one Postgres agree in what time it is.
+func (s *service) shareClock(ctx context.Context) error {
+	if !isPostgres(s.config.databaseURL) {
+		return nil
+	}
+	s.shared = &clock{system: systemTime, ask: s.store.Time, log: s.log}
+	s.clock = s.shared.now
+	return s.shared.set(ctx)
 }
 
 // checkSchema refuses a schema that this binary does not know.
@@ -543,6 +557,9 @@ func (s *service) run(ctx context.Context) error {
 			return s.server.Run(busCtx)
 		})
 		g.Go(func() error { return s.keys.Run(busCtx) })
+		if s.shared != nil {
+			g.Go(func() error { return s.shared.run(busCtx) })
+		}
 		g.Go(func() error { return s.cleanup.Run(busCtx) })
 		g.Go(func() error { return s.relay.Run(busCtx) })
 	}
