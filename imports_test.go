@@ -39,6 +39,8 @@ var mayImport = map[string][]string{
 	"internal/secret":            {},
 	"internal/strictjson":        {""},
 	"internal/testauthority":     {"", "bus", "internal/token"},
+	"internal/testcert":          {},
+	"internal/testnats":          {},
 	"internal/testpg":            {"internal/testtool"},
 	"internal/testpg/cmd/withpg": {"internal/testpg"},
 	"internal/testsmtp":          {},

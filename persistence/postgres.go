@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/fnv"
 	"io"
+	"io/fs"
 	"net"
 	"runtime"
 	"strings"
@@ -25,6 +26,9 @@ const connectTimeout = 5 * time.Second
 
 func openPostgres(ctx context.Context, url string) (*Store, error) {
 	config, err := pgx.ParseConfig(url)
+	if file, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, file // of a certificate that the URL names
+	}
 	if err != nil {
 		return nil, ErrURL // pgx's error repeats the URL
 	}

@@ -38,10 +38,40 @@ const (
 	pingMax      = 2
 )
 
+// accountsText is the account of the service with the roles, and that of the system.
+const accountsText = `{{define "accounts"}}system_account: SYS
+accounts {
+  SYS {
+{{- with .System}}
+    # the operators of the servers: nats server report, nats server raft
+    users = [ { nkey: "{{.}}" } ]
+{{- end}}
+  }
+  APP {
+    jetstream: enabled
+    users = [
+{{- range .Users}}
+      # {{.Role.Name}}: {{.Role.About}}{{if .Former}} (the former key){{end}}
+      {
+        nkey: "{{.Key}}"
+        permissions: {
+          publish: {{.Role.Publish}}
+          subscribe: {{.Role.Subscribe}}
+        }
+      }
+{{- end}}
+    ]
+  }
+}
+{{- with .NoAuthUser}}
+no_auth_user: "{{.}}" # an app: whoever has no credentials
+{{- end}}
+{{end}}`
+
 // configText is what nats-server would read from a file. Signals belong to the program and
 // have no word in this language, so options sets that.
 var configText = template.Must(template.New("nats").Funcs(template.FuncMap{"quote": quote}).Parse(
-	`server_name: "authd"
+	accountsText + `server_name: "authd"
 {{- if .Listening}}
 host: {{quote .Host}}
 port: {{.Port}}
@@ -59,25 +89,12 @@ jetstream {
   limits { default_max_consumers: {{.MaxConsumers}} }
 }
 
-system_account: SYS
-accounts {
-  SYS {}
-  APP {
-    jetstream: enabled
-    users = [
-{{- range .Users}}
-      # {{.Role.Name}}
-      { nkey: "{{.Key}}", permissions: {{.Role.Permissions}} }
-{{- end}}
-    ]
-  }
-}
-no_auth_user: "{{.NoAuthUser}}"
-`))
+{{template "accounts" .}}`))
 
 type configUser struct {
-	Role Role
-	Key  string // public
+	Role   Role
+	Key    string // public
+	Former bool   // on its way out
 }
 
 // options makes the server's options: keys name the roles that have one.
@@ -89,7 +106,7 @@ func options(c Config, host string, port int, keys map[string]nkeys.KeyPair) (*s
 	var text strings.Builder
 	err = configText.Execute(&text, map[string]any{
 		"Listening": c.Listen != Off, "Host": host, "Port": port,
-		"Dir": c.Dir, "Users": users, "NoAuthUser": app,
+		"Dir": c.Dir, "System": "", "Users": users, "NoAuthUser": app,
 		"MaxConnections": maxConnections, "WriteDeadline": writeDeadline,
 		"PingInterval": pingInterval, "PingMax": pingMax,
 		"MaxMemory": maxMemory, "MaxDisk": maxDisk, "MaxConsumers": maxConsumers,
@@ -124,7 +141,7 @@ func configUsers(keys map[string]nkeys.KeyPair) (users []configUser, app string,
 		if role.Name == App {
 			app = public
 		}
-		users = append(users, configUser{role, public})
+		users = append(users, configUser{Role: role, Key: public})
 	}
 	return users, app, nil
 }

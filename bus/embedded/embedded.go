@@ -1,5 +1,6 @@
 // Package embedded is the NATS server inside the authd process, for those who have no
-// cluster: one server, one account with JetStream, six roles.
+// cluster: one server, one account with JetStream, seven roles. For those who have one, External
+// writes its configuration, with the same roles.
 //
 // Start locks the directory, reads the seeds of the roles (making them the first time),
 // writes the configuration as text and lets the server parse it, so that what runs here is
@@ -9,6 +10,8 @@
 //	keys.go     seeds: <Dir>/keys/{service,relay,edge,admin,subscriber}.nk
 //	roles.go    who may publish and subscribe what
 //	config.go   both put into configuration text, with the limits
+//	external.go the same for servers outside of authd
+//	nsc.go      the same in operator mode, as commands
 //	log.go      the server's log into slog, its fatal errors into Start and Failed
 //
 // Whoever connects without credentials is an app: it may ask the public subjects, hear the
@@ -84,7 +87,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 
 func (s *Server) start(c Config, host string, port int) error {
 	var err error
-	if s.keys, err = loadKeys(c.Dir); err != nil {
+	if s.keys, err = loadKeys(keysDir(c.Dir), keyed()); err != nil {
 		return err
 	}
 	opts, err := options(c, host, port, s.keys)

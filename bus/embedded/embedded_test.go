@@ -63,11 +63,16 @@ type client struct {
 // dial connects over the socket in a role.
 func dial(t *testing.T, s *embedded.Server, role string) client {
 	t.Helper()
+	return dialURL(t, s.URL(), s.As(role))
+}
+
+func dialURL(t *testing.T, url string, options ...nats.Option) client {
+	t.Helper()
 	c := client{errs: make(chan error, 16)}
 	var err error
-	c.Conn, err = nats.Connect(s.URL(), s.As(role), nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+	c.Conn, err = nats.Connect(url, append(options, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 		c.errs <- err
-	}))
+	}))...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,9 +14,12 @@ import (
 )
 
 // SeedFile is where the key of a role lives below dir: one line, a user seed.
-func SeedFile(dir, role string) string {
-	return filepath.Join(dir, "keys", role+".nk")
-}
+func SeedFile(dir, role string) string { return seedPath(keysDir(dir), role) }
+
+// keysDir is where a server that keeps its files in dir has its keys.
+func keysDir(dir string) string { return filepath.Join(dir, "keys") }
+
+func seedPath(folder, name string) string { return filepath.Join(folder, name+".nk") }
 
 // Credentials connects in a role with the key a server keeps in dir, from another process
 // than the server's. It makes no key, so that asking in the wrong directory is an error.
@@ -46,23 +49,19 @@ func asRole(name string, key func() (nkeys.KeyPair, error)) nats.Option {
 	}
 }
 
-// loadKeys reads the key of each role but the app's, making those that are absent. The
-// caller holds the lock of dir.
-func loadKeys(dir string) (map[string]nkeys.KeyPair, error) {
-	folder := filepath.Join(dir, "keys")
+// loadKeys reads the keys of these names from a folder, making those that are absent. The
+// caller holds a lock of it.
+func loadKeys(folder string, names []string) (map[string]nkeys.KeyPair, error) {
 	if err := makePrivate(folder); err != nil {
 		return nil, err
 	}
 	keys := map[string]nkeys.KeyPair{}
-	for _, role := range Roles() {
-		if role.Name == App {
-			continue
-		}
-		key, err := loadKey(SeedFile(dir, role.Name))
+	for _, name := range names {
+		key, err := loadKey(seedPath(folder, name))
 		if err != nil {
 			return nil, err
 		}
-		keys[role.Name] = key
+		keys[name] = key
 	}
 	return keys, nil
 }
@@ -94,8 +93,16 @@ func loadKey(file string) (nkeys.KeyPair, error) {
 	return readSeed(file)
 }
 
-// readSeed reads a key and refuses one that others could have read.
 func readSeed(file string) (nkeys.KeyPair, error) {
+	seed, err := readSecret(file)
+	if err != nil {
+		return nil, err
+	}
+	return parseSeed(file, seed)
+}
+
+// readSecret reads the line of a file and refuses one that others could have read.
+func readSecret(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err // names the file
@@ -108,16 +115,13 @@ func readSeed(file string) (nkeys.KeyPair, error) {
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return nil, fmt.Errorf("%s: mode %#o lets others read the key, want 0600", file, perm)
 	}
-	seed, err := io.ReadAll(io.LimitReader(f, 1024))
-	if err != nil {
-		return nil, err
-	}
-	return parseSeed(file, seed)
+	line, err := io.ReadAll(io.LimitReader(f, 1024))
+	return bytes.TrimSpace(line), err
 }
 
 // parseSeed never puts content into an error: it may be a key all the same.
 func parseSeed(file string, seed []byte) (nkeys.KeyPair, error) {
-	key, err := nkeys.FromSeed(bytes.TrimSpace(seed))
+	key, err := nkeys.FromSeed(seed)
 	if err != nil {
 		return nil, fmt.Errorf("%s: not the seed of an nkey", file)
 	}
@@ -128,8 +132,7 @@ func parseSeed(file string, seed []byte) (nkeys.KeyPair, error) {
 	return key, nil
 }
 
-// writeSeed makes a new key. The file appears whole or not at all; it cannot replace another,
-// because the caller found none and holds the lock.
+// writeSeed makes a new key.
 func writeSeed(file string) error {
 	key, err := nkeys.CreateUser()
 	if err != nil {
@@ -139,12 +142,18 @@ func writeSeed(file string) error {
 	if err != nil {
 		return err
 	}
+	return writeSecret(file, seed)
+}
+
+// writeSecret writes a line that only we may read. The file appears whole or not at all; it
+// cannot replace another, because the caller found none and holds the lock.
+func writeSecret(file string, line []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-*") // mode 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(tmp.Name()) // of no use once renamed
-	_, err = tmp.Write(append(seed, '\n'))
+	_, err = tmp.Write(append(line, '\n'))
 	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}

@@ -7,19 +7,19 @@ import (
 
 // The names of the roles.
 const (
-	App     = "app"     // whoever has no credentials
-	Edge    = "edge"    // the HTTP side: asks for strangers
-	Service = "service" // answers
-	Relay   = "relay"   // publishes events, keeps the streams
-	Admin   = "admin"   // the command line
-
-	Subscriber = "subscriber" // services that must miss no event: events.Subscribe
-	Mailer     = "mailer"     // sends mails, alone of all to read them
+	App        = "app"
+	Edge       = "edge"
+	Service    = "service"
+	Relay      = "relay"
+	Admin      = "admin"
+	Subscriber = "subscriber"
+	Mailer     = "mailer"
 )
 
 // Role is a set of rights on the bus. What neither list allows is refused.
 type Role struct {
 	Name        string
+	About       string // who it is for, in a line
 	InboxPrefix string // as in nats.CustomInboxPrefix
 	Publish     Subjects
 	Subscribe   Subjects
@@ -31,8 +31,8 @@ type Subjects struct {
 	Deny  []string
 }
 
-// Roles is the table of rights, for the embedded server and for any other: print
-// Permissions beside each role's user.
+// Roles is the table of rights, for the embedded server and, by External and NSC, for any
+// other.
 //
 // Inboxes differ by role because a reply holds tokens: were they all under _INBOX, an app
 // could read the replies to the edge. Apps share one, as they share one user; a cluster with
@@ -58,12 +58,14 @@ func Roles() []Role {
 	return []Role{
 		{
 			Name:        App,
+			About:       "whoever asks: verifies, registers, hears the events",
 			InboxPrefix: "_INBOX",
 			Publish:     Subjects{Allow: public},
 			Subscribe:   Subjects{Allow: join(events, "_INBOX.>")},
 		},
 		{
 			Name:        Edge,
+			About:       "the HTTP side: asks for strangers",
 			InboxPrefix: "_INBOX_edge",
 			Publish:     Subjects{Allow: []string{"auth.>"}, Deny: []string{"auth.admin.>", "auth.users.>", "auth.spare.>"}},
 			// the news its verifier needs
@@ -71,6 +73,7 @@ func Roles() []Role {
 		},
 		{
 			Name:        Service,
+			About:       "answers",
 			InboxPrefix: "_INBOX_service",
 			Publish: Subjects{Allow: []string{
 				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", "_INBOX_subscriber.>", // replies
@@ -81,18 +84,21 @@ func Roles() []Role {
 		},
 		{
 			Name:        Relay,
+			About:       "publishes events, keeps the streams",
 			InboxPrefix: "_INBOX_relay",
 			Publish:     Subjects{Allow: join(events, "mail.>", "$JS.API.>", "$JS.ACK.>")},
 			Subscribe:   Subjects{Allow: []string{"_INBOX_relay.>"}},
 		},
 		{
 			Name:        Admin,
+			About:       "the command line",
 			InboxPrefix: "_INBOX_admin",
 			Publish:     Subjects{Allow: []string{"auth.>", "$SRV.>", "$JS.API.>"}},
 			Subscribe:   Subjects{Allow: join(events, "_INBOX_admin.>")},
 		},
 		{
 			Name:        Subscriber,
+			About:       "services that must miss no event: events.Subscribe",
 			InboxPrefix: "_INBOX_subscriber",
 			Publish: Subjects{Allow: join(public,
 				"auth.users.snapshot", // everybody's addresses
@@ -103,6 +109,7 @@ func Roles() []Role {
 		},
 		{
 			Name:        Mailer,
+			About:       "sends mails, alone of all to read them",
 			InboxPrefix: "_INBOX_mailer",
 			Publish: Subjects{Allow: []string{
 				"mail.failed", // what it gave up
@@ -114,19 +121,18 @@ func Roles() []Role {
 	}
 }
 
-// Permissions is the value of a user's "permissions" in the server's configuration language.
-func (r Role) Permissions() string {
-	return fmt.Sprintf("{ publish: %s, subscribe: %s }", r.Publish, r.Subscribe)
-}
-
 // String is the value of "publish" or "subscribe". The deny list is always written: without
 // it, an empty allow list would mean everything.
 func (s Subjects) String() string {
-	deny := s.Deny
+	return fmt.Sprintf("{ allow: [%s], deny: [%s] }", quoteAll(s.Allow), quoteAll(s.Denied()))
+}
+
+// Denied are the denied subjects: all of them where none is allowed.
+func (s Subjects) Denied() []string {
 	if len(s.Allow) == 0 {
-		deny = []string{">"}
+		return []string{">"}
 	}
-	return fmt.Sprintf("{ allow: [%s], deny: [%s] }", quoteAll(s.Allow), quoteAll(deny))
+	return s.Deny
 }
 
 func quoteAll(subjects []string) string {
@@ -140,6 +146,16 @@ func quoteAll(subjects []string) string {
 // join never writes into the array behind a.
 func join(a []string, b ...string) []string {
 	return append(a[:len(a):len(a)], b...)
+}
+
+// keyed are the names of the roles that have a key: an app of the embedded server has none.
+func keyed() (names []string) {
+	for _, r := range Roles() {
+		if r.Name != App {
+			names = append(names, r.Name)
+		}
+	}
+	return names
 }
 
 // lookup finds a role by its name.

@@ -12,12 +12,15 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-// Subjects are spelled out here instead of taken from the table, so that a slip there shows.
-var rights = []struct {
+// right is what a role may do and what not, by subjects that are separated by spaces.
+type right struct {
 	role                    string
-	publish, notPublish     string // separated by spaces
+	publish, notPublish     string
 	subscribe, notSubscribe string
-}{
+}
+
+// Subjects are spelled out here instead of taken from the table, so that a slip there shows.
+var rights = []right{
 	{
 		role: embedded.App,
 		publish: `auth.register auth.login auth.login.code auth.verify auth.refresh auth.logout auth.keys auth.revocations
@@ -97,34 +100,39 @@ func TestRights(t *testing.T) {
 	for _, r := range rights {
 		t.Run(r.role, func(t *testing.T) {
 			t.Parallel()
-			publish := func(subject string) func(*nats.Conn) error {
-				return func(nc *nats.Conn) error { return nc.Publish(subject, nil) }
-			}
-			subscribe := func(subject string) func(*nats.Conn) error {
-				return func(nc *nats.Conn) error { _, err := nc.Subscribe(subject, func(*nats.Msg) {}); return err }
-			}
-			queue := func(subject string) func(*nats.Conn) error {
-				return func(nc *nats.Conn) error {
-					_, err := nc.QueueSubscribe(subject, "q", func(*nats.Msg) {})
-					return err
-				}
-			}
-			c := dial(t, s, r.role)
-			for _, subject := range strings.Fields(r.publish) {
-				allowed(t, c, "publish "+subject, publish(subject))
-			}
-			for _, subject := range strings.Fields(r.notPublish) {
-				refused(t, c, `for Publish to "`+subject+`"`, publish(subject))
-			}
-			for _, subject := range strings.Fields(r.subscribe) {
-				allowed(t, c, "subscribe "+subject, subscribe(subject))
-				allowed(t, c, "queue subscribe "+subject, queue(subject))
-			}
-			for _, subject := range strings.Fields(r.notSubscribe) {
-				refused(t, c, `for Subscription to "`+subject+`"`, subscribe(subject))
-				refused(t, c, `for Subscription to "`+subject+`" using queue`, queue(subject))
-			}
+			r.hold(t, dial(t, s, r.role))
 		})
+	}
+}
+
+// hold checks that they are the rights of a client.
+func (r right) hold(t *testing.T, c client) {
+	t.Helper()
+	publish := func(subject string) func(*nats.Conn) error {
+		return func(nc *nats.Conn) error { return nc.Publish(subject, nil) }
+	}
+	subscribe := func(subject string) func(*nats.Conn) error {
+		return func(nc *nats.Conn) error { _, err := nc.Subscribe(subject, func(*nats.Msg) {}); return err }
+	}
+	queue := func(subject string) func(*nats.Conn) error {
+		return func(nc *nats.Conn) error {
+			_, err := nc.QueueSubscribe(subject, "q", func(*nats.Msg) {})
+			return err
+		}
+	}
+	for _, subject := range strings.Fields(r.publish) {
+		allowed(t, c, "publish "+subject, publish(subject))
+	}
+	for _, subject := range strings.Fields(r.notPublish) {
+		refused(t, c, `for Publish to "`+subject+`"`, publish(subject))
+	}
+	for _, subject := range strings.Fields(r.subscribe) {
+		allowed(t, c, "subscribe "+subject, subscribe(subject))
+		allowed(t, c, "queue subscribe "+subject, queue(subject))
+	}
+	for _, subject := range strings.Fields(r.notSubscribe) {
+		refused(t, c, `for Subscription to "`+subject+`"`, subscribe(subject))
+		refused(t, c, `for Subscription to "`+subject+`" using queue`, queue(subject))
 	}
 }
 

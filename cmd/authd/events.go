@@ -91,13 +91,16 @@ func (s adminSettings) connectAsAdmin() (*nats.Conn, error) {
 		}
 		options = append(options, embedded.Credentials(filepath.Join(s.DataDir, "nats"), embedded.Admin))
 	}
-	credentials, err := s.natsCredentials()
+	credentials, err := s.natsCredentials(embedded.Admin)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := bus.Connect(url, append(options, credentials...)...)
 	if errors.Is(err, nats.ErrNoServers) {
 		return nil, fmt.Errorf("nothing answers at %s: does \"authd serve\" run? NATS_URL or NATS_LISTEN says where", redacted(url))
+	}
+	if err != nil && s.NATSURL != "" {
+		return nil, busError(err)
 	}
 	return conn, err
 }

@@ -18,6 +18,7 @@
 //	users.go     what operators do to accounts
 //	terminal.go  questions to whoever sits there
 //	import.go    accounts from elsewhere
+//	natsconfig.go  servers of NATS outside of this process
 //	healthcheck.go  for containers
 package main
 
@@ -58,6 +59,7 @@ type commands struct {
 	Mail        mailCommand        `cmd:"" help:"Show how things stand with mails, put back those that were given up, write what mails look like."`
 	Users       usersCommand       `cmd:"" help:"Show accounts, disable and enable them, end their sessions, set their passwords: on the bus, while the service runs."`
 	Import      importCommand      `cmd:"" help:"Take accounts over from the ancestor of this service, or from a file. It can be run again, and while the service runs."`
+	NATSConfig  natsConfigCommand  `cmd:"" name:"nats-config" help:"Print the configuration of NATS servers outside of authd, with the rights of every role, and make the keys for it."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }

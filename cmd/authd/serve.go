@@ -513,9 +513,9 @@ func (s *service) keepConnected(role string, more ...nats.Option) (*nats.Conn, e
 }
 
 // connect connects to the bus in a role: inside the process, or to the external cluster with
-// the credentials of the settings. Where those are the service's, all parts have its role.
+// the credentials of the settings. Where those are one user's, all parts have the service's role.
 func (s *service) connect(role string, more ...nats.Option) (*nats.Conn, error) {
-	if s.embedded == nil && s.store != nil {
+	if s.embedded == nil && s.store != nil && !s.settings.eachHasItsRole() {
 		role = embedded.Service
 	}
 	options := append(more,
@@ -532,14 +532,14 @@ func (s *service) connect(role string, more ...nats.Option) (*nats.Conn, error) 
 	if s.embedded != nil {
 		return bus.Connect("", append(options, s.embedded.InProcess(), s.embedded.As(role))...)
 	}
-	credentials, err := s.settings.natsCredentials()
+	credentials, err := s.settings.natsCredentials(role)
 	if err != nil {
 		return nil, err
 	}
 	options = append(options, credentials...)
 	conn, err := bus.Connect(s.config.natsURL, options...)
 	if err != nil {
-		return nil, fmt.Errorf("NATS_URL: %w", err)
+		return nil, busError(err)
 	}
 	return conn, nil
 }

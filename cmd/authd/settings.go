@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -56,8 +58,8 @@ type accessSettings struct {
 // natsSettings say where the bus is and how one gets in.
 type natsSettings struct {
 	NATSURL          string `name:"nats-url" env:"NATS_URL" placeholder:"URLS" help:"Comma-separated URLs of an external NATS cluster. Without one: an embedded server."`
-	NATSCreds        string `name:"nats-creds" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file for the external cluster."`
-	NATSNKeySeedFile string `name:"nats-nkey-seed-file" env:"NATS_NKEY_SEED_FILE" placeholder:"FILE" help:"NKey seed file for the external cluster."`
+	NATSCreds        string `name:"nats-creds" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file for the external cluster, of a user with the rights of every part; or a directory of service.creds, relay.creds, edge.creds, mailer.creds and admin.creds, and each part has its own."`
+	NATSNKeySeedFile string `name:"nats-nkey-seed-file" env:"NATS_NKEY_SEED_FILE" placeholder:"FILE" help:"NKey seed file for the external cluster, or a directory of service.nk and so on, as \"authd nats-config\" makes it."`
 	NATSTLSCA        string `name:"nats-tls-ca" env:"NATS_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the external cluster's certificates are checked against (PEM)."`
 	NATSListen       string `name:"nats-listen" env:"NATS_LISTEN" default:"127.0.0.1:4222" placeholder:"HOST:PORT" help:"Where the embedded NATS server listens; \"off\" keeps it inside the process."`
 }
@@ -383,29 +385,74 @@ func (s natsSettings) checkListen() error {
 	return nil
 }
 
-// natsCredentials reads the files that let us into the external cluster, so that one that
-// will not do is named here.
-func (s natsSettings) natsCredentials() (options []nats.Option, err error) {
+// natsCredentials reads the files that let us into the external cluster in a role, so that one
+// that will not do is named here.
+func (s natsSettings) natsCredentials(role string) (options []nats.Option, err error) {
+	add := func(option nats.Option) { options = append(options, option) }
 	if s.NATSCreds != "" {
-		if err := checkFile("NATS_CREDS", s.NATSCreds, "/run/secrets/authd.creds", isCredentials); err != nil {
+		err := ofRole(s.NATSCreds, role+".creds", func(file string) error {
+			add(nats.UserCredentials(file))
+			return checkFile("NATS_CREDS", file, "/run/secrets/authd.creds", isCredentials)
+		})
+		if err != nil {
 			return nil, err
 		}
-		options = append(options, nats.UserCredentials(s.NATSCreds))
 	}
 	if s.NATSNKeySeedFile != "" {
-		option, err := nats.NkeyOptionFromSeed(s.NATSNKeySeedFile)
+		err := ofRole(s.NATSNKeySeedFile, role+".nk", func(file string) error {
+			option, err := nats.NkeyOptionFromSeed(file)
+			if err != nil {
+				return &settingError{"NATS_NKEY_SEED_FILE", "is no file that holds the seed of a user", "data/nats/keys/edge.nk"}
+			}
+			add(option)
+			return nil
+		})
 		if err != nil {
-			return nil, &settingError{"NATS_NKEY_SEED_FILE", "is no file that holds the seed of a user", "data/nats/keys/edge.nk"}
+			return nil, err
 		}
-		options = append(options, option)
 	}
 	if s.NATSTLSCA != "" {
 		if err := checkFile("NATS_TLS_CA", s.NATSTLSCA, "/etc/ssl/nats-ca.pem", x509.NewCertPool().AppendCertsFromPEM); err != nil {
 			return nil, err
 		}
-		options = append(options, nats.RootCAs(s.NATSTLSCA))
+		add(nats.RootCAs(s.NATSTLSCA))
 	}
 	return options, nil
+}
+
+// ofRole reads the file at path, or the one of that name if path is a directory, which an error
+// then says.
+func ofRole(path, name string, read func(file string) error) error {
+	if !isDirectory(path) {
+		return read(path)
+	}
+	err := read(filepath.Join(path, name))
+	if wrong, ok := errors.AsType[*settingError](err); ok {
+		return &settingError{wrong.name, "is a directory whose " + name + " " + wrong.fault, wrong.example}
+	}
+	return err
+}
+
+func isDirectory(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// eachHasItsRole tells whether the credentials are a directory, with those of each role.
+func (s natsSettings) eachHasItsRole() bool {
+	return isDirectory(s.NATSCreds) || isDirectory(s.NATSNKeySeedFile)
+}
+
+// busError says in the words of the settings why there is no connection to the bus.
+func busError(err error) error {
+	_, distrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case distrusted:
+		return fmt.Errorf("NATS_URL: %w; NATS_TLS_CA names the authorities that are believed", err)
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		return fmt.Errorf("NATS_URL: %w: the server has no TLS, and NATS_TLS_CA or tls:// ask for it", err)
+	}
+	return fmt.Errorf("NATS_URL: %w", err)
 }
 
 func isCredentials(content []byte) bool {

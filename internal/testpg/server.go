@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,6 +30,9 @@ type Config struct {
 	Durable bool
 	// Settings are added to postgresql.conf's, such as "max_connections=20".
 	Settings []string
+	// Certificate and Key are files in PEM with which the server offers TLS to those who ask
+	// for it. It cannot in a container.
+	Certificate, Key string
 }
 
 // Server is a Postgres of its own, on 127.0.0.1 and without passwords. Its methods must
@@ -91,6 +95,14 @@ func start(ctx context.Context, c Config, bin, docker string) (*Server, error) {
 	if s.dir, err = os.MkdirTemp(parent, "testpg-"); err != nil {
 		return nil, err
 	}
+	if c.Certificate != "" {
+		if docker != "" {
+			return nil, errors.Join(errors.New("no TLS in a container: install Postgres"), os.RemoveAll(s.dir))
+		}
+		if err := s.certify(&c); err != nil {
+			return nil, errors.Join(err, os.RemoveAll(s.dir))
+		}
+	}
 	var prepare, cleanup []string
 	if docker == "" {
 		prepare, cleanup = s.local(bin, port, c.settings())
@@ -116,6 +128,29 @@ func (c Config) settings() []string {
 		args = append(args, "-c", setting)
 	}
 	return args
+}
+
+// certify copies the certificate and the key, as the server wants them to be its user's alone,
+// and adds the settings that name them.
+func (s *Server) certify(c *Config) error {
+	c.Settings = append(slices.Clone(c.Settings), "ssl=on")
+	for setting, from := range map[string]string{"ssl_cert_file": c.Certificate, "ssl_key_file": c.Key} {
+		content, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(s.dir, setting)
+		if err := os.WriteFile(to, content, 0o600); err != nil {
+			return err
+		}
+		if s.user != nil {
+			if err := os.Chown(to, int(s.user.Uid), int(s.user.Gid)); err != nil {
+				return err
+			}
+		}
+		c.Settings = append(c.Settings, setting+"="+to)
+	}
+	return nil
 }
 
 // local makes s run the programs in bin and returns the commands that come before and after.

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testcert"
+	"github.com/zyotra/auth/internal/testnats"
+	"github.com/zyotra/auth/internal/testpg"
+)
+
+// clusterHosts are the servers of a cluster, as an operator would name them.
+var clusterHosts = []string{"nats-1", "nats-2", "nats-3"}
+
+// elsewhere moves a configuration to where the test lets servers listen and keep their files.
+func elsewhere(text string) func(testnats.Place) string {
+	return func(p testnats.Place) string {
+		moved := []string{`"/data"`, strconv.Quote(p.Store), "0.0.0.0:6222", p.Cluster}
+		for i, route := range p.Routes {
+			moved = append(moved, clusterHosts[i]+":6222", route)
+		}
+		return strings.NewReplacer(moved...).Replace(text)
+	}
+}
+
+// roleBus is an external bus with roles.
+type roleBus struct {
+	url  string
+	dir  string // of the credentials
+	kind string // of their files: nk or creds
+	ca   string // "" without TLS
+}
+
+// flags are those of a command that has the credentials of the directory.
+func (b roleBus) flags() []string {
+	flags := []string{"--nats-url=" + b.url, map[string]string{"nk": "--nats-nkey-seed-file=", "creds": "--nats-creds="}[b.kind] + b.dir}
+	if b.ca != "" {
+		flags = append(flags, "--nats-tls-ca="+b.ca)
+	}
+	return flags
+}
+
+// as connects in a role.
+func (b roleBus) as(t *testing.T, role string) *nats.Conn {
+	t.Helper()
+	prefix := "_INBOX_" + role
+	if role == embedded.App {
+		prefix = "_INBOX"
+	}
+	file := filepath.Join(b.dir, role+"."+b.kind)
+	options := []nats.Option{nats.CustomInboxPrefix(prefix), nats.UserCredentials(file)}
+	if b.kind == "nk" {
+		key, err := nats.NkeyOptionFromSeed(file)
+		check(t, err)
+		options[1] = key
+	}
+	if b.ca != "" {
+		options = append(options, nats.RootCAs(b.ca))
+	}
+	return connect(t, b.url, options...)
+}
+
+// clusterWithRoles is three servers with TLS, as "authd nats-config" writes them down.
+func clusterWithRoles(t *testing.T) roleBus {
+	t.Helper()
+	dir, ca := t.TempDir(), testcert.New(t)
+	config := command(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","), "--tls="+ca.Dir)
+	c := testnats.StartCluster(t, testnats.Config{Text: elsewhere(config)})
+	return roleBus{strings.ReplaceAll(c.URLs(), "nats://", "tls://"), filepath.Join(dir, "keys"), "nk", ca.CAFile()}
+}
+
+// operatorMode is one server whose users nsc made.
+func operatorMode(t *testing.T) roleBus {
+	t.Helper()
+	dir := t.TempDir()
+	testnats.RunNSC(t, command(t, dir, "nats-config", "--dir="+dir+"/creds", "--nsc"))
+	servers, _, _ := strings.Cut(command(t, dir, "nats-config", "--dir=unused"), "system_account:")
+	resolver, err := os.ReadFile(dir + "/creds/resolver.conf")
+	check(t, err)
+	s := testnats.Start(t, testnats.Config{Text: elsewhere(servers + string(resolver))})
+	return roleBus{s.URL(), dir + "/creds", "creds", ""}
+}
+
+// The whole service on a bus that gives each part its own rights and no more.
+func TestEachPartHasItsRole(t *testing.T) {
+	t.Parallel()
+	for name, deploy := range map[string]struct {
+		bus      func(*testing.T) roleBus
+		replicas int
+	}{
+		"cluster of three": {clusterWithRoles, 3},
+		"operator mode":    {operatorMode, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bus := deploy.bus(t)
+			inbox, smtp := startSMTP(t)
+			flags := append(append(withPostgres(testpg.URL(t)), bus.flags()...), "--email-verification=optional")
+			a := start(t, append(flags, smtp...)...)
+
+			login := rolesStory(t, a, bus)
+			inbox.Wait(t, "ada@example.com") // the mailer has read it
+			edgeWithoutOtherKeys(t, bus, login)
+			replicated(t, bus, deploy.replicas)
+			subscriberFollows(t, bus)
+			strangersAreKeptOut(t, bus)
+			operatorsAsk(t, bus)
+			if strings.Contains(strings.ToLower(a.stderr.String()), "permissions violation") {
+				t.Errorf("a part may not what it wants:\n%s", a.stderr)
+			}
+		})
+	}
+}
+
+// rolesStory is a registration, a login and a verification, over HTTP and as an app.
+func rolesStory(t *testing.T, a *instance, bus roleBus) (access string) {
+	t.Helper()
+	app := bus.as(t, embedded.App)
+	registered, err := app.SubscribeSync("user.registered")
+	check(t, err)
+	check(t, app.Flush())
+	signUp(t, a)
+	heard(t, registered, "user.registered", "1")
+	access = ask(t, app, "auth.login", nil, credentials).member(t, "accessToken")
+	ask(t, app, "auth.verify", nil, `{"token":"`+access+`"}`).replied(t, verified)
+	a.get(t, "/verify", access).answered(t, 200, verified)
+	until(t, "it is ready in all parts", func() bool { return a.get(t, "/readyz", "").Answer.Status == 200 })
+	return access
+}
+
+// edgeWithoutOtherKeys runs an edge that has its own credentials alone.
+func edgeWithoutOtherKeys(t *testing.T, bus roleBus, access string) {
+	t.Helper()
+	file := "edge." + bus.kind
+	content, err := os.ReadFile(filepath.Join(bus.dir, file))
+	check(t, err)
+	alone := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(alone, file), content, 0o600))
+	bus.dir = alone
+	edge := start(t, append([]string{"serve", "--edge"}, bus.flags()...)...)
+	edge.get(t, "/verify", access).answered(t, 200, verified)
+	edge.get(t, "/me", access).answered(t, 200, strings.NewReplacer(`"Ada"`, `""`).Replace(account))
+}
+
+// replicated wants the streams on so many servers.
+func replicated(t *testing.T, bus roleBus, replicas int) {
+	t.Helper()
+	js, err := jetstream.New(bus.as(t, embedded.Admin))
+	check(t, err)
+	for _, name := range []string{events.Stream, "AUTH_MAIL", "AUTH_MAIL_FAILED"} {
+		s, err := js.Stream(t.Context(), name)
+		check(t, err)
+		if n := s.CachedInfo().Config.Replicas; n != replicas {
+			t.Errorf("%s is kept on %d servers", name, n)
+		}
+		if c := s.CachedInfo().Cluster; replicas > 1 && (c == nil || len(c.Replicas) != replicas-1) {
+			t.Errorf("%s: %+v", name, c)
+		}
+	}
+}
+
+// subscriberFollows reads the events as a subscriber, who cannot change what is kept.
+func subscriberFollows(t *testing.T, bus roleBus) {
+	t.Helper()
+	conn := bus.as(t, embedded.Subscriber)
+	got := make(chan events.UserRegistered, 1)
+	sub, err := events.Subscribe(t.Context(), conn, events.Consumer{Name: "directory"}, events.On(
+		func(_ context.Context, _ events.Event, e events.UserRegistered) error { got <- e; return nil }))
+	check(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- sub.Run(ctx) }()
+	if e := <-got; e.UserID != 1 {
+		t.Errorf("%+v", e)
+	}
+	stop()
+	check(t, <-ended)
+	mayNot(t, conn, "$JS.API.STREAM.DELETE.AUTH_EVENTS", "$JS.API.STREAM.PURGE.AUTH_EVENTS", "$JS.API.STREAM.UPDATE.AUTH_EVENTS",
+		"$JS.API.STREAM.INFO.AUTH_MAIL", "$JS.API.STREAM.MSG.GET.AUTH_MAIL", "$JS.API.CONSUMER.CREATE.AUTH_MAIL.directory")
+}
+
+// strangersAreKeptOut checks what an attacker would try first.
+func strangersAreKeptOut(t *testing.T, bus roleBus) {
+	t.Helper()
+	app := bus.as(t, embedded.App)
+	mayNot(t, app, "user.registered", "session.revoked", "mail.requested", "auth.admin.users.list", "$JS.API.STREAM.LIST", "_INBOX_edge.x")
+	for _, subject := range []string{"auth.login", "auth.>", "_INBOX_edge.>", "_INBOX_service.>", "mail.>", ">"} {
+		_, err := app.SubscribeSync(subject)
+		check(t, err)
+		check(t, app.Flush())
+		if err := app.LastError(); !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), `"`+subject+`"`) {
+			t.Errorf("an app may read %s: %v", subject, err)
+		}
+	}
+	mayNot(t, bus.as(t, embedded.Edge), "user.registered", "auth.admin.users.list", "$JS.API.STREAM.LIST")
+	mayNot(t, bus.as(t, embedded.Mailer), "auth.login", "mail.requested", "$JS.API.STREAM.DELETE.AUTH_MAIL", "$JS.API.STREAM.INFO.AUTH_EVENTS")
+	mayNot(t, bus.as(t, embedded.Service), "user.registered", "session.revoked", "mail.requested", "$JS.API.STREAM.LIST")
+	mayNot(t, bus.as(t, embedded.Relay), "auth.login", "_INBOX.x", "auth.admin.users.list")
+}
+
+// mayNot wants each publication refused.
+func mayNot(t *testing.T, conn *nats.Conn, subjects ...string) {
+	t.Helper()
+	for _, subject := range subjects {
+		check(t, conn.Publish(subject, nil))
+		check(t, conn.Flush())
+		if err := conn.LastError(); !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), `"`+subject+`"`) {
+			t.Errorf("%s may publish %s: %v", conn.Opts.InboxPrefix, subject, err)
+		}
+	}
+}
+
+// operatorsAsk uses the command line with the directory, and without the operator's key.
+func operatorsAsk(t *testing.T, bus roleBus) {
+	t.Helper()
+	if said := command(t, t.TempDir(), append([]string{"users", "list", "--json"}, bus.flags()...)...); !strings.HasPrefix(said, `{"userId":1,`) {
+		t.Error(said)
+	}
+	said := command(t, t.TempDir(), append([]string{"events", "tail", "--json", "--no-follow", "--subject=user.registered"}, bus.flags()...)...)
+	var event struct{ Type string }
+	check(t, json.Unmarshal([]byte(said), &event))
+	if event.Type != "user.registered" {
+		t.Error(said)
+	}
+	command(t, t.TempDir(), append([]string{"mail", "status"}, bus.flags()...)...)
+
+	flags := bus.flags()
+	flags[1] += "/app." + bus.kind
+	cmd := exec.Command("authd", append([]string{"users", "list"}, flags...)...)
+	cmd.Dir, cmd.Env = t.TempDir(), []string{"PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "only operators may ask") {
+		t.Errorf("%s, %v", out, err)
+	}
+}
