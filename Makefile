@@ -1,12 +1,14 @@
 # The tools' versions, pinned here only.
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+CYCLONEDX   = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
 TESTFLAGS =
 FUZZTIME  = 5s
 CHAOS     = 25
+PLATFORMS = linux/amd64 linux/arm64 darwin/arm64 windows/amd64
 
-.PHONY: help run test chaos lint fmt vet staticcheck fuzz vuln bench ci
+.PHONY: help run test chaos lint fmt vet staticcheck fuzz vuln bench release reproducible ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +38,10 @@ fuzz: ## run every fuzz target for FUZZTIME (5s)
 	.ci/fuzz $(FUZZTIME)
 
 bench: ## measure, each program beside its limit; docs/performance.md has figures
+	go run ./bench/verify
+	go run ./bench/forward
+	go run ./bench/login
+	go run ./bench/refresh
 	go run ./bench/verifier
 	go run ./bench/relay
 	go run ./bench/enumeration
@@ -43,6 +49,12 @@ bench: ## measure, each program beside its limit; docs/performance.md has figure
 
 vuln: ## look for known vulnerabilities in what we call
 	.ci/vuln $(GOVULNCHECK)
+
+release: ## build PLATFORMS into dist/, with sums and bills of materials (VERSION=1.2.3)
+	.ci/release $(CYCLONEDX) $(PLATFORMS)
+
+reproducible: ## build a release twice and compare
+	.ci/reproducible
 
 ci: ## run everything, as CI does
 	bash .ci/run

@@ -3,7 +3,9 @@ package auth
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -60,6 +62,9 @@ var statuses = map[Code]int{
 	CodeOverloaded:         http.StatusServiceUnavailable,
 	CodeUnavailable:        http.StatusServiceUnavailable,
 }
+
+// Codes are all of them, sorted.
+func Codes() []Code { return slices.Sorted(maps.Keys(statuses)) }
 
 // Status is the number of a code: the HTTP status, and the service error code on the bus.
 // An unknown code is 500.

@@ -106,20 +106,21 @@ func (s *Server) takeInstead(t *taker) nats.MsgHandler {
 
 // instead has a request answered by an able instance if this one is not. It returns nil if it is
 // to be answered here all the same: there is no other.
-func (s *Server) instead(subject string, r request) *nats.Msg {
+func (s *Server) instead(q *queued, r request) *nats.Msg {
 	if !s.unable.Load() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
 	defer cancel()
-	m := nats.NewMsg(insteadOf(subject))
+	began, m := time.Now(), nats.NewMsg(insteadOf(q.subject))
 	m.Data, m.Header = r.data, r.header
 	reply, err := s.back.RequestMsgWithContext(ctx, m)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil
 	case err != nil: // it may have been carried out
-		return s.reply(subject, nil, fmt.Errorf("%w: given to another and not answered: %w", auth.ErrUnavailable, err))
+		q.observe(auth.CodeUnavailable, time.Since(began))
+		return s.reply(q.subject, nil, fmt.Errorf("%w: given to another and not answered: %w", auth.ErrUnavailable, err))
 	}
 	return &nats.Msg{Data: reply.Data, Header: reply.Header}
 }

@@ -34,6 +34,7 @@ type queued struct {
 	subject string
 	spare   string // where an instance takes requests over that has nothing to do
 	answer  func(request) *nats.Msg
+	observe Observer
 	inside  atomic.Int64
 	done    atomic.Int64
 	failed  atomic.Int64
@@ -50,9 +51,9 @@ type queued struct {
 // queue is doing.
 func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	_, rest, _ := strings.Cut(string(op), ".")
-	q := &queued{subject: string(op), spare: "auth.spare." + rest}
+	q := &queued{subject: string(op), spare: "auth.spare." + rest, observe: s.observer(string(op))}
 	q.answer = func(r request) *nats.Msg {
-		data, err := serve(op, r, fn)
+		data, err := observed(s, q.observe, op, r, fn)
 		if errors.Is(err, auth.ErrOverloaded) {
 			time.Sleep(refusalPause)
 		}
@@ -62,9 +63,11 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 	s.takers = append(s.takers, &taker{queued: q, answer: s.anywhere(q)})
 	return add(s, op, 1, func(r micro.Request) {
 		if !s.isAnswerable(q.subject, r.Reply()) {
+			q.observe(auth.CodeMalformed, 0)
 			return
 		}
 		if q.inside.Load() >= maxQueued {
+			q.observe(auth.CodeOverloaded, 0)
 			s.refuse(r, auth.ErrOverloaded.After(time.Second))
 			return
 		}
@@ -94,7 +97,7 @@ func (s *Server) answerLater(q *queued, to string, r request, fn func(request) *
 // anywhere answers a request here, or where it is begun sooner.
 func (s *Server) anywhere(q *queued) func(request) *nats.Msg {
 	return func(r request) *nats.Msg {
-		if m := s.instead(q.subject, r); m != nil {
+		if m := s.instead(q, r); m != nil {
 			return m
 		}
 		if n := s.begin(); n <= s.AtOnce || s.AtOnce == 0 {
@@ -142,6 +145,7 @@ func (s *Server) changed() {
 func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
 	defer cancel()
+	began := time.Now()
 	for range spareTries {
 		m := nats.NewMsg(q.spare)
 		m.Data, m.Header = r.data, r.header
@@ -150,6 +154,7 @@ func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
 		case errors.Is(err, nats.ErrNoResponders):
 			return nil
 		case err != nil: // it may have been carried out
+			q.observe(auth.CodeUnavailable, time.Since(began))
 			return s.reply(q.subject, nil, fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err))
 		case reply.Header.Get(micro.ErrorCodeHeader) == "" || !errors.Is(refusal(reply), auth.ErrOverloaded):
 			return &nats.Msg{Data: reply.Data, Header: reply.Header}

@@ -32,6 +32,9 @@ type Server struct {
 	// returns an error, they are given to other instances: see watch.
 	Able func(context.Context) error
 
+	// Observe, if it is set before Handle, is asked for what watches the requests of a subject.
+	Observe func(subject string) Observer
+
 	conn   *nats.Conn
 	back   *nats.Conn // outlives conn
 	svc    micro.Service
@@ -43,6 +46,7 @@ type Server struct {
 	later  sync.WaitGroup // requests that are answered outside of their subscriptions
 	unable atomic.Bool    // Able has returned an error
 	takers []*taker       // what is taken from instances that are not able
+	within atomic.Int64   // of InFlight
 }
 
 // NewServer announces the service on a connection, which it then owns. What is answered later
@@ -80,16 +84,24 @@ func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 // Handle answers op with fn, which may run several times at once. What fn returns as an
 // error is what the caller gets of it: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
+	observe := s.observer(string(op))
+	q := &queued{subject: string(op), observe: observe}
+	q.answer = func(r request) *nats.Msg {
+		data, err := observed(s, observe, op, r, fn)
+		return s.reply(q.subject, data, err)
+	}
+	s.takers = append(s.takers, &taker{queued: q, answer: q.answer})
 	answer := func(r micro.Request) {
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
+			observe(auth.CodeMalformed, 0)
 			return
 		}
 		req := request{r.Data(), nats.Header(r.Headers())}
-		if m := s.instead(string(op), req); m != nil {
+		if m := s.instead(q, req); m != nil {
 			s.pass(r, m)
 			return
 		}
-		resp, err := serve(op, req, fn)
+		resp, err := observed(s, observe, op, req, fn)
 		if err != nil {
 			s.refuse(r, err)
 			return
@@ -98,11 +110,6 @@ func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Con
 			s.log.Error("reply lost", "subject", r.Subject(), "err", err)
 		}
 	}
-	q := &queued{subject: string(op), answer: func(r request) *nats.Msg {
-		data, err := serve(op, r, fn)
-		return s.reply(string(op), data, err)
-	}}
-	s.takers = append(s.takers, &taker{queued: q, answer: q.answer})
 	return add(s, op, workers(), answer)
 }
 

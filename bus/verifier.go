@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/maypok86/otter/v2"
+	"github.com/maypok86/otter/v2/stats"
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth"
@@ -95,7 +96,7 @@ func NewVerifier(conn *nats.Conn, c VerifierConfig) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
 	}
-	known, err := otter.New(&otter.Options[digest, auth.VerifyReply]{MaximumSize: c.Remember})
+	known, err := otter.New(&otter.Options[digest, auth.VerifyReply]{MaximumSize: c.Remember, StatsRecorder: stats.NewCounter()})
 	if err != nil {
 		return nil, fmt.Errorf("verifier: %w", err)
 	}
@@ -171,6 +172,31 @@ func (v *Verifier) Err() error {
 		return fmt.Errorf("%w: no news of revocations for %s", auth.ErrUnavailable, v.config.MaxStaleness)
 	}
 	return nil
+}
+
+// VerifierStats is the state of a Verifier.
+type VerifierStats struct {
+	Staleness    time.Duration // since it last caught up, or since it began if it never did
+	Revoked      int           // sessions that are refused
+	Keys         int           // of the service's key set
+	Remembered   int           // tokens whose signature need not be checked again
+	Hits, Misses uint64        // tokens that were remembered when they came, and that were not; since the start
+}
+
+// Stats tells how the verifier is doing.
+func (v *Verifier) Stats() VerifierStats {
+	cache := v.known.Stats()
+	s := VerifierStats{
+		Staleness:  time.Since(v.begun) - time.Duration(v.synced.Load()),
+		Remembered: v.known.EstimatedSize(), Hits: cache.Hits, Misses: cache.Misses,
+	}
+	if keys := v.keys.Load(); keys != nil {
+		s.Keys = len(*keys)
+	}
+	v.revokedMu.RLock()
+	defer v.revokedMu.RUnlock()
+	s.Revoked = len(v.revoked)
+	return s
 }
 
 // Verify returns what a token says that is valid now and has all the scopes. It returns

@@ -60,6 +60,7 @@ type Relay struct {
 	Open func(Event) (Event, error)
 
 	failed   atomic.Pointer[error] // of Err
+	counts   relayCounts
 	prepared bool
 	broken   bool // the last batch ended at an event that the next may begin with
 }
@@ -81,6 +82,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			said = time.Time{}
 		}
 		r.failed.Store(&err)
+		r.counts.turn(err)
 		if away = err != nil; !away && (n == relayBatch || r.broken) {
 			continue // there is more
 		}
@@ -180,6 +182,7 @@ func (r *Relay) send(e Event, last map[string]string) (jetstream.PubAckFuture, e
 			return nil, nil
 		}
 		if err != nil {
+			r.counts.passedOver.Add(1)
 			r.Log.Error("event cannot be opened and is passed over", "id", e.ID, "type", e.Type, "subject", e.Subject, "err", err)
 			return nil, nil
 		}
@@ -206,6 +209,7 @@ func (r *Relay) confirmed(ctx context.Context, sent []jetstream.PubAckFuture, fa
 		select {
 		case <-f.Ok():
 			done++
+			r.counts.published.Add(1)
 		case err := <-f.Err():
 			var refused *jetstream.APIError
 			if done > 0 && errors.As(err, &refused) && refused.ErrorCode == wrongLastMsgID {

@@ -59,32 +59,51 @@ func (c *Cleanup) Run(ctx context.Context) error {
 // links, codes and counters, which nobody misses. If it returns an error, some may be gone.
 func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	now := c.Clock.now()
-	for looked := sweepBatch; looked == sweepBatch; {
-		var n int
-		if looked, n, err = c.Store.SweepSessions(ctx, now.Add(-c.AccessTTL-keepEnded), sweepBatch); err != nil {
-			return sessions, events, err
-		}
+	err = inBatches(ctx, func() (int, error) {
+		looked, n, err := c.Store.SweepSessions(ctx, now.Add(-c.AccessTTL-keepEnded), sweepBatch)
 		sessions += n
+		return looked, err
+	})
+	if err != nil {
+		return sessions, events, err
 	}
-	for n := sweepBatch; n == sweepBatch; events += n {
-		if n, err = c.Store.SweepOutbox(ctx, now.Add(-keepEvents), sweepBatch); err != nil {
-			return sessions, events, err
-		}
-	}
-	for n := sweepBatch; n == sweepBatch; events += n {
-		if n, err = c.Store.SweepMails(ctx, now.Add(-keepMails), sweepBatch); err != nil {
-			return sessions, events, err
-		}
-	}
-	for n := sweepBatch; n == sweepBatch; {
-		if n, err = c.Store.SweepCounters(ctx, now, sweepBatch); err != nil {
-			return sessions, events, err
-		}
-	}
-	for n := sweepBatch; n == sweepBatch; {
-		if n, err = c.Store.SweepOneTimes(ctx, now, sweepBatch); err != nil {
+	for _, sweep := range []struct {
+		rows   func(context.Context, time.Time, int64) (int, error)
+		before time.Time
+		count  *int // nil if nobody misses them
+	}{
+		{c.Store.SweepOutbox, now.Add(-keepEvents), &events},
+		{c.Store.SweepMails, now.Add(-keepMails), &events},
+		{c.Store.SweepCounters, now, nil},
+		{c.Store.SweepOneTimes, now, nil},
+	} {
+		err := inBatches(ctx, func() (int, error) {
+			n, err := sweep.rows(ctx, sweep.before, sweepBatch)
+			if sweep.count != nil {
+				*sweep.count += n
+			}
+			return n, err
+		})
+		if err != nil {
 			return sessions, events, err
 		}
 	}
 	return sessions, events, nil
+}
+
+// inBatches sweeps until a batch is not full. After each it rests for as long as that took, so
+// that what has piled up takes at most half of the database from those who wait for it.
+func inBatches(ctx context.Context, sweep func() (int, error)) error {
+	for {
+		began := time.Now()
+		n, err := sweep()
+		if err != nil || n < sweepBatch {
+			return err
+		}
+		select {
+		case <-time.After(time.Since(began)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -60,6 +60,10 @@ type Limits struct {
 	Store *persistence.Store
 	Clock Clock
 
+	// Refused, if it is set, hears of each try that has to wait, by what was tried: login, code,
+	// mail, register or refresh; and of each notice that is not sent.
+	Refused func(kind string)
+
 	key []byte
 	// blocked are keys that have to wait, and until when. Whoever is pushed out of it is looked
 	// for in the database again. A reset made by another instance is not known here before the
@@ -80,6 +84,7 @@ func NewLimits(store *persistence.Store, secret []byte, rules Rules) (*Limits, e
 // charge is a try that was counted. A nil one was not.
 type charge struct {
 	limits *Limits
+	kind   string // of Limits.Refused
 	from   auth.Client
 	email  string // the address in the form that is compared; "" if it is none, or not about one
 
@@ -136,8 +141,12 @@ func (l *Limits) notice(ctx context.Context, tx *persistence.Store, address stri
 	c := &charge{limits: l, account: counter{l.digest("notice", "", mailbox(address).Key), l.MailAccount}}
 	held, err := c.hold(ctx, tx)
 	now := l.Clock.now()
-	if err != nil || held.wait(c.account, now) > 0 {
+	if err != nil {
 		return false, err
+	}
+	if held.wait(c.account, now) > 0 {
+		l.refused("notice")
+		return false, nil
 	}
 	held.pass(c.account, now)
 	return true, held.set(ctx, tx)
@@ -152,7 +161,7 @@ func (l *Limits) about(kind, address string, from auth.Client, own, account, sou
 		key = address[:min(len(address), email.MaxBytes+1)]
 	}
 	c := &charge{
-		limits: l, from: from, email: parsed.Key,
+		limits: l, kind: kind, from: from, email: parsed.Key,
 		own:     counter{l.digest(kind, at, key), own},
 		account: counter{l.digest(kind+" account", "", key), account},
 	}
@@ -168,7 +177,7 @@ func (l *Limits) registration(ctx context.Context, from auth.Client) (*charge, e
 	if l == nil || source == "" {
 		return nil, nil
 	}
-	c := &charge{limits: l, from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
+	c := &charge{limits: l, kind: "register", from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
 	return c.pay(ctx)
 }
 
@@ -205,6 +214,7 @@ func sourceOf(from auth.Client) string {
 func (c *charge) pay(ctx context.Context) (*charge, error) {
 	now := c.limits.Clock.now()
 	if wait := c.remembered(now); wait > 0 {
+		c.limits.refused(c.kind)
 		return nil, auth.ErrRateLimited.After(wait)
 	}
 	ctx, cancel := lasting(ctx)
@@ -212,10 +222,20 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 	err := c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		return c.count(ctx, tx, now)
 	})
+	if errors.Is(err, auth.ErrRateLimited) {
+		c.limits.refused(c.kind)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// refused tells that something has to wait.
+func (l *Limits) refused(kind string) {
+	if l != nil && l.Refused != nil {
+		l.Refused(kind)
+	}
 }
 
 // lasting is a context that outlives the request.

@@ -312,6 +312,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 	case !now.Before(session.ExpiresAt):
 		return persistence.Session{}, auth.ErrTokenExpired
 	case presented.Generation == session.Generation && wait > 0:
+		s.Limits.refused("refresh")
 		return persistence.Session{}, auth.ErrRateLimited.After(wait)
 	case s.Grace > 0 && presented.Generation == session.Generation-1 && now.Sub(session.UsedAt) <= s.Grace:
 		return session, nil // and not counted: the limit is not to send away a tab or a retry

@@ -41,8 +41,9 @@ const (
 // Edge serves HTTP on a listener. Make it with New.
 type Edge struct {
 	Config
-	app  *fiber.App
-	conn *nats.Conn
+	app   *fiber.App
+	conn  *nats.Conn
+	watch watch
 }
 
 // Config says whom the edge trusts. The zero value trusts nobody; Verifier and Log are
@@ -56,6 +57,10 @@ type Config struct {
 	// Proxies may say whom they ask for, in X-Forwarded-For.
 	Proxies []netip.Prefix
 	Log     *slog.Logger
+
+	// Observe, if it is set, is asked for what watches the requests of a route, as in "GET" and
+	// "/sessions/:id". Method and route are "none" for those of no route.
+	Observe func(method, route string) Observer
 }
 
 // New makes an edge that asks over conn.
@@ -75,6 +80,7 @@ func New(conn *nats.Conn, config Config) *Edge {
 	})
 	e.app.Server().CloseOnShutdown = true // tells kept-alive clients to go elsewhere
 	e.app.Server().Handler = e.knownMethods(e.app.Server().Handler)
+	e.app.Use(e.observed)
 	e.app.Use(e.guard)
 	if len(e.Origins) > 0 {
 		e.app.Use(e.shareWithOrigins())
@@ -106,6 +112,9 @@ func New(conn *nats.Conn, config Config) *Edge {
 	e.app.Get("/readyz", e.ready)
 	e.confirm()
 	e.describe()
+	if e.Observe != nil {
+		e.observe()
+	}
 	return e
 }
 

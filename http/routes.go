@@ -384,6 +384,7 @@ func (e *Edge) knownMethods(next fasthttp.RequestHandler) fasthttp.RequestHandle
 		if err := e.fail(c, auth.ErrMalformed); err != nil {
 			e.Log.Error("encode problem", "err", err)
 		}
+		e.unknownMethod(auth.CodeMalformed.Status())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -61,6 +62,24 @@ type Mailer struct {
 
 	Backoff  []time.Duration // waits after each failed try; the last repeats. None is 30s, 2m, 10m, 30m, 1h
 	Patience time.Duration   // how long after it was asked for a mail is tried. 0 is a day
+
+	counts mailerCounts
+}
+
+// Stats is what a Mailer has done since the start: how its tries ended.
+type Stats struct {
+	Sent    int64
+	Retried int64 // failed, and are tried again
+	GivenUp int64 // became dead letters
+	Expired int64 // came too late to be of use
+}
+
+type mailerCounts struct{ sent, retried, givenUp, expired atomic.Int64 }
+
+// Stats tells what the mailer has done.
+func (m *Mailer) Stats() Stats {
+	c := &m.counts
+	return Stats{Sent: c.sent.Load(), Retried: c.retried.Load(), GivenUp: c.givenUp.Load(), Expired: c.expired.Load()}
 }
 
 // Run sends mails until ctx ends; then it finishes those that it has and returns nil. Bus and
@@ -146,14 +165,17 @@ func (m *Mailer) receive(ctx context.Context, msg jetstream.Msg) {
 	var refused *Refused
 	switch {
 	case err == nil:
+		m.counts.sent.Add(1)
 		m.sent(ctx, log, msg)
 	case errors.Is(err, errExpired):
+		m.counts.expired.Add(1)
 		log.Warn("mail has expired and is not sent", "expired", t.mail.ExpiresAt)
 		m.settle(log, msg.TermWithReason("expired"))
 	case errors.As(err, &refused) || time.Since(t.event.Time) > m.patience():
 		m.giveUp(ctx, log, t, err)
 	default:
 		wait := m.backoff(t.tries)
+		m.counts.retried.Add(1)
 		log.Warn("mail is tried again", "in", wait.String(), "err", Masked(err.Error()))
 		m.settle(log, msg.NakWithDelay(wait))
 	}
@@ -240,6 +262,7 @@ func (m *Mailer) giveUp(ctx context.Context, log *slog.Logger, t try, cause erro
 		m.settle(log, t.msg.NakWithDelay(m.backoff(t.tries)))
 		return
 	}
+	m.counts.givenUp.Add(1)
 	m.settle(log, t.msg.TermWithReason("given up"))
 }
 

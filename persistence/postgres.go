@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,7 +34,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 		return nil, ErrURL // pgx's error repeats the URL
 	}
 	// bun writes the values into the statement itself, so there is nothing to prepare, and
-	// nothing that PgBouncer would lose between two transactions.
+	// nothing that PgBouncer would lose between two transactions. See prepared for the exception.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
@@ -47,6 +48,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	unknown := new(atomic.Bool)
 	return &Store{
 		write: db, read: db, db: db, close: db.Close, woken: make(chan struct{}, 1),
 		dialect: dialect{
@@ -54,6 +56,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway, isTaken: isPostgresTaken,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
 			exclusively: exclusivelyPostgres,
+			prepare:     func() *prepared { return &prepared{DB: pool, isUnknown: unknown} },
 		},
 	}, nil
 }

@@ -36,6 +36,11 @@ type sessionRow struct {
 	UserDisabled bool `bun:"user_disabled,scanonly"`
 }
 
+// sessionColumns are all of them by name: a statement that is kept must not find another one
+// when "*" has become more.
+const sessionColumns = "id, user_id, generation, amr, created_at, created_ip, created_agent, used_at, used_ip, used_agent, " +
+	"expires_at, deadline_at, revoked_at, revoke_reason, carrier, sweep_at, refresh_due"
+
 // Session is a login and what has become of it.
 type Session struct {
 	ID         string
@@ -57,8 +62,9 @@ type Session struct {
 }
 
 // ofDisabled holds for a session whose user is disabled. Disabling ends all of a user's
-// sessions, so this is the second lock on the same door.
-const ofDisabled = "EXISTS (SELECT 1 FROM users AS u WHERE u.id = s.user_id AND u.disabled_at IS NOT NULL)"
+// sessions, so this is the second lock on the same door. With EXISTS Postgres would plan a join,
+// for which it looks up the ends of both indexes each time: planning took twice as long.
+const ofDisabled = "(SELECT u.disabled_at FROM users AS u WHERE u.id = s.user_id) IS NOT NULL"
 
 // CreateSession stores a new session: its first generation, used when it was created.
 func (s *Store) CreateSession(ctx context.Context, n Session) error {
@@ -100,22 +106,25 @@ type Step struct {
 // session's user is disabled, or if the limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	var row sessionRow
+	p := s.prepareAlone()
+	at, expires := p.value(step.At), p.value(step.ExpiresAt)
 	q := s.write.NewUpdate().Model(&row).
 		Set("generation = generation + 1").
-		Set("used_at = ?", step.At).
-		Set("used_ip = ?", step.Client.IP).
-		Set("used_agent = ?", step.Client.UserAgent).
-		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", step.ExpiresAt, step.ExpiresAt).
-		Where("id = ? AND generation = ? AND revoked_at IS NULL", step.SessionID, step.Generation).
-		Where("carrier = ? AND expires_at > ?", step.Carrier, step.At).
+		Set("used_at = ?", at).
+		Set("used_ip = ?", p.value(step.Client.IP)).
+		Set("used_agent = ?", p.value(step.Client.UserAgent)).
+		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", expires, expires).
+		Where("id = ? AND generation = ? AND revoked_at IS NULL", p.value(step.SessionID), p.value(step.Generation)).
+		Where("carrier = ? AND expires_at > ?", p.value(string(step.Carrier)), at).
 		Where("NOT " + ofDisabled).
-		Returning("*")
-	if limit, at := step.Limit, micros(step.At); limit.Interval > 0 {
+		Returning(sessionColumns)
+	if limit := step.Limit; limit.Interval > 0 {
 		// What gcra.Limit says, in the database's words: to read first would be a round trip more.
-		q = q.Where("refresh_due <= ?", at+limit.Slack().Microseconds()).
-			Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", at, at, limit.Interval.Microseconds())
+		due := p.value(micros(step.At))
+		q = q.Where("refresh_due <= ?", p.value(micros(step.At)+limit.Slack().Microseconds())).
+			Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", due, due, p.value(limit.Interval.Microseconds()))
 	}
-	if err := q.Scan(ctx); err != nil {
+	if err := p.run(q).Scan(ctx); err != nil {
 		return Session{}, s.fault("advance session", err)
 	}
 	return row.session(), nil

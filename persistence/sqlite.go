@@ -45,7 +45,7 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 		close: func() error { return errors.Join(reader.Close(), writer.Close()) },
 		dialect: dialect{
 			relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite,
-			isAway: isSQLiteAway, isTaken: isSQLiteTaken,
+			isAway: isSQLiteAway, isTaken: isSQLiteTaken, prepare: func() *prepared { return nil },
 		},
 	}, nil
 }

@@ -55,6 +55,8 @@ type dialect struct {
 	reserve func(ctx context.Context, tx bun.IDB, last auth.UserID) error
 	// exclusively runs fn with a Store while no other instance does.
 	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
+	// prepare makes what runs a statement that is planned once; nil where that gains nothing.
+	prepare func() *prepared
 	// isAway tells whether an error means that the database cannot be reached.
 	isAway func(error) bool
 	// isTaken tells whether an error means that another row has what must be unique.
@@ -80,6 +82,19 @@ func Open(ctx context.Context, url string) (*Store, error) {
 
 // DB is the database for package migrations. Nobody else needs it.
 func (s *Store) DB() *bun.DB { return s.db }
+
+// Pools are the statistics of the pools of connections: of the one that writes and the one that
+// reads, or of the one that does both.
+func (s *Store) Pools() map[string]sql.DBStats {
+	if s.read == s.write {
+		return map[string]sql.DBStats{"all": s.db.Stats()}
+	}
+	pools := map[string]sql.DBStats{"write": s.db.Stats()}
+	if reader, ok := s.read.(*bun.DB); ok {
+		pools["read"] = reader.Stats()
+	}
+	return pools
+}
 
 // Close waits for what is being asked and closes the connections.
 func (s *Store) Close() error { return s.close() }

@@ -34,7 +34,7 @@ func each(t *testing.T, f func(t *testing.T, s *persistence.Store)) {
 func sqliteURL(t testing.TB) string { return "sqlite://" + filepath.Join(t.TempDir(), "auth.db") }
 
 // open opens the database with its schema.
-func open(t *testing.T, url string) *persistence.Store {
+func open(t testing.TB, url string) *persistence.Store {
 	t.Helper()
 	s, err := persistence.Open(t.Context(), url)
 	if err != nil {
@@ -51,7 +51,7 @@ func open(t *testing.T, url string) *persistence.Store {
 	return s
 }
 
-func newUser(t *testing.T, s *persistence.Store, key string) auth.UserID {
+func newUser(t testing.TB, s *persistence.Store, key string) auth.UserID {
 	t.Helper()
 	id, err := s.CreateUser(t.Context(), persistence.NewUser{Email: key, EmailKey: key, Password: "stored", At: now})
 	if err != nil {
@@ -61,7 +61,7 @@ func newUser(t *testing.T, s *persistence.Store, key string) auth.UserID {
 }
 
 // newSession stores a live session of a new user, named after both.
-func newSession(t *testing.T, s *persistence.Store, id string) persistence.Session {
+func newSession(t testing.TB, s *persistence.Store, id string) persistence.Session {
 	t.Helper()
 	n := persistence.Session{
 		ID: id, UserID: newUser(t, s, id+"@example.com"), Generation: 1, AMR: []string{"pwd", "otp"},

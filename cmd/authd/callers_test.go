@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,7 +42,6 @@ type callers struct {
 	conn     *nats.Conn
 	verifier *bus.Verifier
 	tally    tally
-	turn     atomic.Uint64
 	end      func() error // returns when nobody acts any more
 
 	mu       sync.Mutex
@@ -55,8 +53,8 @@ type callers struct {
 // populateFleet lets callers act until they are told to end.
 func populateFleet(f *fleet) *callers {
 	f.t.Helper()
-	c := &callers{fleet: f, conn: f.connect(), ended: map[string]time.Time{}}
-	v, err := bus.NewVerifier(f.connect(), bus.VerifierConfig{Issuer: "http://localhost:3000", Audience: "zyotra"})
+	c := &callers{fleet: f, conn: f.app(), ended: map[string]time.Time{}}
+	v, err := bus.NewVerifier(f.app(), bus.VerifierConfig{Issuer: "http://localhost:3000", Audience: "zyotra"})
 	check(f.t, err)
 	f.t.Cleanup(func() { check(f.t, v.Close()) })
 	check(f.t, v.Ready(f.t.Context()))
@@ -66,7 +64,7 @@ func populateFleet(f *fleet) *callers {
 	over := make(chan error, 1)
 	go func() {
 		over <- all(7, func(i int) error {
-			doors := []way{c.overHTTP, c.overBus}
+			doors := []way{c.overHTTP(), c.overBus}
 			for n := 0; ctx.Err() == nil; n++ {
 				if i == 6 {
 					c.askAboutEnded(doors)
@@ -106,14 +104,23 @@ var routes = map[string]string{
 	"auth.logout": "POST /logout", "auth.account.get": "GET /me",
 }
 
-// overHTTP asks the next replica, as a load balancer does that knows of no fault. The connection
-// may be one that is kept.
-func (c *callers) overHTTP(subject, access, body string) (reply, error) {
+// overHTTP asks one replica after the other, as a load balancer does that knows of no fault. It is
+// for one caller.
+func (c *callers) overHTTP() way {
 	edges := c.fleet.edges()
+	turn := rand.N(len(edges))
+	return func(subject, access, body string) (reply, error) {
+		turn++
+		return askHTTP(*edges[turn%len(edges)].address.Load(), subject, access, body)
+	}
+}
+
+// askHTTP asks a replica. The connection may be one that is kept.
+func askHTTP(address, subject, access, body string) (reply, error) {
 	method, path, _ := strings.Cut(routes[subject], " ")
 	ctx, cancel := context.WithTimeout(context.Background(), callerWaits)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, *edges[c.turn.Add(1)%uint64(len(edges))].address.Load()+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, address+path, strings.NewReader(body))
 	if err != nil {
 		return reply{}, err
 	}

@@ -1,15 +1,11 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,12 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/zyotra/auth/bus"
-	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/testnats"
 	"github.com/zyotra/auth/internal/testpg"
 )
 
@@ -38,7 +33,8 @@ func ownedBehind() { systemTime = func() time.Time { return time.Now().Add(-skew
 type fleet struct {
 	t        *testing.T
 	postgres *testpg.Server
-	nats     []*clusterServer
+	nats     *testnats.Cluster
+	bus      roleBus
 	replicas []*replica
 }
 
@@ -48,7 +44,8 @@ func startFleet(t *testing.T, flags ...string) *fleet {
 	pg, err := testpg.Start(t.Context(), testpg.Config{})
 	check(t, err)
 	t.Cleanup(pg.Close)
-	f := &fleet{t: t, postgres: pg, nats: startNATSCluster(t)}
+	f := &fleet{t: t, postgres: pg}
+	f.nats, f.bus = clusterOfRoles(t)
 	for _, parts := range [][]string{{"serve"}, {"serve"}, {"serve", "--handlers"}, {"serve", "--edge"}} {
 		r := f.newReplica(parts, flags)
 		r.start(t)
@@ -74,11 +71,13 @@ func (f *fleet) newReplica(parts, flags []string) *replica {
 	r := &replica{name: string(rune('a' + len(f.replicas))), program: released, isEdge: parts[len(parts)-1] != "--handlers"}
 	r.address.Store(new(string))
 	var urls []string
-	for _, s := range f.nats {
-		proxy := startSilencer(f.t, net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)))
+	for _, s := range f.nats.Servers {
+		proxy := startSilencer(f.t, strings.TrimPrefix(s.URL(), "nats://"))
 		r.nats, urls = append(r.nats, proxy), append(urls, "nats://"+proxy.listener.Addr().String())
 	}
-	r.args = append(append(parts, "--nats-url="+strings.Join(urls, ",")), flags...)
+	behind := f.bus
+	behind.url = strings.Join(urls, ",")
+	r.args = append(append(parts, behind.flags()...), flags...)
 	if parts[len(parts)-1] == "--edge" {
 		return r
 	}
@@ -115,7 +114,7 @@ func (r *replica) kill(t *testing.T) {
 	<-r.process.exited
 }
 
-// silence lets nothing through to NATS, or lets it again.
+// silenceNATS lets nothing through to NATS, or lets it again.
 func (r *replica) silenceNATS(is bool) {
 	for _, s := range r.nats {
 		s.silence(is)
@@ -153,130 +152,26 @@ func (f *fleet) ready() {
 	}
 }
 
-// natsURL is where callers find the cluster, without a proxy.
-func (f *fleet) natsURL() string {
-	var urls []string
-	for _, s := range f.nats {
-		urls = append(urls, "nats://127.0.0.1:"+strconv.Itoa(s.port))
-	}
-	return strings.Join(urls, ",")
-}
-
-// connect is a client of the cluster, as other services are.
-func (f *fleet) connect(options ...nats.Option) *nats.Conn {
+// app is a client of the cluster, as other services are.
+func (f *fleet) app() *nats.Conn {
 	f.t.Helper()
-	conn, err := bus.Connect(f.natsURL(), options...)
+	key, err := nats.NkeyOptionFromSeed(filepath.Join(f.bus.dir, embedded.App+".nk"))
+	check(f.t, err)
+	conn, err := bus.Connect(f.bus.url, key)
 	check(f.t, err)
 	f.t.Cleanup(conn.Close)
 	return conn
 }
 
-// leader is the server that leads the stream of the events.
-func (f *fleet) leader(conn *nats.Conn) *clusterServer {
-	f.t.Helper()
-	js, err := jetstream.New(conn)
-	check(f.t, err)
-	var found *clusterServer
-	until(f.t, "the stream has a leader and two followers", func() bool {
-		s, err := js.Stream(f.t.Context(), events.Stream)
-		if err != nil || s.CachedInfo().Cluster == nil || len(s.CachedInfo().Cluster.Replicas) != 2 {
-			return false
-		}
-		for _, n := range f.nats {
-			if n.name == s.CachedInfo().Cluster.Leader {
-				found = n
-			}
-		}
-		return found != nil
-	})
-	return found
-}
-
-// clusterServer is a NATS server of a cluster, in a process of its own.
-type clusterServer struct {
-	name, dir   string
-	port, route int
-	routes      string // of all
-	process     *instance
-}
-
-func startNATSCluster(t *testing.T) []*clusterServer {
+// clusterOfRoles is three servers as "authd nats-config" writes them down. They do not tell clients of
+// each other, who would go round the proxies.
+func clusterOfRoles(t *testing.T) (*testnats.Cluster, roleBus) {
 	t.Helper()
-	ports := freePorts(t, 6)
-	servers := make([]*clusterServer, 3)
-	var routes []string
-	for i := range servers {
-		servers[i] = &clusterServer{name: fmt.Sprint("n", i+1), dir: t.TempDir(), port: ports[2*i], route: ports[2*i+1]}
-		routes = append(routes, fmt.Sprint("nats://127.0.0.1:", servers[i].route))
-	}
-	for _, s := range servers {
-		s.routes = strings.Join(routes, ",")
-		s.launch(t)
-	}
-	for _, s := range servers {
-		s.process.line(t, "ready")
-	}
-	return servers
-}
-
-func (s *clusterServer) launch(t *testing.T) {
-	t.Helper()
-	s.process = execute(t, s.dir, exec.Command("owned-nats-cluster", s.name, s.dir, strconv.Itoa(s.port), strconv.Itoa(s.route), s.routes))
-}
-
-func (s *clusterServer) kill(t *testing.T) {
-	t.Helper()
-	check(t, s.process.signal(syscall.SIGKILL))
-	<-s.process.exited
-}
-
-// ownedNATSCluster is a NATS server of a cluster that ends with the test process:
-// owned-nats-cluster name dir port cluster-port routes. It does not tell clients of the others, who
-// would go round their proxies.
-func ownedNATSCluster() {
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(99)
-	}()
-	port, err := strconv.Atoi(os.Args[3])
-	route, err2 := strconv.Atoi(os.Args[4])
-	if err := errors.Join(err, err2); err != nil {
-		panic(err)
-	}
-	o := &server.Options{
-		ServerName: os.Args[1], StoreDir: os.Args[2], Host: "127.0.0.1", Port: port, JetStream: true, NoLog: true,
-		Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: route, NoAdvertise: true},
-		Routes:  server.RoutesFromStr(os.Args[5]),
-	}
-	o.PingInterval, o.MaxPingsOut = natsPing, natsPingsOut
-	ns, err := server.NewServer(o)
-	if err != nil {
-		panic(err)
-	}
-	ns.Start()
-	for !ns.JetStreamIsCurrent() || !ns.ReadyForConnections(patience) {
-		time.Sleep(20 * time.Millisecond)
-	}
-	fmt.Fprintln(os.Stderr, "ready")
-	ns.WaitForShutdown()
-}
-
-// How soon a NATS server notices that a client is behind a network that says nothing.
-const (
-	natsPing     = 3 * time.Second
-	natsPingsOut = 2
-)
-
-// freePorts are ports that nobody listens on, none of them twice.
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
+	dir := t.TempDir()
+	config := command(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","))
+	config = strings.Replace(config, "\ncluster {", "\ncluster {\n  no_advertise: true", 1)
+	c := testnats.StartCluster(t, testnats.Config{Text: elsewhere(config)})
+	return c, roleBus{url: c.URLs(), dir: filepath.Join(dir, "keys"), kind: "nk"}
 }
 
 // tally is what callers went through since it was last emptied.

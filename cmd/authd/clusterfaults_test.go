@@ -8,6 +8,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testnats"
 )
 
 // fault is something that goes wrong, and how it is mended.
@@ -18,7 +22,7 @@ type fault struct {
 }
 
 // faults are those of a fleet, with their order left to chance.
-func (f *fleet) faults(c *callers) []fault {
+func (f *fleet) faults() []fault {
 	t := f.t
 	nothing, silent := func() {}, 3*time.Second
 	if chaos(t) > 1 {
@@ -31,11 +35,15 @@ func (f *fleet) faults(c *callers) []fault {
 			func() { check(t, f.postgres.Kill()) }, func() { check(t, f.postgres.Restart(t.Context())) }},
 		{"each packet to Postgres 200 ms late", time.Second, func() { f.delay(200 * time.Millisecond) }, func() { f.delay(0) }},
 	}
-	var leader *clusterServer
-	list = append(list, fault{"NATS server killed that leads the events", 500 * time.Millisecond,
-		func() { leader = f.leader(c.conn); leader.kill(t) }, func() { leader.launch(t) }})
-	for _, s := range f.nats {
-		list = append(list, fault{"NATS server killed, " + s.name, 500 * time.Millisecond, func() { s.kill(t) }, func() { s.launch(t) }})
+	var leader *testnats.Server
+	list = append(list, fault{"NATS server killed that leads the events", 500 * time.Millisecond, func() {
+		var err error
+		leader, err = f.nats.StreamLeader(t.Context(), events.Stream)
+		check(t, err)
+		check(t, leader.Kill())
+	}, func() { f.restartNATS(leader) }})
+	for _, s := range f.nats.Servers {
+		list = append(list, fault{"NATS server killed, " + s.Name, 500 * time.Millisecond, func() { check(t, s.Kill()) }, func() { f.restartNATS(s) }})
 	}
 	for _, r := range f.replicas {
 		list = append(list,
@@ -70,6 +78,13 @@ func (r *replica) described() string {
 		return r.name + " (handlers)"
 	}
 	return r.name
+}
+
+// restartNATS starts a server again and returns when it has caught up: the next one that is killed
+// would otherwise leave too few.
+func (f *fleet) restartNATS(s *testnats.Server) {
+	check(f.t, s.Restart(f.t.Context()))
+	check(f.t, f.nats.Await(f.t.Context()))
 }
 
 // delay makes every packet between replicas and Postgres late.
@@ -113,18 +128,18 @@ func TestAFleetSurvivesFaults(t *testing.T) {
 	f := startFleet(t, generous...)
 	f.ready()
 	c := populateFleet(f)
-	faults := some(f.faults(c))
+	faults := some(f.faults())
 	if n := chaos(t); n > 1 {
 		faults = nil
 		for range max(1, n/10) {
-			round := f.faults(c)
+			round := f.faults()
 			rand.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
 			faults = append(faults, round...)
 		}
 	}
 	if only := os.Getenv("CHAOS_ONLY"); only != "" {
 		faults = nil
-		for _, one := range f.faults(c) {
+		for _, one := range f.faults() {
 			if strings.Contains(one.name, only) {
 				faults = append(faults, one)
 			}
@@ -175,7 +190,7 @@ func (c *callers) settle(t *testing.T) {
 	c.acknowledged()
 	c.refused(t)
 	p := &people{end: func() error { return nil }}
-	p.settled(t, c.fleet.postgres.URL, c.conn)
+	p.settled(t, c.fleet.postgres.URL, c.fleet.bus.as(t, embedded.Relay))
 	if err := errors.Join(c.wrong...); err != nil {
 		t.Error(err)
 	}

@@ -15,6 +15,7 @@
 //	outbox.go    what waits to be told
 //	mailer.go    how mails leave
 //	mail.go      what became of mails, and what they look like
+//	metrics.go   what is counted and shown to operators
 //	users.go     what operators do to accounts
 //	terminal.go  questions to whoever sits there
 //	import.go    accounts from elsewhere
@@ -39,8 +40,12 @@ import (
 	"github.com/joho/godotenv"
 )
 
-// version is what "authd version" and the services protocol tell (semver.org).
-const version = "0.1.0"
+// What "authd version" and the services protocol tell. A release stamps both by the linker
+// (-X main.version=…): a build from a checkout need not know of tags.
+var (
+	version = "0.1.0" // semver.org
+	commit  string    // of the sources; "" if nobody said
+)
 
 // Exit codes.
 const (
@@ -62,14 +67,51 @@ type commands struct {
 	NATSConfig  natsConfigCommand  `cmd:"" name:"nats-config" help:"Print the configuration of NATS servers outside of authd, with the rights of every role, and make the keys for it."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Exit with 0 if the service on this machine is ready."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
+
+	ShowVersion kong.VersionFlag `name:"version" help:"Print the version."`
 }
 
 type versionCommand struct{}
 
 func (versionCommand) Run(out io.Writer) error {
-	_, err := fmt.Fprintf(out, "authd %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintln(out, build())
 	return err
 }
+
+// build tells what this binary was made of.
+func build() string {
+	parts := []string{runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	if from := revision(); from != "" {
+		parts = append([]string{from}, parts...)
+	}
+	return fmt.Sprintf("authd %s (%s)", version, strings.Join(parts, ", "))
+}
+
+// revision is the commit of the sources: as stamped, or as Go has noted it; "" if nobody knows.
+func revision() string {
+	if commit != "" {
+		return commit
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	noted := map[string]string{}
+	for _, s := range info.Settings {
+		noted[s.Key] = s.Value
+	}
+	hash := noted["vcs.revision"]
+	if len(hash) > shortHash {
+		hash = hash[:shortHash]
+	}
+	if noted["vcs.modified"] == "true" {
+		hash += "+changes"
+	}
+	return hash
+}
+
+// shortHash is how many digits of a commit are shown.
+const shortHash = 12
 
 // settingError is a wrong setting.
 type settingError struct {
@@ -132,6 +174,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Name("authd"),
 		kong.Description("Accounts, sessions and tokens over NATS, with an HTTP edge. Every flag is also a variable of the environment or of a file .env in the working directory."),
 		kong.Writers(stdout, stderr),
+		kong.Vars{"version": build()},
 		kong.Exit(func(code int) { exit = code; panic(exited{}) }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.BindTo(stdout, (*io.Writer)(nil)),

@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"authd": main, "owned-authd": owned, "owned-authd-ahead": ownedAhead, "owned-authd-behind": ownedBehind,
-		"owned-nats": ownedNATS, "owned-nats-cluster": ownedNATSCluster,
+		"owned-nats": ownedNATS,
 	})
 }
 
@@ -61,6 +61,7 @@ var listenAnywhere = []string{"--port=0", "--nats-listen=127.0.0.1:0", "--metric
 type instance struct {
 	http, nats string // where it listens, once it is ready
 	mailbox    string // URL of the mailbox, if there is one
+	metrics    string // URL of the metrics, if they are shown
 	dir        string // its working directory; its files are in data
 	stderr     *transcript
 	signal     func(os.Signal) error
@@ -139,9 +140,9 @@ func startInside(t *testing.T, args ...string) *instance {
 // ready waits until authd serves and learns where.
 func (a *instance) ready(t *testing.T) *instance {
 	t.Helper()
-	var line struct{ HTTP, NATS, Mailbox string }
+	var line struct{ HTTP, NATS, Mailbox, Metrics string }
 	check(t, json.Unmarshal([]byte(a.line(t, `"msg":"ready"`)), &line))
-	a.http, a.nats, a.mailbox = line.HTTP, line.NATS, line.Mailbox
+	a.http, a.nats, a.mailbox, a.metrics = line.HTTP, line.NATS, line.Mailbox, line.Metrics
 	return a
 }
 

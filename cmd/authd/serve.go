@@ -27,6 +27,7 @@ import (
 	"github.com/zyotra/auth/mail"
 	"github.com/zyotra/auth/migrations"
 	"github.com/zyotra/auth/operator"
+	"github.com/zyotra/auth/operator/metrics"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -66,6 +67,9 @@ type service struct {
 	operator  *operator.Server // nil if it listens nowhere
 	operators net.Listener     // of that
 	mailbox   string           // URL of the mailbox, "" if there is none
+	metrics   *metrics.Metrics
+	health    func(context.Context) (auth.HealthReply, error)
+	conns     []connection // to the bus
 	close     []func() error
 }
 
@@ -84,7 +88,7 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 	if cmd.Edge && config.natsURL == "" {
 		return &settingError{"NATS_URL", "is empty, but an edge alone needs a bus", "nats://127.0.0.1:4222"}
 	}
-	s := &service{config: config, settings: cmd.serveSettings, log: log, clock: systemTime}
+	s := &service{config: config, settings: cmd.serveSettings, log: log, clock: systemTime, metrics: metrics.New(version)}
 	defer func() { err = errors.Join(err, s.closeAll()) }()
 
 	if err := s.open(ctx, cmd); err != nil {
@@ -132,10 +136,18 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 			return err
 		}
 	}
-	if err := s.openOperator(); err != nil || cmd.Edge {
+	if err := s.openOperator(); err != nil {
 		return err
 	}
-	return s.openMailer()
+	if !cmd.Edge {
+		if err := s.openMailer(); err != nil {
+			return err
+		}
+	}
+	if s.operator != nil {
+		s.showMetrics()
+	}
+	return nil
 }
 
 // openPasswords makes what hashes passwords, compares them and refuses poor ones, but for its
@@ -246,7 +258,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		return wrongSecretKey(err)
 	}
 	s.pool = password.NewPool(cores, s.config.hashWait, firstGuess(s.config.bcryptCost))
-	s.pool.Background = background
+	s.pool.Background, s.pool.Observe = background, s.metrics.Hashed
 	s.passwords.Peppers, s.passwords.Pool = peppers, s.pool
 	limits, err := s.limits(master)
 	if err != nil {
@@ -302,6 +314,8 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if isPostgres(s.config.databaseURL) { // others may reach it where this instance does not
 		s.server.Able = s.store.Ping
 	}
+	s.server.Observe = s.observeBus
+	s.health = func(ctx context.Context) (auth.HealthReply, error) { return health.Check(ctx, auth.HealthRequest{}) }
 	// What the verifier asks for is answered first.
 	err = errors.Join(
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),
@@ -316,6 +330,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	}
 	s.keys.Changed = s.verifier.Refetch
 	s.store.Told = func(d events.Data) {
+		s.metrics.Told(d)
 		if ended, ok := d.(events.SessionRevoked); ok {
 			s.verifier.Refuse(ended.SessionID, ended.ExpiresAt)
 		}
@@ -378,7 +393,12 @@ func (s *service) limits(master secret.Keys) (*handlers.Limits, error) {
 		s.log.Warn("RATE_LIMITS=off: passwords can be guessed at without end")
 		return nil, nil
 	}
-	return handlers.NewLimits(s.store, master[0].Derive(secret.LabelLimits), *s.config.limits)
+	limits, err := handlers.NewLimits(s.store, master[0].Derive(secret.LabelLimits), *s.config.limits)
+	if err != nil {
+		return nil, err
+	}
+	limits.Refused = s.metrics.Limited
+	return limits, nil
 }
 
 // wrongSecretKey names the setting if err is that a secret of the database does not open.
@@ -492,12 +512,16 @@ func (s *service) openEdge() error {
 			return err
 		}
 	}
+	if s.health == nil {
+		s.health = askHealth(conn)
+	}
 	address := net.JoinHostPort(s.settings.Host, s.settings.Port)
 	if s.listener, err = net.Listen("tcp", address); err != nil {
 		return fmt.Errorf("HOST, PORT: %w", err)
 	}
 	s.edge = http.New(conn, http.Config{
 		Verifier: s.verifier, PublicOrigin: s.config.publicOrigin, Origins: s.config.origins, Proxies: s.config.proxies, Log: s.log,
+		Observe: s.observeHTTP,
 	})
 	return nil
 }
@@ -515,6 +539,14 @@ func (s *service) keepConnected(role string, more ...nats.Option) (*nats.Conn, e
 // connect connects to the bus in a role: inside the process, or to the external cluster with
 // the credentials of the settings. Where those are one user's, all parts have the service's role.
 func (s *service) connect(role string, more ...nats.Option) (*nats.Conn, error) {
+	conn, err := s.dial(role, more...)
+	if err == nil {
+		s.conns = append(s.conns, connection{role, conn})
+	}
+	return conn, err
+}
+
+func (s *service) dial(role string, more ...nats.Option) (*nats.Conn, error) {
 	if s.embedded == nil && s.store != nil && !s.settings.eachHasItsRole() {
 		role = embedded.Service
 	}
@@ -606,7 +638,7 @@ func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 		natsURL = s.embedded.URL()
 	}
 	if !text {
-		s.log.Info("ready", "version", version, "http", http, "nats", natsURL, "database", s.database(), "mailbox", s.mailbox, "took", took.Round(time.Millisecond).String())
+		s.log.Info("ready", "version", version, "http", http, "nats", natsURL, "database", s.database(), "mailbox", s.mailbox, "metrics", s.metricsURL(), "took", took.Round(time.Millisecond).String())
 		return
 	}
 	fmt.Fprintf(stdout, "authd %s is ready after %s\n", version, took.Round(time.Millisecond))
@@ -616,6 +648,9 @@ func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 	}
 	if s.mailbox != "" {
 		fmt.Fprintf(stdout, "  Mailbox   %s\n", s.mailbox)
+	}
+	if url := s.metricsURL(); url != "" {
+		fmt.Fprintf(stdout, "  Metrics   %s\n", url)
 	}
 	if http == "" {
 		return

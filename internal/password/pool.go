@@ -21,6 +21,10 @@ import (
 type Pool struct {
 	Background bool // lower the priority of the threads; for whole programs, since it cannot be raised again
 
+	// Observe, if it is set, hears of each password that was hashed: how long it waited for its
+	// turn, and how long its hash took.
+	Observe func(waited, took time.Duration)
+
 	size    int64
 	wait    time.Duration
 	jobs    chan func()
@@ -118,11 +122,16 @@ func (p *Pool) Do(ctx context.Context, work func()) error {
 	if err := p.admit(inside); err != nil {
 		return err
 	}
+	came := time.Now()
 	began, err := p.hand(ctx, work)
 	if err != nil {
 		return err
 	}
-	p.typical.Add((int64(time.Since(began)) - p.typical.Load()) / 8)
+	took := time.Since(began)
+	p.typical.Add((int64(took) - p.typical.Load()) / 8)
+	if p.Observe != nil {
+		p.Observe(began.Sub(came), took)
+	}
 	return nil
 }
 

@@ -66,6 +66,21 @@ func (h host) installed() string {
 	return ""
 }
 
+// Program returns the path of a program that comes with the server, such as pgbench: beside it,
+// or where PATH has it.
+func Program(ctx context.Context, name string) (string, error) {
+	bin, _, err := thisHost().find(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, candidate := range []string{filepath.Join(bin, name), name} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("there is no %s: Debian has it in postgresql", name)
+}
+
 func hasServer(dir string) bool {
 	for _, name := range []string{"initdb", "postgres"} {
 		if _, err := exec.LookPath(filepath.Join(dir, name)); err != nil {
