@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,17 +42,26 @@ type fleet struct {
 // startFleet starts two whole replicas, one of handlers alone and an edge.
 func startFleet(t *testing.T, flags ...string) *fleet {
 	t.Helper()
-	pg, err := testpg.Start(t.Context(), testpg.Config{})
-	check(t, err)
-	t.Cleanup(pg.Close)
-	f := &fleet{t: t, postgres: pg}
+	f := &fleet{t: t}
+	f.startPostgres()
 	f.nats, f.bus = clusterOfRoles(t)
-	for _, parts := range [][]string{{"serve"}, {"serve"}, {"serve", "--handlers"}, {"serve", "--edge"}} {
+	for _, parts := range allParts {
 		r := f.newReplica(parts, flags)
 		r.start(t)
 		f.replicas = append(f.replicas, r)
 	}
 	return f
+}
+
+// allParts are the parts that each replica of a fleet runs.
+var allParts = [][]string{{"serve"}, {"serve"}, {"serve", "--handlers"}, {"serve", "--edge"}}
+
+func (f *fleet) startPostgres() {
+	f.t.Helper()
+	pg, err := testpg.Start(f.t.Context(), testpg.Config{})
+	check(f.t, err)
+	f.t.Cleanup(pg.Close)
+	f.postgres = pg
 }
 
 // replica is one authd. It listens elsewhere after each start, as a container does.
@@ -77,7 +87,7 @@ func (f *fleet) newReplica(parts, flags []string) *replica {
 	}
 	behind := f.bus
 	behind.url = strings.Join(urls, ",")
-	r.args = append(append(parts, behind.flags()...), flags...)
+	r.args = slices.Concat(parts, behind.flags(), flags)
 	if parts[len(parts)-1] == "--edge" {
 		return r
 	}
@@ -155,9 +165,13 @@ func (f *fleet) ready() {
 // app is a client of the cluster, as other services are.
 func (f *fleet) app() *nats.Conn {
 	f.t.Helper()
-	key, err := nats.NkeyOptionFromSeed(filepath.Join(f.bus.dir, embedded.App+".nk"))
-	check(f.t, err)
-	conn, err := bus.Connect(f.bus.url, key)
+	var options []nats.Option
+	if f.bus.dir != "" {
+		key, err := nats.NkeyOptionFromSeed(filepath.Join(f.bus.dir, embedded.App+".nk"))
+		check(f.t, err)
+		options = append(options, key)
+	}
+	conn, err := bus.Connect(f.bus.url, options...)
 	check(f.t, err)
 	f.t.Cleanup(conn.Close)
 	return conn

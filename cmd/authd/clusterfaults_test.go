@@ -19,6 +19,7 @@ type fault struct {
 	name       string
 	holds      time.Duration // for at least so long, and up to twice that
 	begin, end func()
+	planned    bool // no request may fail that is tried again
 }
 
 // faults are those of a fleet, with their order left to chance.
@@ -29,39 +30,42 @@ func (f *fleet) faults() []fault {
 		silent = 12 * time.Second // longer than it takes to be noticed
 	}
 	list := []fault{
-		{"none", time.Second, nothing, nothing},
-		{"rolling restart", 0, f.rollingRestart, nothing},
-		{"Postgres killed", 400 * time.Millisecond,
-			func() { check(t, f.postgres.Kill()) }, func() { check(t, f.postgres.Restart(t.Context())) }},
-		{"each packet to Postgres 200 ms late", time.Second, func() { f.delay(200 * time.Millisecond) }, func() { f.delay(0) }},
+		{name: "none", holds: time.Second, begin: nothing, end: nothing, planned: true},
+		{name: "rolling restart", begin: f.rollingRestart, end: nothing, planned: true},
+		{name: "Postgres killed", holds: 400 * time.Millisecond,
+			begin: func() { check(t, f.postgres.Kill()) }, end: func() { check(t, f.postgres.Restart(t.Context())) }},
+		{name: "each packet to Postgres 200 ms late", holds: time.Second,
+			begin: func() { f.delay(200 * time.Millisecond) }, end: func() { f.delay(0) }},
 	}
 	var leader *testnats.Server
-	list = append(list, fault{"NATS server killed that leads the events", 500 * time.Millisecond, func() {
+	list = append(list, fault{name: "NATS server killed that leads the events", holds: 500 * time.Millisecond, begin: func() {
 		var err error
 		leader, err = f.nats.StreamLeader(t.Context(), events.Stream)
 		check(t, err)
 		check(t, leader.Kill())
-	}, func() { f.restartNATS(leader) }})
+	}, end: func() { f.restartNATS(leader) }})
 	for _, s := range f.nats.Servers {
-		list = append(list, fault{"NATS server killed, " + s.Name, 500 * time.Millisecond, func() { check(t, s.Kill()) }, func() { f.restartNATS(s) }})
+		list = append(list, fault{name: "NATS server killed, " + s.Name, holds: 500 * time.Millisecond,
+			begin: func() { check(t, s.Kill()) }, end: func() { f.restartNATS(s) }})
 	}
 	for _, r := range f.replicas {
 		list = append(list,
-			fault{"replica killed, " + r.described(), 300 * time.Millisecond, func() { r.kill(t) }, func() { r.start(t) }},
-			fault{"no word from NATS, " + r.described(), silent, func() { r.silenceNATS(true) }, func() { r.silenceNATS(false) }})
+			fault{name: "replica killed, " + r.described(), holds: 300 * time.Millisecond, begin: func() { r.kill(t) }, end: func() { r.start(t) }},
+			fault{name: "no word from NATS, " + r.described(), holds: silent,
+				begin: func() { r.silenceNATS(true) }, end: func() { r.silenceNATS(false) }})
 		if r.postgres == nil {
 			continue
 		}
-		list = append(list, fault{"no word from Postgres, " + r.described(), silent,
-			func() { r.postgres.silence(true) }, func() { r.postgres.silence(false) }})
+		list = append(list, fault{name: "no word from Postgres, " + r.described(), holds: silent,
+			begin: func() { r.postgres.silence(true) }, end: func() { r.postgres.silence(false) }})
 	}
 	for name, program := range map[string]string{"ahead": "owned-authd-ahead", "behind": "owned-authd-behind"} {
 		r := f.replicas[0]
-		list = append(list, fault{"clock of a replica 30 s " + name, time.Second, func() {
+		list = append(list, fault{name: "clock of a replica 30 s " + name, holds: time.Second, begin: func() {
 			r.program = func() *exec.Cmd { return exec.Command(program) }
 			r.stop(t)
 			r.start(t)
-		}, func() {
+		}, end: func() {
 			r.program = released
 			r.stop(t)
 			r.start(t)
@@ -176,6 +180,9 @@ func (c *callers) undergo(one fault, lines *table) {
 	moment(500*time.Millisecond, 600*time.Millisecond)
 	r := c.tally.empty()
 	lines.line(one.name, r, max(ready, r.last.Sub(mended)))
+	if one.planned && r.failed > 0 {
+		t.Errorf("%s: %d requests failed that were tried again", one.name, r.failed)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := errors.Join(c.wrong...); err != nil {
