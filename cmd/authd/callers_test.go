@@ -29,8 +29,10 @@ const (
 	// graceUsed is for how long a spent refresh token is sure to be answered again: less than
 	// REFRESH_GRACE by what a request may take.
 	graceUsed = 8 * time.Second
-	// callerWaits is how long callers wait for an answer.
-	callerWaits = 5 * time.Second
+	// callerWaits and refreshWaits are how long callers wait for an answer: for that of a refresh
+	// less than REFRESH_GRACE, so that the token is still good for the retry.
+	callerWaits  = 12 * time.Second
+	refreshWaits = 5 * time.Second
 	// giveUpAfter is when callers take the service for dead.
 	giveUpAfter = 90 * time.Second
 )
@@ -118,7 +120,7 @@ func (c *callers) overHTTP() way {
 // askHTTP asks a replica. The connection may be one that is kept.
 func askHTTP(address, subject, access, body string) (reply, error) {
 	method, path, _ := strings.Cut(routes[subject], " ")
-	ctx, cancel := context.WithTimeout(context.Background(), callerWaits)
+	ctx, cancel := context.WithTimeout(context.Background(), wait(subject))
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, address+path, strings.NewReader(body))
 	if err != nil {
@@ -144,7 +146,7 @@ func askHTTP(address, subject, access, body string) (reply, error) {
 }
 
 func (c *callers) overBus(subject, access, body string) (reply, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), callerWaits)
+	ctx, cancel := context.WithTimeout(context.Background(), wait(subject))
 	defer cancel()
 	m := &nats.Msg{Subject: subject, Data: []byte(body)}
 	if subject == "auth.verify" {
@@ -160,6 +162,13 @@ func (c *callers) overBus(subject, access, body string) (reply, error) {
 		return reply{body: answer.Data}, nil
 	}
 	return refusedWith(answer.Data)
+}
+
+func wait(subject string) time.Duration {
+	if subject == "auth.refresh" {
+		return refreshWaits
+	}
+	return callerWaits
 }
 
 func refusedWith(body []byte) (reply, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"math/rand/v2"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/testnats"
+	"github.com/zyotra/auth/internal/testpg"
 )
 
 // fault is something that goes wrong, and how it is mended.
@@ -25,7 +27,7 @@ type fault struct {
 // faults are those of a fleet, with their order left to chance.
 func (f *fleet) faults() []fault {
 	t := f.t
-	nothing, silent := func() {}, 3*time.Second
+	nothing, silent := func() {}, 2*time.Second
 	if chaos(t) > 1 {
 		silent = 12 * time.Second // longer than it takes to be noticed
 	}
@@ -127,8 +129,9 @@ func some(list []fault) (few []fault) {
 // ended is not good beyond the bound, a refresh token is good once, a right password and a token
 // that is good are not refused; and in the end no account that was acknowledged is missing, and no
 // event is lost or invented.
+//
+// It has the machine to itself, so that what is slow is slow by the fault.
 func TestAFleetSurvivesFaults(t *testing.T) {
-	t.Parallel()
 	f := startFleet(t, generous...)
 	f.ready()
 	c := populateFleet(f)
@@ -202,4 +205,34 @@ func (c *callers) settle(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("%d accounts", len(c.accounts))
+}
+
+// A replica that is cut off from the database while others are not has them answer in its place:
+// NATS goes on dealing it its share of the requests.
+func TestAReplicaWithoutItsDatabaseHasOthersAnswer(t *testing.T) {
+	t.Parallel()
+	url := testpg.URL(t)
+	database, err := neturl.Parse(url)
+	check(t, err)
+	network := startSilencer(t, database.Host)
+	database.Host = network.listener.Addr().String()
+	bus := "--nats-url=" + externalNATS(t, withJetStream(t))
+	able := start(t, append(withPostgres(url), bus)...)
+	cutOff := start(t, append(withPostgres(database.String()), bus)...)
+	signUp(t, able)
+	access := cutOff.post(t, "/login", credentials).member(t, "accessToken")
+
+	network.silence(true)
+	cutOff.line(t, "requests are given to other instances")
+	began := time.Now()
+	for range 30 {
+		cutOff.get(t, "/me", access).answered(t, 200, strings.NewReplacer(`"Ada"`, `""`).Replace(account))
+		cutOff.get(t, "/readyz", "").answered(t, 200, `{"status":"ready"}`)
+	}
+	cutOff.post(t, "/login", credentials).answered(t, 200, `{"message":"Login successful","userId":1,`+tokens+`}`)
+	t.Logf("61 requests in %s", time.Since(began).Round(time.Millisecond))
+	network.silence(false)
+	cutOff.line(t, "requests are answered here again")
+	able.stop(t)
+	cutOff.get(t, "/me", access).answered(t, 200, strings.NewReplacer(`"Ada"`, `""`).Replace(account))
 }

@@ -14,8 +14,9 @@ import (
 
 // While a release is brought in, its replicas run beside those of the one before, on one database
 // and one bus, and edges of either ask handlers of either. Nobody may notice, on the way up or back.
+//
+// It has the machine to itself: a request may not fail because another test keeps it busy.
 func TestTwoReleasesServeAsOne(t *testing.T) {
-	t.Parallel()
 	former, back := formerRelease(t)
 	f := &fleet{t: t, nats: testnats.StartCluster(t, testnats.Config{})} // the former may know one credential only
 	f.bus = roleBus{url: f.nats.URLs()}
