@@ -183,16 +183,18 @@ func refusedWith(body []byte) (reply, error) {
 // The first retry comes at once, the later ones do not count as the rule's.
 func (c *callers) ask(ask way, subject, access, body string) (r reply, doubtful bool, err error) {
 	began := time.Now()
+	request := c.tally.begin(began)
 	for tries := 1; ; tries++ {
 		r, err = ask(subject, access, body)
 		if err == nil && !r.isAway() {
-			c.tally.answered(tries, time.Since(began))
+			c.tally.answered(request, tries)
 			return r, tries > 1, nil
 		}
 		c.tally.unanswered()
 		if time.Since(began) > giveUpAfter {
 			err := fmt.Errorf("%s: no answer in %s: %s %w", subject, giveUpAfter, r.code, err)
 			c.isWrong(err)
+			c.tally.answered(request, tries)
 			return r, true, err
 		}
 		if tries > 1 {

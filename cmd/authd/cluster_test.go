@@ -192,6 +192,8 @@ func clusterOfRoles(t *testing.T) (*testnats.Cluster, roleBus) {
 type tally struct {
 	mu sync.Mutex
 	reckoning
+	waiting map[int]time.Time // requests that have no answer yet, and when they began
+	begun   int
 }
 
 // reckoning is one line of the table.
@@ -205,9 +207,35 @@ type reckoning struct {
 	given    int           // sessions given up: no answer while the spent token was good
 }
 
-func (c *tally) answered(tries int, took time.Duration) {
+// begin notes a request, which is answered in the end.
+func (c *tally) begin(at time.Time) (request int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = map[int]time.Time{}
+	}
+	c.begun++
+	c.waiting[c.begun] = at
+	return c.begun
+}
+
+// allBegunAfter tells whether no request waits that began before.
+func (c *tally) allBegunAfter(at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, began := range c.waiting {
+		if began.Before(at) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *tally) answered(request, tries int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	took := time.Since(c.waiting[request])
+	delete(c.waiting, request)
 	c.requests++
 	c.longest = max(c.longest, took)
 	if tries > 1 {

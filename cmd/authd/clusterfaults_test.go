@@ -181,6 +181,7 @@ func (c *callers) undergo(one fault, lines *table) {
 	c.fleet.ready()
 	ready := time.Since(mended)
 	moment(500*time.Millisecond, 600*time.Millisecond)
+	until(t, "all is answered that was asked before", func() bool { return c.tally.allBegunAfter(mended) })
 	r := c.tally.empty()
 	lines.line(one.name, r, max(ready, r.last.Sub(mended)))
 	if one.planned && r.failed > 0 {
