@@ -125,5 +125,5 @@ type HealthRequest struct{}
 // name the part that is away.
 type HealthReply struct {
 	Status   string   `json:"status"`             // "ready", or "degraded" if something has to wait
-	Degraded []string `json:"degraded,omitempty"` // the parts that wait, as in "events"
+	Degraded []string `json:"degraded,omitempty"` // the parts for which something waits: "events", "jetstream"
 }

@@ -44,7 +44,7 @@ var mayImport = map[string][]string{
 	"internal/trace":             {},
 	"mail":                       {"", "events"},
 	"migrations":                 {},
-	"operator":                   {},
+	"operator":                   {"", "internal/problem"},
 	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
 	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},

@@ -150,8 +150,8 @@ func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsR
 }
 
 // SetPassword answers auth.admin.users.set_password: all sessions of the user end. It returns
-// auth.ErrNotFound, and auth.ErrInvalid for a password that is not taken. A disabled user stays
-// disabled.
+// auth.ErrNotFound, and auth.ErrInvalid for a password that is not taken. Failed logins before
+// hold nobody up any more: the user is expected to get in. A disabled user stays disabled.
 func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (done auth.PasswordChanged, err error) {
 	if err := checkID(req.UserID); err != nil {
 		return auth.PasswordChanged{}, err
@@ -167,6 +167,7 @@ func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
+	var address string
 	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		if err := tx.SetPassword(ctx, user.UserID, fresh, now); err != nil {
 			return err
@@ -177,11 +178,16 @@ func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 		if done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now); err != nil {
 			return err
 		}
+		if err := a.Accounts.Limits.lift(ctx, tx, user.Email); err != nil {
+			return err
+		}
+		address = user.Email
 		return a.Accounts.passwordChanged(ctx, tx, user, auth.Client{})
 	})
 	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
+	a.Accounts.Limits.forget(address)
 	return done, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -39,6 +40,9 @@ type Rules struct {
 const (
 	// rememberedBlocks is how many keys an instance knows to be blocked, at about 200 bytes.
 	rememberedBlocks = 100_000
+	// rememberFor is how long it takes that for granted, since another instance may have let the
+	// account begin anew meanwhile.
+	rememberFor = 5 * time.Second
 	// chargeTimeout bounds counting a try, which goes on when the request that made it has ended.
 	chargeTimeout = 5 * time.Second
 )
@@ -54,7 +58,8 @@ const (
 // Counters go by what is tried: an address counts the same whether it has an account or not,
 // however it is spelled, and whichever request brings it. The database is asked for the account
 // only when a counter of it is used up, and then for any address, so that the answer takes no
-// longer for those that have one.
+// longer for those that have one. The keys of an account's counters begin with that of the one for
+// everywhere, so that all of them are found.
 type Limits struct {
 	Rules
 	Store *persistence.Store
@@ -65,16 +70,18 @@ type Limits struct {
 	Refused func(kind string)
 
 	key []byte
-	// blocked are keys that have to wait, and until when. Whoever is pushed out of it is looked
-	// for in the database again. A reset made by another instance is not known here before the
-	// wait is over that was told last.
-	blocked *otter.Cache[string, time.Time]
+	// blocked are keys that have to wait. Whoever is pushed out of it, or was looked for a while
+	// ago, is looked for in the database again.
+	blocked *otter.Cache[string, block]
 }
+
+// block is how long a key has to wait, as the database knew it at some time.
+type block struct{ known, until time.Time }
 
 // NewLimits makes limits whose counters are kept under digests made with a secret, so that the
 // database tells neither addresses nor sources.
 func NewLimits(store *persistence.Store, secret []byte, rules Rules) (*Limits, error) {
-	blocked, err := otter.New(&otter.Options[string, time.Time]{MaximumSize: rememberedBlocks})
+	blocked, err := otter.New(&otter.Options[string, block]{MaximumSize: rememberedBlocks})
 	if err != nil {
 		return nil, fmt.Errorf("limits: %w", err)
 	}
@@ -160,15 +167,46 @@ func (l *Limits) about(kind, address string, from auth.Client, own, account, sou
 	if err != nil { // counted by what it is; what is cut off leaves more than any address has
 		key = address[:min(len(address), email.MaxBytes+1)]
 	}
+	everywhere := l.digest(kind+" account", "", key)
 	c := &charge{
 		limits: l, kind: kind, from: from, email: parsed.Key,
-		own:     counter{l.digest(kind, at, key), own},
-		account: counter{l.digest(kind+" account", "", key), account},
+		own:     counter{everywhere + "." + l.digest(kind, at, key)[:ownDigits], own},
+		account: counter{everywhere, account},
 	}
 	if at != "" && source != nil { // who asks on the bus for many people is not one source
 		c.source = counter{l.digest(kind+" source", at, ""), source}
 	}
 	return c
+}
+
+// ownDigits are enough of a digest to tell the sources of one account apart: 128 bits.
+const ownDigits = 22
+
+// lift lets the password of an address be tried anew, from everywhere, as after a success. It is
+// for the transaction of whoever gives the account another password. Once that is committed,
+// forget lets it take effect here; other instances see it within rememberFor.
+func (l *Limits) lift(ctx context.Context, tx *persistence.Store, address string) error {
+	if l == nil {
+		return nil
+	}
+	return tx.DropCounters(ctx, l.accountKey(address))
+}
+
+func (l *Limits) forget(address string) {
+	if l == nil {
+		return
+	}
+	account := l.accountKey(address)
+	for key := range l.blocked.Keys() {
+		if strings.HasPrefix(key, account) {
+			l.blocked.Invalidate(key)
+		}
+	}
+}
+
+// accountKey is what the keys of all counters of an address's password begin with.
+func (l *Limits) accountKey(address string) string {
+	return l.about("login", address, auth.Client{}, nil, nil, nil).account.key
 }
 
 // registration counts a registration. It returns auth.ErrRateLimited if that has to wait.
@@ -371,7 +409,7 @@ func (c *charge) amend(ctx context.Context, tx *persistence.Store, change func(c
 func (c *charge) remember(now time.Time, account, source time.Duration) {
 	for key, wait := range map[string]time.Duration{c.own.key: account, c.source.key: source} {
 		if wait > 0 {
-			c.limits.blocked.Set(key, now.Add(wait))
+			c.limits.blocked.Set(key, block{known: now, until: now.Add(wait)})
 		}
 	}
 }
@@ -379,8 +417,8 @@ func (c *charge) remember(now time.Time, account, source time.Duration) {
 // remembered is how long the try has to wait, as far as this instance knows.
 func (c *charge) remembered(now time.Time) (wait time.Duration) {
 	for _, key := range []string{c.own.key, c.source.key} {
-		if until, ok := c.limits.blocked.GetIfPresent(key); ok {
-			wait = max(wait, until.Sub(now))
+		if b, ok := c.limits.blocked.GetIfPresent(key); ok && now.Sub(b.known) < rememberFor {
+			wait = max(wait, b.until.Sub(now))
 		}
 	}
 	return wait

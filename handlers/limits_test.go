@@ -297,8 +297,36 @@ func TestABlockedKeyIsKnownWithoutTheDatabase(t *testing.T) {
 		s.execute(t, "DELETE FROM limits")
 		s.advance(time.Second)
 		waits(t, "known", s.try(t.Context(), ada, horse, home), 29*time.Second)
-		s.advance(29 * time.Second)
-		want(t, "over", s.try(t.Context(), ada, horse, home), nil)
+		s.advance(4 * time.Second)
+		want(t, "asked again", s.try(t.Context(), ada, horse, home), nil)
+	})
+}
+
+// An operator who sets a password lets its user in wherever they are: here at once, and at other
+// instances once these ask the database again. Nobody else's counters change.
+func TestASetPasswordLiftsTheBlocksOfItsAccount(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		const blues = "battery staple blues"
+		other := s.another(t)
+		other.limit(t, rules)
+		for _, ip := range []string{home, away, ""} {
+			s.fails(t, 5, ada, ip)
+			waits(t, "here", s.try(t.Context(), ada, horse, ip), 30*time.Second)
+			waits(t, "elsewhere", other.try(t.Context(), ada, horse, ip), 30*time.Second)
+		}
+		s.fails(t, 5, "bob@example.com", home)
+		_, err := s.admin().SetPassword(t.Context(), auth.AdminUsersSetPasswordRequest{UserID: 1, Password: blues})
+		want(t, "set", err, nil)
+		for _, ip := range []string{home, away, ""} {
+			want(t, "here", s.try(t.Context(), ada, blues, ip), nil)
+			waits(t, "elsewhere, a while", other.try(t.Context(), ada, blues, ip), 30*time.Second)
+		}
+		waits(t, "bob", s.try(t.Context(), "bob@example.com", horse, home), 30*time.Second)
+		s.advance(5 * time.Second)
+		for _, ip := range []string{home, away, ""} {
+			want(t, "elsewhere", other.try(t.Context(), ada, blues, ip), nil)
+		}
+		waits(t, "bob", s.try(t.Context(), "bob@example.com", horse, home), 25*time.Second)
 	})
 }
 

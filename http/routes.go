@@ -360,15 +360,27 @@ func (e *Edge) healthy(c *fiber.Ctx) error {
 
 // ready answers 200 if requests would succeed, and otherwise names the part that is away.
 func (e *Edge) ready(c *fiber.Ctx) error {
-	reply, err := ask(e, auth.Health, auth.HealthRequest{})
-	var known *auth.Error
-	if errors.As(err, &known) && known.Fields != nil {
+	reply, err := e.Ready(context.Background())
+	if err != nil {
 		return err
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", auth.ErrUnavailable.With(auth.Field{Field: "bus", Reason: "away"}), err)
-	}
 	return c.JSON(reply)
+}
+
+// readyWithin is how long the service may take to say that it is ready. Who probes waits no longer.
+const readyWithin = 2 * time.Second
+
+// Ready asks the service whether requests would succeed. It returns an auth.ErrUnavailable error
+// that names the part that is away, which is the bus if nobody answers.
+func (e *Edge) Ready(ctx context.Context) (auth.HealthReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	reply, err := bus.Call(ctx, e.conn, auth.Health, auth.HealthRequest{})
+	var known *auth.Error
+	if err == nil || errors.As(err, &known) && known.Fields != nil {
+		return reply, err
+	}
+	return auth.HealthReply{}, fmt.Errorf("%w: %w", auth.ErrUnavailable.With(auth.Field{Field: "bus", Reason: "away"}), err)
 }
 
 // knownMethods refuses methods that HTTP does not define, to which Fiber would answer in

@@ -3,6 +3,7 @@ package migrations
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -331,4 +332,51 @@ func session(id, revoked string) string {
 	const at = "'2026-03-01 12:00:00+00:00'"
 	return "INSERT INTO login_sessions (id, user_id, generation, amr, created_at, created_ip, created_agent, used_at, used_ip, used_agent, expires_at, deadline_at, revoked_at) " +
 		"SELECT '" + id + "', id, 1, 'pwd', " + at + ", '', '', " + at + ", '', '', '2026-03-10 12:00:00+00:00', '2026-05-10 12:00:00+00:00', " + revoked + " FROM users"
+}
+
+// Events that waited under the former schema wait under this one, and the other way round.
+func TestWhatWaitsToBePublishedGoesOnWaiting(t *testing.T) {
+	each(t, func(t *testing.T, db *bun.DB) {
+		up(t, db)
+		back := func() {
+			for _, statement := range strings.Split(script(t, db, "0010_outbox_pending.tx.down.sql"), "--bun:split") {
+				execute(t, db, statement)
+			}
+			execute(t, db, "DELETE FROM "+table+" WHERE name = '0010'")
+		}
+		back()
+		const insert = "INSERT INTO outbox (id, type, subject, time, data, published_at) VALUES ('%s', 'user.deleted', '1', '2026-03-01 12:00:00+00:00', '{}', %s)"
+		execute(t, db, fmt.Sprintf(insert, "waits", "NULL"))
+		execute(t, db, fmt.Sprintf(insert, "published", "'2026-03-01 12:00:00+00:00'"))
+		waiting := func(query string) (ids []string) {
+			if err := db.NewRaw(query).Scan(t.Context(), &ids); err != nil {
+				t.Fatal(err)
+			}
+			return ids
+		}
+		if done := up(t, db); len(done) != 1 {
+			t.Fatalf("%v", done)
+		}
+		if ids := waiting("SELECT id FROM outbox WHERE seq IN (SELECT seq FROM outbox_pending)"); !slices.Equal(ids, []string{"waits"}) {
+			t.Errorf("up: %v", ids)
+		}
+		back()
+		if ids := waiting("SELECT id FROM outbox WHERE published_at IS NULL"); !slices.Equal(ids, []string{"waits"}) {
+			t.Errorf("down: %v", ids)
+		}
+	})
+}
+
+// script is the text of a step for the database.
+func script(t *testing.T, db *bun.DB, name string) string {
+	t.Helper()
+	folder := "postgres/"
+	if db.Dialect().Name() == dialect.SQLite {
+		folder = "sqlite/"
+	}
+	text, err := fs.ReadFile(files, folder+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

@@ -59,6 +59,18 @@ func (s *Store) SetCounters(ctx context.Context, counters ...Counter) error {
 	return s.fault("set limits", err)
 }
 
+// DropCounters deletes the counters whose keys begin with a text of the base64url alphabet. It
+// waits for those who hold one.
+func (s *Store) DropCounters(ctx context.Context, prefix string) error {
+	held := s.write.NewSelect().Model((*counterRow)(nil)).Column("key").
+		Where("key >= ? AND key < ?", prefix, prefix+"~").Order("key") // in the order of HoldCounters
+	if s.skipLocked != "" {
+		held = held.For("UPDATE")
+	}
+	_, err := s.write.NewDelete().Model((*counterRow)(nil)).Where("key IN (?)", held).Exec(ctx)
+	return s.fault("delete limits", err)
+}
+
 // SweepCounters deletes counters that say nothing any more, in one small batch, and tells how
 // many: fewer than the batch means that none is left, or that somebody is changing them.
 func (s *Store) SweepCounters(ctx context.Context, now time.Time, batch int64) (int, error) {

@@ -19,15 +19,24 @@ import (
 type outboxRow struct {
 	bun.BaseModel `bun:"table:outbox,alias:o"`
 
-	Seq         int64     `bun:"seq,pk,autoincrement"`
-	ID          string    `bun:"id"`
-	Type        string    `bun:"type"`
-	Subject     string    `bun:"subject"`
-	Time        time.Time `bun:"time"`
-	Data        string    `bun:"data"`
-	Trace       string    `bun:"traceparent"`
-	PublishedAt time.Time `bun:"published_at,nullzero"`
+	Seq     int64     `bun:"seq,pk,autoincrement"`
+	ID      string    `bun:"id"`
+	Type    string    `bun:"type"`
+	Subject string    `bun:"subject"`
+	Time    time.Time `bun:"time"`
+	Data    string    `bun:"data"`
+	Trace   string    `bun:"traceparent"`
 }
+
+// pendingRow is an event of the outbox that waits to be published.
+type pendingRow struct {
+	bun.BaseModel `bun:"table:outbox_pending,alias:p"`
+
+	Seq int64 `bun:"seq,pk"`
+}
+
+// isPending holds for an event that waits to be published.
+const isPending = "EXISTS (SELECT 1 FROM outbox_pending AS p WHERE p.seq = o.seq)"
 
 func (r outboxRow) event() events.Event {
 	return events.Event{ID: r.ID, Type: r.Type, Subject: r.Subject, Time: r.Time.UTC(), Data: json.RawMessage(r.Data), Trace: r.Trace}
@@ -55,8 +64,7 @@ func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) err
 		rows[i] = outboxRow{ID: id.String(), Type: d.Type(), Subject: d.Subject(), Time: at, Data: string(text), Trace: parent}
 	}
 	*s.emitted = append(*s.emitted, data...)
-	_, err := s.write.NewInsert().Model(&rows).Exec(ctx)
-	return s.fault("insert events", err)
+	return s.fault("insert events", s.insertPending(ctx, s.write, rows))
 }
 
 // Woken receives after transactions of this process that emitted something.
@@ -86,12 +94,9 @@ const noteTimeout = 5 * time.Second
 func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, []events.Event) (int, error)) (taken int, err error) {
 	var failed error
 	err = s.exclusively(ctx, s, func(ctx context.Context, s *Store) error {
-		var rows []outboxRow
-		if err := s.read.NewSelect().Model(&rows).Where("published_at IS NULL").Order("seq").Limit(int64(n)).Scan(ctx); err != nil {
+		rows, err := s.pending(ctx, n)
+		if taken = len(rows); err != nil || taken == 0 {
 			return err
-		}
-		if taken = len(rows); taken == 0 {
-			return nil
 		}
 		list, seqs := make([]events.Event, taken), make([]int64, taken)
 		for i, r := range rows {
@@ -103,23 +108,38 @@ func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, [
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout) // they are out, whoever stops us
 		defer cancel()
-		_, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = ?", now()).
-			Where("seq IN (?)", bun.List(seqs[:done])).Exec(ctx)
+		_, err = s.write.NewDelete().Model((*pendingRow)(nil)).Where("seq IN (?)", bun.List(seqs[:done])).Exec(ctx)
 		return err
 	})
 	return taken, errors.Join(failed, s.fault("take events", err))
 }
 
-// now is for notes that no rule depends on.
-func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+// pending returns the oldest events that wait, at most n. It asks twice, since a join could be
+// planned as one that reads the outbox from its beginning.
+func (s *Store) pending(ctx context.Context, n int) (rows []outboxRow, err error) {
+	var seqs []int64
+	err = s.read.NewSelect().Model((*pendingRow)(nil)).Column("seq").Order("seq").Limit(int64(n)).Scan(ctx, &seqs)
+	if err != nil || len(seqs) == 0 {
+		return nil, err
+	}
+	err = s.read.NewSelect().Model(&rows).Where("seq IN (?)", bun.List(seqs)).Order("seq").Scan(ctx)
+	if err != nil || len(rows) == len(seqs) {
+		return rows, err
+	}
+	// The others were deleted just when somebody let them be published once more.
+	_, err = s.write.NewDelete().Model((*pendingRow)(nil)).Where("seq IN (?)", bun.List(seqs)).
+		Where("NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.seq = p.seq)").Exec(ctx)
+	return rows, err
+}
 
 // Backlog tells what waits to be published.
 func (s *Store) Backlog(ctx context.Context) (b events.Backlog, err error) {
-	err = s.read.NewSelect().Model((*outboxRow)(nil)).ColumnExpr("count(*)").Where("published_at IS NULL").Scan(ctx, &b.Events)
+	err = s.read.NewSelect().Model((*pendingRow)(nil)).ColumnExpr("count(*)").Scan(ctx, &b.Events)
 	if err != nil || b.Events == 0 {
 		return b, s.fault("count events", err)
 	}
-	err = s.read.NewSelect().Model((*outboxRow)(nil)).Column("time").Where("published_at IS NULL").Order("seq").Limit(1).Scan(ctx, &b.Oldest)
+	err = s.read.NewSelect().Model((*outboxRow)(nil)).Column("time").
+		Where("seq = (SELECT min(seq) FROM outbox_pending)").Scan(ctx, &b.Oldest)
 	if errors.Is(err, sql.ErrNoRows) { // published meanwhile
 		return events.Backlog{}, nil
 	}
@@ -135,8 +155,8 @@ func (s *Store) Republish(ctx context.Context, since time.Time, mails bool) (int
 	if mails {
 		compare = "type = ?"
 	}
-	result, err := s.write.NewUpdate().Model((*outboxRow)(nil)).Set("published_at = NULL").
-		Where("time >= ? AND published_at IS NOT NULL", since).Where(compare, events.MailType).Exec(ctx)
+	again := s.write.NewSelect().Model((*outboxRow)(nil)).Column("seq").Where("time >= ?", since).Where(compare, events.MailType)
+	result, err := s.write.NewRaw("INSERT INTO outbox_pending (seq) ? ON CONFLICT (seq) DO NOTHING", again).Exec(ctx)
 	return count(result, s.fault("republish events", err))
 }
 
@@ -180,7 +200,7 @@ func (s *Store) SweepMails(ctx context.Context, before time.Time, batch int64) (
 
 func (s *Store) sweepOutbox(ctx context.Context, which string, before time.Time, batch int64) (int, error) {
 	old := s.read.NewSelect().Model((*outboxRow)(nil)).Column("seq").
-		Where(which).Where("time <= ? AND published_at IS NOT NULL", before).Order("time").Limit(batch)
+		Where(which).Where("time <= ?", before).Where("NOT " + isPending).Order("time").Limit(batch)
 	var seqs []int64
 	if err := old.Scan(ctx, &seqs); err != nil || len(seqs) == 0 {
 		return 0, s.fault("select old events", err)

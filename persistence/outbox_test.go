@@ -163,6 +163,23 @@ func TestPublishedEventsAreKeptAWhileAndCanBePublishedAgain(t *testing.T) {
 	})
 }
 
+// An event may be deleted just when somebody lets it be published once more.
+func TestAMarkWithoutItsEventHoldsUpNothing(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		execute(t, s, "INSERT INTO outbox_pending (seq) VALUES (0)")
+		emit(t, s, 1)
+		if got := take(t, s, 1); got != nil {
+			t.Errorf("%v", got)
+		}
+		if got := take(t, s, 1); !slices.Equal(got, []string{"1"}) {
+			t.Errorf("%v", got)
+		}
+		if b, err := s.Backlog(t.Context()); err != nil || b != (events.Backlog{}) {
+			t.Errorf("%+v, %v", b, err)
+		}
+	})
+}
+
 // Mails are published again on their own, and go sooner.
 func TestMailsAreNotPublishedAgainUnlessAskedFor(t *testing.T) {
 	each(t, func(t *testing.T, s *persistence.Store) {

@@ -24,12 +24,13 @@ import (
 // than any index, of the narrowest table too.
 const filled = 10_000
 
-// small are tables whose rows do not grow with users or requests: reading all of one is no scan.
-var small = []string{"signing_keys", "peppers"}
+// small are tables whose rows do not grow with users or requests, or that are emptied by those who
+// read them: reading all of one is no scan.
+var small = []string{"signing_keys", "peppers", "outbox_pending"}
 
-// partial are indexes that hold only what a statement looks for, so that reading one from its
+// narrow are indexes that hold only what a statement looks for, so that reading one from its
 // beginning is no scan.
-var partial = []string{"outbox_unpublished", "outbox_mails", "outbox_revocations"}
+var narrow = []string{"outbox_pending_pkey", "outbox_mails", "outbox_revocations"}
 
 // hot is what requests, the relay and clean-up ask of the database.
 var hot = map[string]func(ctx context.Context, s *Store) error{
@@ -246,7 +247,7 @@ func (p plan) scans() (faults []string) {
 	switch {
 	case p.Type == "Seq Scan" && !slices.Contains(small, p.Table):
 		faults = append(faults, "Seq Scan of "+p.Table)
-	case strings.HasPrefix(p.Type, "Index") && p.Condition == "" && !slices.Contains(partial, p.Index):
+	case strings.HasPrefix(p.Type, "Index") && p.Condition == "" && !slices.Contains(narrow, p.Index):
 		faults = append(faults, p.Type+" of all of "+p.Index)
 	}
 	for _, below := range p.Plans {
@@ -268,9 +269,10 @@ func scansSQLite(t *testing.T, s *Store, statement string) (faults []string) {
 		if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
 			t.Fatal(err)
 		}
-		isPartial := slices.ContainsFunc(partial, func(index string) bool { return strings.HasSuffix(detail, " "+index) })
+		isNarrow := detail == "SCAN outbox_pending" || strings.HasPrefix(detail, "SCAN p ") || detail == "SCAN p" ||
+			slices.ContainsFunc(narrow, func(index string) bool { return strings.HasSuffix(detail, " "+index) })
 		isOwn := strings.HasSuffix(detail, "CONSTANT ROW") || strings.HasSuffix(detail, "VALUES CLAUSE") // of the statement
-		if strings.HasPrefix(detail, "SCAN ") && !isOwn && !isPartial {
+		if strings.HasPrefix(detail, "SCAN ") && !isOwn && !isNarrow {
 			faults = append(faults, detail)
 		}
 	}
@@ -290,6 +292,7 @@ func fill(t *testing.T, s *Store) {
 	var users []userRow
 	var sessions []sessionRow
 	var outbox []outboxRow
+	var pending []pendingRow
 	var limits []counterRow
 	var oneTimes []oneTimeRow
 	var devices []deviceRow
@@ -304,11 +307,10 @@ func fill(t *testing.T, s *Store) {
 			})
 		}
 		kind := []string{"user.registered", "session.created", "session.created", "session.revoked", events.MailType}[i%5]
-		event := outboxRow{ID: fmt.Sprint(i), Type: kind, Subject: fmt.Sprint(i), Time: at, Data: `{}`, PublishedAt: at}
+		outbox = append(outbox, outboxRow{ID: fmt.Sprint(i), Type: kind, Subject: fmt.Sprint(i), Time: at, Data: `{}`})
 		if i > filled-20 {
-			event.PublishedAt = time.Time{}
+			pending = append(pending, pendingRow{Seq: int64(i)})
 		}
-		outbox = append(outbox, event)
 		limits = append(limits, counterRow{Key: fmt.Sprint(i), First: at.UnixMicro(), IdleAt: at.UnixMicro()})
 		oneTimes = append(oneTimes, oneTimeRow{
 			Digest: fmt.Sprint(i), Code: fmt.Sprint("code ", i), Purpose: "verify", UserID: id, EmailKey: address,
@@ -319,6 +321,7 @@ func fill(t *testing.T, s *Store) {
 	insert(t, s, users)
 	insert(t, s, sessions)
 	insert(t, s, outbox)
+	insert(t, s, pending)
 	insert(t, s, limits)
 	insert(t, s, oneTimes)
 	insert(t, s, devices)

@@ -55,8 +55,8 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 			forShare: "SHARE", forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
 			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway, isTaken: isPostgresTaken,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
-			exclusively: exclusivelyPostgres,
-			prepare:     func() *prepared { return &prepared{DB: pool, isUnknown: unknown} },
+			exclusively: exclusivelyPostgres, insertPending: insertPendingPostgres,
+			prepare: func() *prepared { return &prepared{DB: pool, isUnknown: unknown} },
 		},
 	}, nil
 }
@@ -95,6 +95,13 @@ func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context,
 		}
 		return fn(ctx, tx)
 	})
+}
+
+// insertPendingPostgres is one statement, as each is a round trip.
+func insertPendingPostgres(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
+	told := tx.NewInsert().Model(&rows).Returning("seq")
+	_, err := tx.NewRaw("WITH told AS (?) INSERT INTO outbox_pending (seq) SELECT seq FROM told", told).Exec(ctx)
+	return err
 }
 
 func relaxPostgres(ctx context.Context, tx bun.IDB) error {

@@ -45,7 +45,8 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 		close: func() error { return errors.Join(reader.Close(), writer.Close()) },
 		dialect: dialect{
 			relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite,
-			isAway: isSQLiteAway, isTaken: isSQLiteTaken, prepare: func() *prepared { return nil },
+			insertPending: insertPendingSQLite, prepare: func() *prepared { return nil },
+			isAway: isSQLiteAway, isTaken: isSQLiteTaken,
 		},
 	}, nil
 }
@@ -70,6 +71,19 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 // keep its writer from all others.
 func exclusivelySQLite(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error {
 	return fn(ctx, s)
+}
+
+// insertPendingSQLite is two statements, as SQLite has no insert in another one.
+func insertPendingSQLite(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
+	if _, err := tx.NewInsert().Model(&rows).Returning("seq").Exec(ctx); err != nil {
+		return err
+	}
+	pending := make([]pendingRow, len(rows))
+	for i, r := range rows {
+		pending[i].Seq = r.Seq
+	}
+	_, err := tx.NewInsert().Model(&pending).Exec(ctx)
+	return err
 }
 
 // relaxSQLite does nothing: SQLite keeps to one way of writing within a transaction.

@@ -49,6 +49,8 @@ type dialect struct {
 	relax func(ctx context.Context, tx bun.IDB) error
 	// lock makes the transaction wait for others that lock the same name.
 	lock func(ctx context.Context, tx bun.IDB, name string) error
+	// insertPending stores events, and that they wait to be published.
+	insertPending func(ctx context.Context, tx bun.IDB, rows []outboxRow) error
 	// overriding stands before the values of an insert that brings its own ids.
 	overriding string
 	// reserve makes the next id that users get a higher one than last.

@@ -61,10 +61,11 @@ func (s *service) leave(ctx context.Context, rows int) error {
 				used_at, used_ip, used_agent, expires_at, deadline_at, carrier, sweep_at)
 			SELECT 'over' || lpad(i::text, 32, '0'), i, 1, 'pwd', t, '10.0.0.1', :agent, t, '10.0.0.1', :agent, t, t, 'body', t
 			FROM (SELECT i, :now - interval '20 days' + i * interval '1 second' AS t FROM generate_series(1, :rows) AS i) AS o`,
-		`INSERT INTO outbox (id, type, subject, time, data, published_at)
-			SELECT gen_random_uuid(), 'user.updated', i::text, t, '{"userId":' || i || ',"name":"Somebody"}', CASE WHEN i <= :rows THEN t END
+		`INSERT INTO outbox (id, type, subject, time, data)
+			SELECT gen_random_uuid(), 'user.updated', i::text, t, '{"userId":' || i || ',"name":"Somebody"}'
 			FROM (SELECT i, CASE WHEN i <= :rows THEN :now - interval '8 days' ELSE :now END + i * interval '1 millisecond' AS t
 				FROM generate_series(1, 2 * :rows) AS i) AS o`,
+		`INSERT INTO outbox_pending (seq) SELECT seq FROM outbox WHERE type = 'user.updated' AND time >= :now`,
 	} {
 		if _, err := s.stats.db.ExecContext(ctx, replace.Replace(statement)); err != nil {
 			return err

@@ -57,11 +57,11 @@ func (s *service) fillers(from, to int) []string {
 			SELECT lpad(to_hex(i), 10, '0') || substr(md5(i::text), 1, 26), (i - 1) / :each + 1, 1, 'pwd', :now - :ago, :ip, :agent,
 				:now - :ago, :ip, :agent, :now - :ago + interval '360 hours', :now - :ago + interval '2160 hours', 'body', :now - :ago + interval '360 hours'
 			FROM generate_series((:from - 1) * :each + 1, :to * :each) AS i`),
-		replace.Replace(`INSERT INTO outbox (id, type, subject, time, data, published_at)
+		replace.Replace(`INSERT INTO outbox (id, type, subject, time, data)
 			SELECT gen_random_uuid(), 'session.created', i::text, :now - :ago,
 				'{"userId":' || i || ',"sessionId":"' || lpad(to_hex(i), 10, '0') || substr(md5(i::text), 1, 26)
 				|| '","amr":["pwd"],"client":{"ip":"' || :ip || '","userAgent":"' || :agent
-				|| '"},"createdAt":"2026-11-24T08:21:42.088102Z","expiresAt":"2026-12-09T08:21:42.088102Z"}', :now - :ago
+				|| '"},"createdAt":"2026-11-24T08:21:42.088102Z","expiresAt":"2026-12-09T08:21:42.088102Z"}'
 			FROM generate_series(:from, :to, :events) AS i`),
 		replace.Replace(`INSERT INTO limits (key, first, second, idle_at)
 			SELECT substr(md5(i::text) || md5('limit' || i), 1, 43), t, t, t

@@ -172,7 +172,8 @@ func (s *Server) As(role string) nats.Option {
 func (s *Server) Failed() <-chan error { return s.failed }
 
 // Health returns nil while clients can connect and JetStream works. The server switches
-// JetStream off when its disk is full or refuses writes, and only a restart brings it back.
+// JetStream off when it may not write its files, and only a restart brings it back. A full disk
+// is another matter: it stops the stream that met it, and whoever publishes there notices.
 func (s *Server) Health() error {
 	if !s.ns.Running() {
 		return errors.New("embedded NATS server: stopped")

@@ -29,10 +29,10 @@ const (
 	// graceUsed is for how long a spent refresh token is sure to be answered again: less than
 	// REFRESH_GRACE by what a request may take.
 	graceUsed = 8 * time.Second
-	// callerWaits and refreshWaits are how long callers wait for an answer: for that of a refresh
-	// less than REFRESH_GRACE, so that the token is still good for the retry.
-	callerWaits  = 12 * time.Second
-	refreshWaits = 5 * time.Second
+	// callerWaits is how long callers wait for an answer, and hashWaits where a password is hashed.
+	// That of a refresh is within REFRESH_GRACE, so that the token is still good for the retry.
+	callerWaits = 5 * time.Second
+	hashWaits   = 10 * time.Second
 	// giveUpAfter is when callers take the service for dead.
 	giveUpAfter = 90 * time.Second
 )
@@ -165,8 +165,8 @@ func (c *callers) overBus(subject, access, body string) (reply, error) {
 }
 
 func wait(subject string) time.Duration {
-	if subject == "auth.refresh" {
-		return refreshWaits
+	if subject == "auth.register" || subject == "auth.login" {
+		return hashWaits
 	}
 	return callerWaits
 }

@@ -63,7 +63,7 @@ func (f *fleet) faults() []fault {
 	}
 	for name, program := range map[string]string{"ahead": "owned-authd-ahead", "behind": "owned-authd-behind"} {
 		r := f.replicas[0]
-		list = append(list, fault{name: "clock of a replica 30 s " + name, holds: time.Second, begin: func() {
+		list = append(list, fault{name: "clock of a replica 30 s off, " + name, holds: time.Second, begin: func() {
 			r.program = func() *exec.Cmd { return exec.Command(program) }
 			r.stop(t)
 			r.start(t)

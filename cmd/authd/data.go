@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 
@@ -24,21 +26,63 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := makeDataDir(path); err != nil {
 		return nil, err
 	}
-	// The lock file stays when the process ends: removing it would let two processes lock
-	// two files of that name.
-	name := filepath.Join(path, "authd.lock")
-	lock := flock.New(name, flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR))
-	locked, err := lock.TryLock()
-	if err != nil {
+	lock, err := lockFile(filepath.Join(path, lockName))
+	switch {
+	case errors.Is(err, errLocked):
+		return nil, fmt.Errorf("DATA_DIR %s is %w; stop it, or give this one a directory of its own", path, err)
+	case err != nil:
 		return nil, fmt.Errorf("lock DATA_DIR: %w", err)
 	}
+	return &dataDir{path: path, lock: lock}, nil
+}
+
+// lockDatabase locks an SQLite file, so that two processes with directories of their own do not
+// share it: each relies on being the only one.
+func lockDatabase(path string) (*flock.Flock, error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil { // whatever it is called, it is one file
+		path = real
+	}
+	lock, err := lockFile(path + ".lock")
+	switch {
+	case errors.Is(err, errLocked):
+		return nil, fmt.Errorf("DATABASE_URL sqlite://%s is %w; stop it, give this one a file of its own, or let them share a Postgres", path, err)
+	case err != nil:
+		return nil, fmt.Errorf("lock DATABASE_URL: %w", err)
+	}
+	return lock, nil
+}
+
+const (
+	lockName = "authd.lock"
+	// lockWithin is how long a lock is waited for: whoever only looks whether it is held may have
+	// it for a moment.
+	lockWithin = 200 * time.Millisecond
+)
+
+// errLocked means that another process holds a lock.
+var errLocked = errors.New("in use by another authd")
+
+// lockFile locks a file, which is made if it is not there, and writes our process into it. It
+// returns errLocked if it is held. The file stays when the process ends: removing it would let two
+// processes lock two files of that name.
+func lockFile(name string) (*flock.Flock, error) {
+	lock := flock.New(name, flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR))
+	ctx, cancel := context.WithTimeout(context.Background(), lockWithin)
+	defer cancel()
+	locked, err := lock.TryLockContext(ctx, lockWithin/10)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	if !locked {
-		return nil, fmt.Errorf("DATA_DIR %s is in use by another authd%s; stop it, or give this one a directory of its own", path, holder(name))
+		return nil, fmt.Errorf("%w%s", errLocked, holder(name))
 	}
 	if err := os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock DATA_DIR: %w", err), lock.Close())
+		return nil, errors.Join(err, lock.Close())
 	}
-	return &dataDir{path: path, lock: lock}, nil
+	return lock, nil
 }
 
 // makeDataDir makes the directory if it is not there. One that others can read is refused,

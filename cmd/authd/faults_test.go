@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +20,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/testpg"
 )
 
@@ -379,4 +382,73 @@ func awayAfter(t *testing.T, edge, handlers *instance, signal os.Signal) {
 	handlers.wait(t, patience)
 	edge.get(t, "/readyz", "").refused(t, 503, "unavailable", `[{"field":"bus","reason":"away"}]`)
 	edge.get(t, "/healthz", "").answered(t, 200, `{"status":"alive"}`)
+}
+
+// A process without an edge is probed where operators' pages are, and tells of its own part alone.
+func TestHandlersAloneTellTheirReadiness(t *testing.T) {
+	t.Parallel()
+	pg, err := testpg.Start(t.Context(), testpg.Config{})
+	check(t, err)
+	t.Cleanup(pg.Close)
+	proxy := startSilencer(t, strings.TrimPrefix(externalNATS(t, withJetStream(t)), "nats://"))
+	a := start(t, append([]string{"serve", "--handlers"}, append(withPostgres(pg.URL), "--nats-url=nats://"+proxy.listener.Addr().String())...)...)
+	a.http, a.foreign = strings.TrimSuffix(a.mailbox, mailboxPath), true
+	away := func(part string) func() bool {
+		return func() bool {
+			e := a.get(t, "/readyz", "")
+			return e.Answer.Status == 503 && strings.Contains(e.Answer.Body, `"fields":[{"field":"`+part+`","reason":"away"}]`)
+		}
+	}
+	ready := func() bool { return a.get(t, "/readyz", "").Answer.Status == 200 }
+	until(t, "ready", ready)
+	check(t, pg.Stop())
+	until(t, "the database is away", away("database"))
+	a.get(t, "/healthz", "").answered(t, 200, `{"status":"alive"}`)
+	check(t, pg.Restart(context.WithoutCancel(t.Context())))
+	until(t, "ready again", ready)
+	proxy.silence(true)
+	proxy.cut()
+	until(t, "the bus is away", away("bus"))
+	proxy.silence(false)
+	until(t, "ready again", ready)
+}
+
+func TestHealthcheckAsksWhereThereIsNoEdge(t *testing.T) {
+	t.Parallel()
+	a := start(t, "serve", "--handlers")
+	_, free := taken(t)
+	healthy := func(port string) int {
+		operators := strings.TrimSuffix(strings.TrimPrefix(a.mailbox, "http://"), mailboxPath)
+		return execute(t, t.TempDir(), exec.Command("owned-authd", "healthcheck", "--port="+port, "--metrics-addr="+operators)).wait(t, patience)
+	}
+	if code := healthy("1"); code != exitStopped {
+		t.Errorf("exit code %d while it is ready", code)
+	}
+	if code := healthy(free); code != exitFailed { // where something listens that is no edge
+		t.Errorf("exit code %d although what is on PORT does not answer", code)
+	}
+	a.stop(t)
+	if code := healthy("1"); code != exitFailed {
+		t.Errorf("exit code %d once it has stopped", code)
+	}
+}
+
+// unwritable is a file that not even root may make.
+const unwritable = "/dev/pts/none"
+
+// A server that may not write its files switches JetStream off. Requests succeed all the same.
+func TestWithoutJetStreamAnInstanceIsDegraded(t *testing.T) {
+	t.Parallel()
+	if _, err := os.OpenFile(unwritable, os.O_CREATE|os.O_RDWR, 0o600); !errors.Is(err, os.ErrPermission) {
+		t.Skipf("%s: %v", unwritable, err)
+	}
+	a := start(t)
+	stream := filepath.Join(a.dir, "data", "nats", "jetstream", "APP", "streams", events.Stream, "msgs")
+	signUp(t, a)
+	a.told(t)
+	check(t, os.Symlink(unwritable, filepath.Join(stream, "2.blk")))
+	ask(t, asAdmin(t, a), "$JS.API.STREAM.PURGE."+events.Stream, nil, "") // which begins another file
+	a.post(t, "/login", credentials)
+	until(t, "it is noticed", func() bool { return strings.Contains(a.get(t, "/readyz", "").Answer.Body, "jetstream") })
+	a.post(t, "/login", credentials).answered(t, 200, `{"message":"Login successful","userId":1,`+tokens+`}`)
 }

@@ -152,6 +152,25 @@ func TestASuccessBeginsAnew(t *testing.T) {
 	})
 }
 
+// Whoever has tried too often gets in with the password that an operator sets, at every door.
+func TestASetPasswordLetsItsUserIn(t *testing.T) {
+	eachHouse(t, func(t *testing.T, h house) {
+		const fresh = "battery staple blues"
+		for range 5 {
+			h.instances[0].post(t, "/login", wrong).refused(t, 401, "invalid_credentials", "")
+		}
+		for _, way := range h.ways() {
+			way(t, credentials).limited(t)
+		}
+		ask(t, asAdmin(t, h.instances[0]), "auth.admin.users.set_password", nil, `{"userId":1,"password":"`+fresh+`"}`).replied(t, `{"ended":0}`)
+		for _, way := range h.ways() {
+			until(t, "let in", func() bool {
+				return strings.Contains(way(t, login("ada@example.com", fresh)).Answer.Body, "accessToken")
+			})
+		}
+	})
+}
+
 func TestEveryRequestWithAPasswordCountsAsALogin(t *testing.T) {
 	eachHouse(t, func(t *testing.T, h house) {
 		own := bearer(h.instances[0].post(t, "/login", credentials).member(t, "accessToken"))

@@ -188,6 +188,7 @@ func (s *service) openOperator() error {
 	switch {
 	case err == nil:
 		s.operator, s.operators = &operator.Server{}, l
+		s.operator.Probes(s.health)
 		s.onClose(func() error { _ = l.Close(); return nil }) // it is closed if it was served
 		return nil
 	case s.settings.MetricsAddr != "" || s.settings.Mailbox == "on":

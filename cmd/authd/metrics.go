@@ -5,7 +5,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/http"
 	"github.com/zyotra/auth/mail"
@@ -61,13 +60,6 @@ func (s *service) observeBus(subject string) bus.Observer { return s.metrics.Bus
 
 func (s *service) observeHTTP(method, route string) http.Observer {
 	return s.metrics.HTTP(method, route)
-}
-
-// askHealth asks the service how it is, for an edge alone.
-func askHealth(conn *nats.Conn) func(context.Context) (auth.HealthReply, error) {
-	return func(ctx context.Context) (auth.HealthReply, error) {
-		return bus.Call(ctx, conn, auth.Health, auth.HealthRequest{})
-	}
 }
 
 // connections tells how those to the bus are.

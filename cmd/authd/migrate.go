@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -91,7 +92,7 @@ func confirmed(out io.Writer, question string) bool {
 }
 
 // withDatabase runs fn on the database of the settings. On SQLite no other authd may have
-// the directory.
+// the directory or the file.
 func (s databaseSettings) withDatabase(ctx context.Context, fn func(*bun.DB) error) (err error) {
 	url, err := s.url()
 	if err != nil {
@@ -103,6 +104,11 @@ func (s databaseSettings) withDatabase(ctx context.Context, fn func(*bun.DB) err
 			return err
 		}
 		defer dir.close()
+		lock, err := lockDatabase(strings.TrimPrefix(url, "sqlite://"))
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
 	}
 	store, err := openStore(ctx, url)
 	if err != nil {

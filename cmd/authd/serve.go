@@ -68,8 +68,8 @@ type service struct {
 	operators net.Listener     // of that
 	mailbox   string           // URL of the mailbox, "" if there is none
 	metrics   *metrics.Metrics
-	health    func(context.Context) (auth.HealthReply, error)
-	conns     []connection // to the bus
+	health    func(context.Context) (auth.HealthReply, error) // of this process, or of what its edge asks
+	conns     []connection                                    // to the bus
 	close     []func() error
 }
 
@@ -204,6 +204,13 @@ func (s *service) openEmbedded(ctx context.Context) (err error) {
 // openStore opens the database with the schema that this binary knows.
 func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 	url := s.config.databaseURL
+	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
+		lock, err := lockDatabase(path)
+		if err != nil {
+			return err
+		}
+		s.onClose(lock.Close)
+	}
 	if s.store, err = openStore(ctx, url); err != nil {
 		return err
 	}
@@ -288,11 +295,6 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits, Clock: s.clock}
 	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Clock: s.clock}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Clock: s.clock}
-	health := &handlers.Health{
-		Store:    s.store,
-		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
-		Expected: map[string]func() error{"events": func() error { return s.relay.Err() }},
-	}
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock}
 
@@ -302,6 +304,8 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
+	health := s.openHealth(back)
+	s.health = func(ctx context.Context) (auth.HealthReply, error) { return health.Check(ctx, auth.HealthRequest{}) }
 	conn, err := s.connect(embedded.Service, buffer)
 	if err != nil {
 		return err
@@ -315,7 +319,6 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		s.server.Able = s.store.Ping
 	}
 	s.server.Observe = s.observeBus
-	s.health = func(ctx context.Context) (auth.HealthReply, error) { return health.Check(ctx, auth.HealthRequest{}) }
 	// What the verifier asks for is answered first.
 	err = errors.Join(
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),
@@ -367,6 +370,31 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
+}
+
+// openHealth makes what tells whether requests would succeed. Without JetStream they do: events
+// and mails wait in the database. So an instance whose embedded server has switched it off goes on
+// to be asked, and says that it is degraded.
+func (s *service) openHealth(back *nats.Conn) *handlers.Health {
+	h := &handlers.Health{
+		Store: s.store,
+		Needed: map[string]func() error{
+			"bus":         func() error { return connected(back) },
+			"revocations": func() error { return s.verifier.Err() },
+		},
+		Expected: map[string]func() error{"events": func() error { return s.relay.Err() }},
+	}
+	if s.embedded != nil {
+		h.Expected["jetstream"] = s.embedded.Health
+	}
+	return h
+}
+
+func connected(conn *nats.Conn) error {
+	if conn.IsConnected() {
+		return nil
+	}
+	return nats.ErrDisconnected
 }
 
 // openFlows makes what links and codes in mails are made by; nil without mail.
@@ -512,9 +540,6 @@ func (s *service) openEdge() error {
 			return err
 		}
 	}
-	if s.health == nil {
-		s.health = askHealth(conn)
-	}
 	address := net.JoinHostPort(s.settings.Host, s.settings.Port)
 	if s.listener, err = net.Listen("tcp", address); err != nil {
 		return fmt.Errorf("HOST, PORT: %w", err)
@@ -523,6 +548,9 @@ func (s *service) openEdge() error {
 		Verifier: s.verifier, PublicOrigin: s.config.publicOrigin, Origins: s.config.origins, Proxies: s.config.proxies, Log: s.log,
 		Observe: s.observeHTTP,
 	})
+	if s.health == nil {
+		s.health = s.edge.Ready
+	}
 	return nil
 }
 

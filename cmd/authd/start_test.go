@@ -48,6 +48,23 @@ func TestADataDirectoryHasOneProcess(t *testing.T) {
 	}
 }
 
+// By whatever name and with whatever directories: the file is the accounts.
+func TestASQLiteFileHasOneProcess(t *testing.T) {
+	t.Parallel()
+	first := start(t)
+	file := filepath.Join(first.dir, "data", "authd.db")
+	other := filepath.Join(t.TempDir(), "other.db")
+	check(t, os.Symlink(file, other))
+	for _, path := range []string{file, other} {
+		launch(t, t.TempDir(), "--database-url=sqlite://"+path).
+			refused(t, exitFailed, "DATABASE_URL sqlite://"+file, "in use by another authd (process ", "share a Postgres")
+		execute(t, t.TempDir(), exec.Command("owned-authd", "migrate", "status", "--database-url=sqlite://"+path)).
+			refused(t, exitFailed, "DATABASE_URL", "in use by another authd")
+	}
+	first.stop(t)
+	launch(t, t.TempDir(), "--database-url=sqlite://"+other, "--secret-key-file="+filepath.Join(first.dir, "data", "secret.key")).ready(t)
+}
+
 func TestADataDirectoryIsItsOwnersAlone(t *testing.T) {
 	t.Parallel()
 	a := start(t)

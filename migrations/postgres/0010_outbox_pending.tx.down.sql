@@ -1,0 +1,7 @@
+ALTER TABLE outbox ADD COLUMN published_at TIMESTAMPTZ;
+--bun:split
+UPDATE outbox SET published_at = time WHERE seq NOT IN (SELECT seq FROM outbox_pending);
+--bun:split
+CREATE INDEX outbox_unpublished ON outbox (seq) WHERE published_at IS NULL;
+--bun:split
+DROP TABLE outbox_pending;
