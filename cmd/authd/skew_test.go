@@ -52,31 +52,38 @@ func (f *fleet) become(program func() *exec.Cmd) {
 }
 
 // formerRelease builds the release before this one, and tells whether it starts on the schema of
-// this one. Which that is, SKEW_FROM says; otherwise it is the newest tag, or what this branch
-// began at. Where there is no history the test says so, and has this release twice.
+// this one. Which that is, SKEW_FROM says; otherwise it is the newest tag, or, before the first,
+// what this branch began at. Where there is no history, or where that has another schema, which
+// before the first release promises nothing to anybody, the test says so and has this one twice.
 func formerRelease(t *testing.T) (program func() *exec.Cmd, back bool) {
 	t.Helper()
-	revision := formerRevision()
+	revision, isRelease := formerRevision()
 	if revision == "" {
 		t.Log("NOT TRIED: two releases. There is no history to build the former one from; this one runs beside itself.")
 		return released, true
 	}
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "former")
-	for _, step := range [][]string{
-		{"sh", "-c", `git -C "$(git rev-parse --show-toplevel)" archive "$1" | tar -x -C "$2"`, "sh", revision, dir},
-		{"go", "test", "-C", dir, "-c", "-o", binary, "./cmd/authd"}, // the test's, which ends with us
-	} {
-		if out, err := exec.Command(step[0], step[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", revision, err, out)
-		}
+	execWell(t, "sh", "-c", `git -C "$(git rev-parse --show-toplevel)" archive "$1" | tar -x -C "$2"`, "sh", revision, dir)
+	sameSchema := slices.Equal(steps(t, "../../migrations/postgres"), steps(t, dir+"/migrations/postgres"))
+	if !sameSchema && !isRelease {
+		t.Logf("NOT TRIED: two releases. There is none yet, and %s has another schema; this one runs beside itself.", revision)
+		return released, true
 	}
+	execWell(t, "go", "test", "-C", dir, "-c", "-o", binary, "./cmd/authd") // the test's, which ends with us
 	t.Logf("the former release is %s", revision)
 	return func() *exec.Cmd {
 		cmd := exec.Command(binary)
 		cmd.Args[0] = "owned-authd"
 		return cmd
-	}, slices.Equal(steps(t, "../../migrations/postgres"), steps(t, dir+"/migrations/postgres"))
+	}, sameSchema
+}
+
+func execWell(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
 }
 
 // steps are the names of migrations.
@@ -91,18 +98,19 @@ func steps(t *testing.T, dir string) (names []string) {
 }
 
 // formerRevision is "" if there is none.
-func formerRevision() string {
+func formerRevision() (revision string, isRelease bool) {
 	if chosen := os.Getenv("SKEW_FROM"); chosen != "" {
-		return chosen
+		return chosen, true
 	}
+	const tag = "git describe --tags --abbrev=0 HEAD^"
 	for _, ask := range []string{
-		"git describe --tags --abbrev=0 HEAD^",
+		tag,
 		"git rev-parse --verify $(git merge-base HEAD origin/main || git merge-base HEAD main)^",
 		"git rev-parse --verify HEAD^",
 	} {
 		if out, err := exec.Command("sh", "-c", ask+" 2>/dev/null").Output(); err == nil {
-			return strings.TrimSpace(string(out))
+			return strings.TrimSpace(string(out)), ask == tag
 		}
 	}
-	return ""
+	return "", false
 }
