@@ -17,11 +17,11 @@ run: ## run the service
 	go run ./cmd/authd
 
 test: ## run all tests on a Postgres of their own (TESTFLAGS='-race -run Login')
-	go run ./internal/testpg/cmd/withpg -- go test -timeout 10m $(TESTFLAGS) ./...
+	go run ./internal/testpg/cmd/withpg -- go test -timeout 15m $(TESTFLAGS) ./...
 
 chaos: ## run the fault tests with CHAOS (25) times the faults of a normal run
 	CHAOS=$(CHAOS) go run ./internal/testpg/cmd/withpg -- go test -timeout 2h -count 1 -v ./cmd/authd \
-		-run 'KilledAtAnyMoment|BusGoes|DatabaseGoes|TwoRelays|SilentNetwork'
+		-run 'KilledAtAnyMoment|BusGoes|DatabaseGoes|TwoRelays|SilentNetwork|AFleetSurvives|TwoReleases'
 
 lint: fmt vet staticcheck ## check the code without running it
 

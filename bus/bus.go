@@ -34,6 +34,11 @@ import (
 // caller's context does not end sooner.
 const Timeout = 10 * time.Second
 
+// pingEvery is how often a connection makes sure that its server still answers. After two pings
+// without a pong it takes it for dead and goes to another: a network that drops packets closes no
+// connection.
+const pingEvery = 3 * time.Second
+
 // headerAuthorization is where the access token travels. Names of NATS headers are
 // case-sensitive.
 const headerAuthorization = "Authorization"
@@ -54,7 +59,7 @@ func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 		nats.IgnoreAuthErrorAbort(), // servers may learn of a new key after us
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectBufSize(-1), // a login that is sent after its caller gave up helps nobody
-		nats.PingInterval(10 * time.Second),
+		nats.PingInterval(pingEvery),
 		nats.MaxPingsOutstanding(2),
 	}
 	conn, err := nats.Connect(url, append(standard, options...)...)

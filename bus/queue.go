@@ -60,6 +60,7 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 		return s.reply(q.subject, data, err)
 	}
 	s.queued.Store(q.subject, q)
+	s.takers = append(s.takers, &taker{queued: q, answer: s.anywhere(q)})
 	return add(s, op, 1, func(r micro.Request) {
 		if !s.isAnswerable(q.subject, r.Reply()) {
 			q.observe(auth.CodeMalformed, 0)
@@ -96,6 +97,9 @@ func (s *Server) answerLater(q *queued, to string, r request, fn func(request) *
 // anywhere answers a request here, or where it is begun sooner.
 func (s *Server) anywhere(q *queued) func(request) *nats.Msg {
 	return func(r request) *nats.Msg {
+		if m := s.instead(q, r); m != nil {
+			return m
+		}
 		if n := s.begin(); n <= s.AtOnce || s.AtOnce == 0 {
 			return s.here(q, r)
 		}
@@ -164,7 +168,7 @@ func (s *Server) offer(ctx context.Context) {
 	offered := map[*queued]*nats.Subscription{}
 	for {
 		var err error
-		idle := int(s.busy.Load()) < s.AtOnce
+		idle := int(s.busy.Load()) < s.AtOnce && !s.unable.Load()
 		s.queued.Range(func(_, v any) bool {
 			q := v.(*queued)
 			if sub := offered[q]; idle && sub == nil {

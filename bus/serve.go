@@ -28,6 +28,9 @@ const ServiceName = "auth"
 type Server struct {
 	Queue  func() any // what those of HandleQueued wait in, for the statistics; nil tells nothing
 	AtOnce int        // requests of HandleQueued that are begun here before others are asked; 0 asks nobody
+	// Able returns why requests cannot be carried out here; nil means that they always can. While it
+	// returns an error, they are given to other instances: see watch.
+	Able func(context.Context) error
 
 	// Observe, if it is set before Handle, is asked for what watches the requests of a subject.
 	Observe func(subject string) Observer
@@ -41,6 +44,8 @@ type Server struct {
 	busy   atomic.Int64   // requests of those that are being answered here
 	wake   chan struct{}  // that busy has passed AtOnce
 	later  sync.WaitGroup // requests that are answered outside of their subscriptions
+	unable atomic.Bool    // Able has returned an error
+	takers []*taker       // what is taken from instances that are not able
 	within atomic.Int64   // of InFlight
 }
 
@@ -80,12 +85,23 @@ func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 // error is what the caller gets of it: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	observe := s.observer(string(op))
+	q := &queued{subject: string(op), observe: observe}
+	q.answer = func(r request) *nats.Msg {
+		data, err := observed(s, observe, op, r, fn)
+		return s.reply(q.subject, data, err)
+	}
+	s.takers = append(s.takers, &taker{queued: q, answer: q.answer})
 	answer := func(r micro.Request) {
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
 			observe(auth.CodeMalformed, 0)
 			return
 		}
-		resp, err := observed(s, observe, op, request{r.Data(), nats.Header(r.Headers())}, fn)
+		req := request{r.Data(), nats.Header(r.Headers())}
+		if m := s.instead(q, req); m != nil {
+			s.pass(r, m)
+			return
+		}
+		resp, err := observed(s, observe, op, req, fn)
 		if err != nil {
 			s.refuse(r, err)
 			return
@@ -230,6 +246,9 @@ func (s *Server) Run(ctx context.Context) error {
 	defer stop()
 	if s.AtOnce > 0 {
 		offers.Go(func() { s.offer(offering) })
+	}
+	if s.Able != nil {
+		offers.Go(func() { s.watch(offering) })
 	}
 	select {
 	case <-s.closed:

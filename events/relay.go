@@ -23,6 +23,9 @@ const (
 	wrongLastMsgID jetstream.ErrorCode = 10070
 	// sayEvery is how often the log tells that events wait.
 	sayEvery = time.Minute
+	// batchTimeout bounds a batch, with the wait for its turn. A database that says nothing would
+	// otherwise hold a relay for ever, also when it can be reached again.
+	batchTimeout = 30 * time.Second
 	// ackWait is how long the stream may take to confirm an event. It ends before the database
 	// takes a relay for dead that says nothing.
 	ackWait = 5 * time.Second
@@ -129,6 +132,8 @@ func (r *Relay) once(ctx context.Context) (taken int, err error) {
 			return 0, err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
+	defer cancel()
 	r.broken = false
 	taken, err = r.Outbox.Take(ctx, relayBatch, r.publish)
 	if err != nil {

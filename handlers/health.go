@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/persistence"
@@ -17,10 +18,15 @@ type Health struct {
 	Expected map[string]func() error // without which requests succeed, and something waits
 }
 
+// pingTimeout is how long the database may take to answer. Whoever asks waits little longer.
+const pingTimeout = 2 * time.Second
+
 // Check answers auth.health. It returns an auth.ErrUnavailable error that names the part
 // that is away.
 func (h *Health) Check(ctx context.Context, _ auth.HealthRequest) (auth.HealthReply, error) {
-	if err := h.Store.Ping(ctx); err != nil {
+	ping, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if err := h.Store.Ping(ping); err != nil {
 		return auth.HealthReply{}, away("database", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.Needed)) {

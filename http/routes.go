@@ -43,9 +43,25 @@ func forward[Req, Resp any](e *Edge, op auth.Op[Req, Resp], status int) fiber.Ha
 	}
 }
 
-// ask is bus.Call. Fiber's own context never ends, and Call sets the timeout.
+// ask is bus.Call, with the patience for op. Fiber's own context never ends.
 func ask[Req, Resp any](e *Edge, op auth.Op[Req, Resp], req Req) (Resp, error) {
-	return bus.Call(context.Background(), e.conn, op, req)
+	ctx, cancel := context.WithTimeout(context.Background(), patience(string(op)))
+	defer cancel()
+	return bus.Call(ctx, e.conn, op, req)
+}
+
+// patience is how long an answer is waited for. It never comes if whoever was asked has died, so
+// it is short where nobody waits for a turn to hash a password. That of a refresh is well within
+// REFRESH_GRACE, so that the same token is still good for the caller's retry.
+func patience(subject string) time.Duration {
+	switch subject {
+	case string(auth.Register), string(auth.Login), string(auth.AccountDelete), string(auth.PasswordChange),
+		string(auth.PasswordReset), string(auth.EmailChange):
+		return bus.Timeout
+	case string(auth.Health): // a load balancer waits no longer
+		return 3 * time.Second
+	}
+	return 5 * time.Second
 }
 
 // read fills a request from the body, the credential and the connection.

@@ -84,6 +84,9 @@ func (s *Store) tell(emitted []events.Data, err error) {
 	}
 }
 
+// noteTimeout bounds noting what was published, with a database that says nothing.
+const noteTimeout = 5 * time.Second
+
 // Take hands the oldest unpublished events, at most n, to publish, notes as many of them as
 // published as that says, and tells how many it handed over. Of all instances one does so
 // at a time, and the others wait. If the note fails the events are published again. The
@@ -103,8 +106,9 @@ func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, [
 		if done, failed = publish(ctx, list); done == 0 {
 			return nil
 		}
-		_, err = s.write.NewDelete().Model((*pendingRow)(nil)).
-			Where("seq IN (?)", bun.List(seqs[:done])).Exec(context.WithoutCancel(ctx)) // they are out, whoever stops us
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout) // they are out, whoever stops us
+		defer cancel()
+		_, err = s.write.NewDelete().Model((*pendingRow)(nil)).Where("seq IN (?)", bun.List(seqs[:done])).Exec(ctx)
 		return err
 	})
 	return taken, errors.Join(failed, s.fault("take events", err))

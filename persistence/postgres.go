@@ -39,7 +39,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
-	pool := stdlib.OpenDB(*config)
+	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(letGo))
 	pool.SetMaxOpenConns(max(16, 4*runtime.GOMAXPROCS(0)))
 	pool.SetMaxIdleConns(max(16, 4*runtime.GOMAXPROCS(0)))
 	pool.SetConnMaxIdleTime(5 * time.Minute)
@@ -61,9 +61,27 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	}, nil
 }
 
-// hungAfter is how long a transaction that holds a lock may say nothing, in the database's
-// words. Whoever hangs in it is cut off, and the next one gets the lock.
+// Time is the database's clock, which all instances share. It is for Postgres alone: SQLite has
+// that of its one process.
+func (s *Store) Time(ctx context.Context) (now time.Time, err error) {
+	err = s.db.NewRaw("SELECT clock_timestamp()").Scan(ctx, &now)
+	return now, s.fault("ask the time", err)
+}
+
+// hungAfter is how long a transaction may say nothing, in the database's words. Whoever hangs in
+// it is cut off, and the next one gets what it has locked.
 const hungAfter = "15s"
+
+// letGo makes the database notice that we are gone, with nobody to say so: the machine died, or
+// the network between us did. Left to itself it would keep what our transactions hold for two
+// hours, by Linux's keep-alive. Behind PgBouncer in transaction mode this may reach other
+// connections of the same user, or not all of them; docs/operations/faults.md tells how to set it
+// for the user.
+func letGo(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, "SET idle_in_transaction_session_timeout = '"+hungAfter+"'; SET tcp_user_timeout = '"+hungAfter+"';"+
+		" SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 2", pgx.QueryExecModeSimpleProtocol)
+	return err
+}
 
 // exclusivelyPostgres locks by a transaction, which ends with its connection and works
 // behind PgBouncer.
@@ -120,7 +138,7 @@ func isPostgresAway(err error) bool {
 	var refused *pgconn.ConnectError
 	var network net.Error
 	if errors.As(err, &refused) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return true
 	}
 	var answer *pgconn.PgError

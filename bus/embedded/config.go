@@ -31,6 +31,11 @@ const (
 	// writeDeadline is how long a client may leave its socket unread. What it has not
 	// read meanwhile is our memory.
 	writeDeadline = "5s"
+
+	// pingInterval and pingMax say how soon a client is let go that a network without a word keeps
+	// from us: after the third interval. Until then requests are dealt to it as to any other.
+	pingInterval = "3s"
+	pingMax      = 2
 )
 
 // accountsText is the account of the service with the roles, and that of the system.
@@ -73,6 +78,8 @@ port: {{.Port}}
 {{- end}}
 max_connections: {{.MaxConnections}}
 write_deadline: "{{.WriteDeadline}}"
+ping_interval: "{{.PingInterval}}"
+ping_max: {{.PingMax}}
 
 jetstream {
   store_dir: {{quote .Dir}} # the server adds /jetstream
@@ -101,6 +108,7 @@ func options(c Config, host string, port int, keys map[string]nkeys.KeyPair) (*s
 		"Listening": c.Listen != Off, "Host": host, "Port": port,
 		"Dir": c.Dir, "System": "", "Users": users, "NoAuthUser": app,
 		"MaxConnections": maxConnections, "WriteDeadline": writeDeadline,
+		"PingInterval": pingInterval, "PingMax": pingMax,
 		"MaxMemory": maxMemory, "MaxDisk": maxDisk, "MaxConsumers": maxConsumers,
 	})
 	if err != nil {

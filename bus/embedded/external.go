@@ -74,6 +74,9 @@ tls {
 {{end}}
 max_connections: {{.MaxConnections}} # each takes a file descriptor
 write_deadline: "{{.WriteDeadline}}" # what a client has not read meanwhile is the server's memory
+# A replica that the network cuts off gets its share of requests until it is let go, after three of these:
+ping_interval: "{{.PingInterval}}"
+ping_max: {{.PingMax}}
 
 jetstream {
   store_dir: "/data" # the server adds /jetstream
@@ -132,6 +135,7 @@ func (e External) Config() (string, error) {
 	values := map[string]any{
 		"Servers": servers, "RoutesPort": routesPort, "TLS": strings.TrimRight(e.TLS, "/"),
 		"MaxConnections": maxExternalConnections, "WriteDeadline": writeDeadline,
+		"PingInterval": pingInterval, "PingMax": pingMax,
 		"MaxMemory": maxMemory, "MaxDisk": maxDisk, "MaxConsumers": maxConsumers,
 	}
 	if err := e.users(keys, values); err != nil {

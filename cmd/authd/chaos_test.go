@@ -430,9 +430,11 @@ func freezeInLock(t *testing.T, store *persistence.Store, a *instance) {
 	check(t, a.signal(syscall.SIGCONT))
 }
 
-// silencer is a TCP proxy that can fall silent: what it is sent waits, and nobody is told.
+// silencer is a TCP proxy that can fall silent: what it is sent waits, and nobody is told. It can
+// also be slow.
 type silencer struct {
 	listener net.Listener
+	delay    atomic.Int64 // of each packet, in nanoseconds
 	mu       sync.Mutex
 	talks    *sync.Cond // broadcast when it talks again or a connection was closed
 	silent   bool
@@ -475,6 +477,7 @@ func (s *silencer) forward(from, to net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
+		time.Sleep(time.Duration(s.delay.Load()))
 		s.mu.Lock()
 		for s.silent && s.conns[to] {
 			s.talks.Wait()

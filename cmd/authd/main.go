@@ -7,6 +7,7 @@
 //	main.go      the commands, signals and exit codes
 //	settings.go  every setting: its name, default, check and example
 //	serve.go     which parts run, how they are joined, in what order they stop
+//	clock.go     what time it is
 //	data.go      the data directory: modes, lock, the generated secret
 //	migrate.go   the schema
 //	keys.go      the signing keys and what seals them
@@ -34,6 +35,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/joho/godotenv"
@@ -133,6 +135,9 @@ const gcPercent = 300
 // background lets hashing stand back behind everything else. In tests, where this program is
 // one of many in a process, it does not.
 var background bool
+
+// systemTime is the machine's clock. Tests put it wrong.
+var systemTime = time.Now
 
 // usageError is a command line that lacks something.
 type usageError string

@@ -29,7 +29,10 @@ import (
 // in this process (startInside) or in one of its own (start), which can be killed. For that
 // the test binary is put into PATH under the names below.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"authd": main, "owned-authd": owned, "owned-nats": ownedNATS})
+	testscript.Main(m, map[string]func(){
+		"authd": main, "owned-authd": owned, "owned-authd-ahead": ownedAhead, "owned-authd-behind": ownedBehind,
+		"owned-nats": ownedNATS,
+	})
 }
 
 // owned is authd that ends with the test process, however that one ends: it holds the

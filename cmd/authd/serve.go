@@ -48,6 +48,8 @@ type service struct {
 	config    config
 	settings  serveSettings
 	log       *slog.Logger
+	clock     handlers.Clock
+	shared    *clock           // what clock is on Postgres; nil on SQLite
 	dir       *dataDir         // nil if nothing is kept in files
 	embedded  *embedded.Server // nil with an external cluster
 	store     *persistence.Store
@@ -86,7 +88,7 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 	if cmd.Edge && config.natsURL == "" {
 		return &settingError{"NATS_URL", "is empty, but an edge alone needs a bus", "nats://127.0.0.1:4222"}
 	}
-	s := &service{config: config, settings: cmd.serveSettings, log: log, metrics: metrics.New(version)}
+	s := &service{config: config, settings: cmd.serveSettings, log: log, clock: systemTime, metrics: metrics.New(version)}
 	defer func() { err = errors.Join(err, s.closeAll()) }()
 
 	if err := s.open(ctx, cmd); err != nil {
@@ -213,6 +215,9 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 		return err
 	}
 	s.onClose(s.store.Close)
+	if err := s.shareClock(ctx); err != nil {
+		return err
+	}
 	if migrate || !isPostgres(url) {
 		done, err := migrations.Up(ctx, s.store.DB())
 		if len(done) > 0 {
@@ -221,6 +226,16 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 		return err
 	}
 	return checkSchema(ctx, s.store)
+}
+
+// shareClock has all instances on one Postgres agree in what time it is.
+func (s *service) shareClock(ctx context.Context) error {
+	if !isPostgres(s.config.databaseURL) {
+		return nil
+	}
+	s.shared = &clock{system: systemTime, ask: s.store.Time, log: s.log}
+	s.clock = s.shared.now
+	return s.shared.set(ctx)
 }
 
 // checkSchema refuses a schema that this binary does not know.
@@ -234,7 +249,7 @@ func checkSchema(ctx context.Context, store *persistence.Store) error {
 
 // openHandlers joins the subjects with the methods that answer them.
 func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
-	secrets := &handlers.Secrets{Store: s.store, Master: master}
+	secrets := &handlers.Secrets{Store: s.store, Master: master, Clock: s.clock}
 	peppers, err := secrets.Peppers(ctx)
 	if err != nil {
 		return wrongSecretKey(err)
@@ -244,7 +259,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	}
 	s.keys = &handlers.Keys{
 		Store: s.store, Master: master, Secret: s.config.accessSecret,
-		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log,
+		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock,
 	}
 	if err := s.keys.Load(ctx); err != nil {
 		return wrongSecretKey(err)
@@ -255,6 +270,9 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	limits, err := s.limits(master)
 	if err != nil {
 		return err
+	}
+	if limits != nil {
+		limits.Clock = s.clock
 	}
 	flows, oneTimes := s.openFlows()
 	var notices *handlers.Notices
@@ -267,26 +285,28 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit, Limits: limits,
-		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices,
+		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices, Clock: s.clock,
 	}
 	accounts := &handlers.Accounts{
 		Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth,
-		OneTimes: oneTimes, Verification: flows.verification, Notices: notices,
+		OneTimes: oneTimes, Verification: flows.verification, Notices: notices, Clock: s.clock,
 	}
-	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits}
-	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits}
-	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits}
-	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
+	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits, Clock: s.clock}
+	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits, Clock: s.clock}
+	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Clock: s.clock}
+	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Clock: s.clock}
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
-	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log}
+	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock}
 
-	back, err := s.keepConnected(embedded.Service)
+	// A reply that is made while the connection changes servers is not lost.
+	buffer := nats.ReconnectBufSize(replyBuffer)
+	back, err := s.keepConnected(embedded.Service, buffer)
 	if err != nil {
 		return err
 	}
 	health := s.openHealth(back)
 	s.health = func(ctx context.Context) (auth.HealthReply, error) { return health.Check(ctx, auth.HealthRequest{}) }
-	conn, err := s.connect(embedded.Service)
+	conn, err := s.connect(embedded.Service, buffer)
 	if err != nil {
 		return err
 	}
@@ -295,6 +315,9 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		return err
 	}
 	s.server.AtOnce, s.server.Queue = cores, func() any { return s.pool.Stats() }
+	if isPostgres(s.config.databaseURL) { // others may reach it where this instance does not
+		s.server.Able = s.store.Ping
+	}
 	s.server.Observe = s.observeBus
 	// What the verifier asks for is answered first.
 	err = errors.Join(
@@ -382,7 +405,7 @@ func (s *service) openFlows() (flowConfig, *handlers.OneTimes) {
 	f := *s.config.flows
 	return f, &handlers.OneTimes{
 		Store: s.store, Mails: s.mails, Base: f.publicURL,
-		VerifyTTL: f.verifyTTL, ResetTTL: f.resetTTL, AlarmTTL: f.alarmTTL, CodeTTL: f.mailCodes,
+		VerifyTTL: f.verifyTTL, ResetTTL: f.resetTTL, AlarmTTL: f.alarmTTL, CodeTTL: f.mailCodes, Clock: s.clock,
 	}
 }
 
@@ -428,7 +451,7 @@ func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) erro
 
 // openVerifier follows keys and revocations over a connection that is kept.
 func (s *service) openVerifier(conn *nats.Conn) (err error) {
-	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log})
+	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log, Clock: s.clock})
 	if err != nil {
 		return err
 	}
@@ -488,6 +511,9 @@ func (s *service) lastSequence(ctx context.Context) (uint64, error) {
 	return n, err
 }
 
+// replyBuffer bounds the replies that wait for a server, in bytes.
+const replyBuffer = 8 << 20
+
 // clusterSize is the number of servers from which on events are kept on as many.
 const clusterSize = 3
 
@@ -529,8 +555,8 @@ func (s *service) openEdge() error {
 }
 
 // keepConnected is connect for as long as the process runs.
-func (s *service) keepConnected(role string) (*nats.Conn, error) {
-	conn, err := s.connect(role)
+func (s *service) keepConnected(role string, more ...nats.Option) (*nats.Conn, error) {
+	conn, err := s.connect(role, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -540,21 +566,21 @@ func (s *service) keepConnected(role string) (*nats.Conn, error) {
 
 // connect connects to the bus in a role: inside the process, or to the external cluster with
 // the credentials of the settings. Where those are one user's, all parts have the service's role.
-func (s *service) connect(role string) (*nats.Conn, error) {
-	conn, err := s.dial(role)
+func (s *service) connect(role string, more ...nats.Option) (*nats.Conn, error) {
+	conn, err := s.dial(role, more...)
 	if err == nil {
 		s.conns = append(s.conns, connection{role, conn})
 	}
 	return conn, err
 }
 
-func (s *service) dial(role string) (*nats.Conn, error) {
+func (s *service) dial(role string, more ...nats.Option) (*nats.Conn, error) {
 	if s.embedded == nil && s.store != nil && !s.settings.eachHasItsRole() {
 		role = embedded.Service
 	}
-	options := []nats.Option{
-		nats.Name("authd " + role),
-		nats.CustomInboxPrefix("_INBOX_" + role),
+	options := append(more,
+		nats.Name("authd "+role),
+		nats.CustomInboxPrefix("_INBOX_"+role),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil when we close it
 				s.log.Warn("bus away", "role", role, "err", err)
@@ -562,7 +588,7 @@ func (s *service) dial(role string) (*nats.Conn, error) {
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) { s.log.Info("bus back", "role", role) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.log.Error("bus", "role", role, "err", err) }),
-	}
+	)
 	if s.embedded != nil {
 		return bus.Connect("", append(options, s.embedded.InProcess(), s.embedded.As(role))...)
 	}
@@ -591,6 +617,9 @@ func (s *service) run(ctx context.Context) error {
 			return s.server.Run(busCtx)
 		})
 		g.Go(func() error { return s.keys.Run(busCtx) })
+		if s.shared != nil {
+			g.Go(func() error { return s.shared.run(busCtx) })
+		}
 		g.Go(func() error { return s.cleanup.Run(busCtx) })
 		g.Go(func() error { return s.relay.Run(busCtx) })
 	}

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/testnats"
+	"github.com/zyotra/auth/internal/testpg"
+)
+
+// skew is how far the clock of one replica is off, where it is.
+const skew = 30 * time.Second
+
+// The same program with another time. There is no setting for that.
+func ownedAhead()  { systemTime = func() time.Time { return time.Now().Add(skew) }; owned() }
+func ownedBehind() { systemTime = func() time.Time { return time.Now().Add(-skew) }; owned() }
+
+// fleet is authd as it runs in earnest: replicas on one Postgres and a NATS cluster of three,
+// all of them processes of their own. Each replica reaches both through proxies.
+type fleet struct {
+	t        *testing.T
+	postgres *testpg.Server
+	nats     *testnats.Cluster
+	bus      roleBus
+	replicas []*replica
+}
+
+// startFleet starts two whole replicas, one of handlers alone and an edge.
+func startFleet(t *testing.T, flags ...string) *fleet {
+	t.Helper()
+	f := &fleet{t: t}
+	f.startPostgres()
+	f.nats, f.bus = clusterOfRoles(t)
+	for _, parts := range allParts {
+		r := f.newReplica(parts, flags)
+		r.start(t)
+		f.replicas = append(f.replicas, r)
+	}
+	return f
+}
+
+// allParts are the parts that each replica of a fleet runs.
+var allParts = [][]string{{"serve"}, {"serve"}, {"serve", "--handlers"}, {"serve", "--edge"}}
+
+func (f *fleet) startPostgres() {
+	f.t.Helper()
+	pg, err := testpg.Start(f.t.Context(), testpg.Config{})
+	check(f.t, err)
+	f.t.Cleanup(pg.Close)
+	f.postgres = pg
+}
+
+// replica is one authd. It listens elsewhere after each start, as a container does.
+type replica struct {
+	name     string
+	args     []string
+	program  func() *exec.Cmd // without arguments
+	isEdge   bool             // it listens for HTTP
+	postgres *silencer        // nil for an edge alone
+	nats     []*silencer
+	process  *instance
+	address  atomic.Pointer[string] // of its HTTP, "" while it is not there
+}
+
+func (f *fleet) newReplica(parts, flags []string) *replica {
+	f.t.Helper()
+	r := &replica{name: string(rune('a' + len(f.replicas))), program: released, isEdge: parts[len(parts)-1] != "--handlers"}
+	r.address.Store(new(string))
+	var urls []string
+	for _, s := range f.nats.Servers {
+		proxy := startSilencer(f.t, strings.TrimPrefix(s.URL(), "nats://"))
+		r.nats, urls = append(r.nats, proxy), append(urls, "nats://"+proxy.listener.Addr().String())
+	}
+	behind := f.bus
+	behind.url = strings.Join(urls, ",")
+	r.args = slices.Concat(parts, behind.flags(), flags)
+	if parts[len(parts)-1] == "--edge" {
+		return r
+	}
+	database, err := url.Parse(f.postgres.URL)
+	check(f.t, err)
+	r.postgres = startSilencer(f.t, database.Host)
+	database.Host = r.postgres.listener.Addr().String()
+	r.args = append(r.args, withPostgres(database.String())...)
+	return r
+}
+
+// released is this program.
+func released() *exec.Cmd { return exec.Command("owned-authd") }
+
+func (r *replica) start(t *testing.T) {
+	t.Helper()
+	cmd := r.program()
+	cmd.Args = append(cmd.Args, append(r.args, listenAnywhere...)...)
+	r.process = execute(t, t.TempDir(), cmd)
+	r.process.ready(t)
+	r.address.Store(&r.process.http)
+}
+
+// stop ends it in good order. Nobody takes its address from the callers: a load balancer has
+// not heard of it either.
+func (r *replica) stop(t *testing.T) {
+	t.Helper()
+	r.process.stop(t)
+}
+
+func (r *replica) kill(t *testing.T) {
+	t.Helper()
+	check(t, r.process.signal(syscall.SIGKILL))
+	<-r.process.exited
+}
+
+// silenceNATS lets nothing through to NATS, or lets it again.
+func (r *replica) silenceNATS(is bool) {
+	for _, s := range r.nats {
+		s.silence(is)
+	}
+}
+
+// isReady asks /readyz, as a load balancer does: without patience.
+func (r *replica) isReady() bool {
+	resp, err := impatient.Get(*r.address.Load() + "/readyz")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode == http.StatusOK
+}
+
+var impatient = http.Client{Timeout: 3 * time.Second}
+
+// edges are the addresses that callers know.
+func (f *fleet) edges() (list []*replica) {
+	for _, r := range f.replicas {
+		if r.isEdge {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// ready waits until all edges say that they are.
+func (f *fleet) ready() {
+	f.t.Helper()
+	for _, r := range f.edges() {
+		until(f.t, "replica "+r.name+" is ready", r.isReady)
+	}
+}
+
+// app is a client of the cluster, as other services are.
+func (f *fleet) app() *nats.Conn {
+	f.t.Helper()
+	var options []nats.Option
+	if f.bus.dir != "" {
+		key, err := nats.NkeyOptionFromSeed(filepath.Join(f.bus.dir, embedded.App+".nk"))
+		check(f.t, err)
+		options = append(options, key)
+	}
+	conn, err := bus.Connect(f.bus.url, options...)
+	check(f.t, err)
+	f.t.Cleanup(conn.Close)
+	return conn
+}
+
+// clusterOfRoles is three servers as "authd nats-config" writes them down. They do not tell clients of
+// each other, who would go round the proxies.
+func clusterOfRoles(t *testing.T) (*testnats.Cluster, roleBus) {
+	t.Helper()
+	dir := t.TempDir()
+	config := command(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","))
+	config = strings.Replace(config, "\ncluster {", "\ncluster {\n  no_advertise: true", 1)
+	c := testnats.StartCluster(t, testnats.Config{Text: elsewhere(config)})
+	return c, roleBus{url: c.URLs(), dir: filepath.Join(dir, "keys"), kind: "nk"}
+}
+
+// tally is what callers went through since it was last emptied.
+type tally struct {
+	mu sync.Mutex
+	reckoning
+	waiting map[int]time.Time // requests that have no answer yet, and when they began
+	begun   int
+}
+
+// reckoning is one line of the table.
+type reckoning struct {
+	requests int
+	missed   int           // first tries without an answer
+	failed   int           // of those, also without one at the retry
+	longest  time.Duration // from asking to the answer, with as many tries as that took
+	last     time.Time     // when a try last had no answer
+	stale    time.Duration // how long after its end a session was good, at most
+	given    int           // sessions given up: no answer while the spent token was good
+}
+
+// begin notes a request, which is answered in the end.
+func (c *tally) begin(at time.Time) (request int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting == nil {
+		c.waiting = map[int]time.Time{}
+	}
+	c.begun++
+	c.waiting[c.begun] = at
+	return c.begun
+}
+
+// allBegunAfter tells whether no request waits that began before.
+func (c *tally) allBegunAfter(at time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, began := range c.waiting {
+		if began.Before(at) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *tally) answered(request, tries int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	took := time.Since(c.waiting[request])
+	delete(c.waiting, request)
+	c.requests++
+	c.longest = max(c.longest, took)
+	if tries > 1 {
+		c.missed++
+	}
+	if tries > 2 {
+		c.failed++
+	}
+}
+
+func (c *tally) unanswered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = time.Now()
+}
+
+func (c *tally) wasStale(by time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = max(c.stale, by)
+}
+
+func (c *tally) gaveUp() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.given++
+}
+
+// empty returns the line and begins a new one.
+func (c *tally) empty() reckoning {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reckoning
+	c.reckoning = reckoning{}
+	return r
+}
