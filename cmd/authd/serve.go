@@ -301,7 +301,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.HandleQueued(s.server, auth.Register, accounts.Register),
 		bus.HandleQueued(s.server, auth.Login, sessions.Login),
 		bus.Handle(s.server, auth.Verify, s.verify(sessions)),
-		bus.Handle(s.server, auth.Refresh, sessions.Refresh),
+		bus.HandleWaiting(s.server, auth.Refresh, sessions.Refresh),
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
 		bus.Handle(s.server, auth.AccountGet, accounts.Get),
 		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
