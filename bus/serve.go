@@ -72,23 +72,16 @@ func NewServer(conn, back *nats.Conn, version string, log *slog.Logger) (*Server
 // bound, since each is a row in "nats service stats". docs/decisions.md has the figures.
 func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 
-// waiting is workers for an op that is asked often and mostly waits for the database. NATS deals
-// requests out without looking at who is busy, so that of few endpoints half would be idle while
-// others have a queue.
-const waiting = 32
-
 // Handle answers op with fn, which may run several times at once. What fn returns as an
 // error is what the caller gets of it: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
-	return handle(s, op, workers(), fn)
+	return HandleAtOnce(s, workers(), op, fn)
 }
 
-// HandleWaiting is Handle for an op that is asked often and waits for the database.
-func HandleWaiting[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
-	return handle(s, op, waiting, fn)
-}
-
-func handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], n int, fn func(context.Context, Req) (Resp, error)) error {
+// HandleAtOnce is Handle for an op that is asked often, of which n at once are right: as many as
+// cores if fn waits for nothing, more if it does. NATS deals requests out without looking at who
+// is busy, so there must be more than are asked at once if none is to wait beside idle ones.
+func HandleAtOnce[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	answer := func(r micro.Request) {
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
 			return
