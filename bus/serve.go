@@ -84,6 +84,13 @@ func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 // Handle answers op with fn, which may run several times at once. What fn returns as an
 // error is what the caller gets of it: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
+	return HandleAtOnce(s, workers(), op, fn)
+}
+
+// HandleAtOnce is Handle for an op that is asked often, of which n at once are right: as many as
+// cores if fn waits for nothing, more if it does. NATS deals requests out without looking at who
+// is busy, so there must be more than are asked at once if none is to wait beside idle ones.
+func HandleAtOnce[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	observe := s.observer(string(op))
 	q := &queued{subject: string(op), observe: observe}
 	q.answer = func(r request) *nats.Msg {
@@ -110,7 +117,7 @@ func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Con
 			s.log.Error("reply lost", "subject", r.Subject(), "err", err)
 		}
 	}
-	return add(s, op, workers(), answer)
+	return add(s, op, n, answer)
 }
 
 // add announces as many endpoints for op.

@@ -146,10 +146,7 @@ func (e usageError) Error() string { return string(e) }
 
 func main() {
 	background = true
-	// Passwords are hashed on as many threads as there are cores, behind all others. So Go may
-	// run twice as many: else those that hash would keep the others out.
-	runtime.GOMAXPROCS(2 * cores)
-	// Collecting garbage stops those that hash too, which takes until they get a core. The heap
+	// Collecting garbage stops those that hash, which takes until they get a core. The heap
 	// is small, so it may grow further before that.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

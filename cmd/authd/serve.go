@@ -341,8 +341,8 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	return errors.Join(
 		bus.HandleQueued(s.server, auth.Register, accounts.Register),
 		bus.HandleQueued(s.server, auth.Login, sessions.Login),
-		bus.Handle(s.server, auth.Verify, s.verify(sessions)),
-		bus.Handle(s.server, auth.Refresh, sessions.Refresh),
+		s.handleVerify(sessions),
+		bus.HandleAtOnce(s.server, refreshesAtOnce, auth.Refresh, sessions.Refresh),
 		bus.Handle(s.server, auth.Logout, sessions.Logout),
 		bus.Handle(s.server, auth.AccountGet, accounts.Get),
 		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
@@ -469,19 +469,23 @@ func (s *service) awaitRevocations(ctx context.Context) {
 	}
 }
 
-// verify answers auth.verify: as every verifier does, without a question to the database,
-// and by the database itself where that cannot tell.
-func (s *service) verify(sessions *handlers.Sessions) func(context.Context, auth.VerifyRequest) (auth.VerifyReply, error) {
+// refreshesAtOnce is how many wait for the database together: those that commit at once share
+// one wait for its disk.
+const refreshesAtOnce = 32
+
+// handleVerify has auth.verify answered as every verifier does, without a question to the
+// database, and by the database itself where that cannot tell.
+func (s *service) handleVerify(sessions *handlers.Sessions) error {
 	if s.config.accessSecret != nil { // there are no public keys to verify with
-		return sessions.Verify
+		return bus.Handle(s.server, auth.Verify, sessions.Verify)
 	}
-	return func(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
+	return bus.HandleAtOnce(s.server, max(2, cores), auth.Verify, func(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
 		reply, err := s.verifier.Answer(ctx, req)
 		if errors.Is(err, auth.ErrUnavailable) {
 			return sessions.Verify(ctx, req)
 		}
 		return reply, err
-	}
+	})
 }
 
 // openRelay connects what publishes events to the bus, in a role of its own.

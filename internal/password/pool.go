@@ -16,16 +16,18 @@ import (
 //
 // Hashing is kept away from everything else: it is done on threads of its own, of the lowest
 // priority where the system knows such a thing. So what takes microseconds gets a core as soon
-// as it wants one, and hashing has what is left, which is nearly all. For that Go has to be
-// allowed more threads than there are cores (GOMAXPROCS), else those that hash keep others out.
+// as it wants one, and hashing has what is left, which is nearly all. See also room.
 type Pool struct {
-	Background bool // lower the priority of the threads; for whole programs, since it cannot be raised again
+	// Background lowers the priority of the threads and makes room for them (GOMAXPROCS). It is
+	// for whole programs: the priority cannot be raised again.
+	Background bool
 
 	// Observe, if it is set, hears of each password that was hashed: how long it waited for its
 	// turn, and how long its hash took.
 	Observe func(waited, took time.Duration)
 
 	size    int64
+	room    room
 	wait    time.Duration
 	jobs    chan func()
 	inside  atomic.Int64 // that hash or wait
@@ -36,7 +38,7 @@ type Pool struct {
 // NewPool makes a Pool that hashes size passwords at once, of which one takes about typical
 // until it is known better, and lets none wait for longer than wait. They wait until it runs.
 func NewPool(size int, wait, typical time.Duration) *Pool {
-	p := &Pool{size: int64(size), wait: wait, jobs: make(chan func())}
+	p := &Pool{size: int64(size), room: room{cores: size}, wait: wait, jobs: make(chan func())}
 	p.typical.Store(int64(typical))
 	return p
 }
@@ -62,6 +64,9 @@ func (p *Pool) Run(ctx context.Context) error {
 				}
 			}
 		})
+	}
+	if p.Background {
+		p.room.run(ctx, func() bool { return p.inside.Load() == 0 })
 	}
 	threads.Wait()
 	return nil
@@ -121,6 +126,9 @@ func (p *Pool) Do(ctx context.Context, work func()) error {
 	defer p.inside.Add(-1)
 	if err := p.admit(inside); err != nil {
 		return err
+	}
+	if p.Background {
+		p.room.take()
 	}
 	came := time.Now()
 	began, err := p.hand(ctx, work)

@@ -1,0 +1,43 @@
+package bus
+
+import (
+	"crypto/sha256"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"github.com/nats-io/nats.go"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/token"
+)
+
+// What it takes to answer auth.verify about a token that is remembered, but for the connection.
+func BenchmarkAnswerVerify(b *testing.B) {
+	text := strings.Repeat("t", 500)
+	v := &Verifier{
+		config: VerifierConfig{MaxStaleness: time.Hour, Clock: time.Now},
+		known:  otter.Must(&otter.Options[digest, auth.VerifyReply]{MaximumSize: 10}),
+		begun:  time.Now(), revoked: map[string]time.Time{},
+	}
+	v.keys.Store(&map[string][]token.Key{"one": nil})
+	v.synced.Store(1)
+	v.known.Set(sha256.Sum256([]byte(text)), auth.VerifyReply{
+		UserID: 7, SessionID: strings.Repeat("s", 36), Scopes: []string{}, AMR: []string{"pwd"},
+		AuthTime: time.Now().UTC().Truncate(time.Second), IssuedAt: time.Now().UTC().Truncate(time.Second), ExpiresAt: time.Now().UTC().Add(time.Hour),
+	})
+	for name, r := range map[string]request{
+		"plain": {data: []byte(`{"token":"` + text + `"}`)},
+		"Call":  {data: []byte(`{"token":"` + text + `"}`), header: nats.Header{headerTimeout: {"10000"}}},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := serve(auth.Verify, r, v.Answer); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
