@@ -151,7 +151,7 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 		return err
 	},
 	"SweepCounters": func(ctx context.Context, s *Store) error {
-		_, err := s.SweepCounters(ctx, filledAt.Add(-time.Hour), 10)
+		_, _, err := s.SweepCounters(ctx, filledAt.Add(-time.Hour), 10)
 		return err
 	},
 	"SweepOneTimes": func(ctx context.Context, s *Store) error {
@@ -326,6 +326,9 @@ func fill(t *testing.T, s *Store) {
 	insert(t, s, limits)
 	insert(t, s, oneTimes)
 	insert(t, s, devices)
+	if _, err := s.db.ExecContext(t.Context(), "UPDATE limits SET sweep_at = idle_at"); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := s.db.ExecContext(t.Context(), "ANALYZE"); err != nil {
 		t.Fatal(err)
 	}
