@@ -60,7 +60,11 @@ func newLoad(ctx context.Context, url string, store *persistence.Store, n int) (
 		}
 		l.renew <- reply.RefreshToken
 	}
-	return l, l.addSessions(ctx, n)
+	if err := l.addSessions(ctx, n); err != nil {
+		return nil, err
+	}
+	_, err = store.DB().ExecContext(ctx, "ANALYZE") // so many sessions of one user are no surprise then
+	return l, err
 }
 
 // login tries again while there is too much to hash.
