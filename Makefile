@@ -46,6 +46,10 @@ bench: ## measure, each program beside its limit; docs/performance.md has figure
 	go run ./bench/relay
 	go run ./bench/enumeration
 	go run ./internal/testpg/cmd/withpg -- go run ./bench/storm
+	go run ./bench/events
+	go run ./bench/start
+	go run ./bench/replicas
+	go run ./bench/users # -users 10000,100000,1000000,10000000 takes 20 GB and half an hour more
 
 vuln: ## look for known vulnerabilities in what we call
 	.ci/vuln $(GOVULNCHECK)

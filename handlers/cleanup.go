@@ -74,7 +74,7 @@ func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	}{
 		{c.Store.SweepOutbox, now.Add(-keepEvents), &events},
 		{c.Store.SweepMails, now.Add(-keepMails), &events},
-		{c.Store.SweepCounters, now, nil},
+		{c.sweepCounters, now, nil},
 		{c.Store.SweepOneTimes, now, nil},
 	} {
 		err := inBatches(ctx, func() (int, error) {
@@ -89,6 +89,12 @@ func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 		}
 	}
 	return sessions, events, nil
+}
+
+// sweepCounters tells how many it looked at, as those that it puts off are part of the batch.
+func (c *Cleanup) sweepCounters(ctx context.Context, now time.Time, batch int64) (int, error) {
+	looked, _, err := c.Store.SweepCounters(ctx, now, batch)
+	return looked, err
 }
 
 // inBatches sweeps until a batch is not full. After each it rests for as long as that took, so

@@ -342,7 +342,7 @@ func TestWhatWaitsToBePublishedGoesOnWaiting(t *testing.T) {
 			for _, statement := range strings.Split(script(t, db, "0010_outbox_pending.tx.down.sql"), "--bun:split") {
 				execute(t, db, statement)
 			}
-			execute(t, db, "DELETE FROM "+table+" WHERE name = '0010'")
+			execute(t, db, "DELETE FROM "+table+" WHERE name = '0010'") // the later ones have nothing to do with it
 		}
 		back()
 		const insert = "INSERT INTO outbox (id, type, subject, time, data, published_at) VALUES ('%s', 'user.deleted', '1', '2026-03-01 12:00:00+00:00', '{}', %s)"

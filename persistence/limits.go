@@ -72,15 +72,49 @@ func (s *Store) DropCounters(ctx context.Context, prefix string) error {
 }
 
 // SweepCounters deletes counters that say nothing any more, in one small batch, and tells how
-// many: fewer than the batch means that none is left, or that somebody is changing them.
-func (s *Store) SweepCounters(ctx context.Context, now time.Time, batch int64) (int, error) {
-	idle := s.write.NewSelect().Model((*counterRow)(nil)).Column("key").
-		Where("idle_at <= ?", micros(now)).Order("idle_at").Limit(batch)
-	if s.skipLocked != "" {
-		idle = idle.For(s.skipLocked)
+// many it looked at: fewer than the batch means that none is left, or that somebody is changing
+// them. Those that say something yet are put off until they would not.
+func (s *Store) SweepCounters(ctx context.Context, now time.Time, batch int64) (looked, deleted int, err error) {
+	err = s.Tx(ctx, func(ctx context.Context, tx *Store) error {
+		var rows []counterRow
+		due := tx.read.NewSelect().Model(&rows).Column("key", "idle_at").
+			Where("sweep_at <= ?", micros(now)).Order("sweep_at").Limit(batch)
+		if s.skipLocked != "" {
+			due = due.For(s.skipLocked)
+		}
+		if err := due.Scan(ctx); err != nil {
+			return err
+		}
+		var idle, used []string
+		for _, r := range rows {
+			if r.IdleAt <= micros(now) {
+				idle = append(idle, r.Key)
+			} else {
+				used = append(used, r.Key)
+			}
+		}
+		looked, deleted = len(rows), len(idle)
+		return tx.sweepCounters(ctx, idle, used)
+	})
+	if err != nil {
+		return 0, 0, s.fault("sweep limits", err)
 	}
-	result, err := s.write.NewDelete().Model((*counterRow)(nil)).Where("key IN (?)", idle).Exec(ctx)
-	return count(result, s.fault("delete limits", err))
+	return looked, deleted, nil
+}
+
+// sweepCounters deletes counters that are held and puts others off.
+func (s *Store) sweepCounters(ctx context.Context, idle, used []string) error {
+	if len(used) > 0 {
+		_, err := s.write.NewUpdate().Model((*counterRow)(nil)).Set("sweep_at = idle_at").Where("key IN (?)", bun.List(used)).Exec(ctx)
+		if err != nil {
+			return err
+		}
+	}
+	if len(idle) == 0 {
+		return nil
+	}
+	_, err := s.write.NewDelete().Model((*counterRow)(nil)).Where("key IN (?)", bun.List(idle)).Exec(ctx)
+	return err
 }
 
 // Relax lets the transaction commit before that is on disk, where the database can: if its

@@ -114,18 +114,23 @@ func TestIdleCountersAreSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, step := range []struct {
-			at            time.Time
-			deleted, left int
+			at                    time.Time
+			looked, deleted, left int
 		}{
-			{now.Add(-time.Microsecond), 0, 20},
-			{now.Add(9 * time.Second), 4, 16}, // a batch
-			{now.Add(9 * time.Second), 4, 12},
-			{now.Add(9 * time.Second), 2, 10},
-			{now.Add(9 * time.Second), 0, 10},
+			{now.Add(-time.Microsecond), 4, 0, 20}, // a batch, and so on until all are put off
+			{now.Add(-time.Microsecond), 4, 0, 20},
+			{now.Add(-time.Microsecond), 4, 0, 20},
+			{now.Add(-time.Microsecond), 4, 0, 20},
+			{now.Add(-time.Microsecond), 4, 0, 20},
+			{now.Add(-time.Microsecond), 0, 0, 20},
+			{now.Add(9 * time.Second), 4, 4, 16},
+			{now.Add(9 * time.Second), 4, 4, 12},
+			{now.Add(9 * time.Second), 2, 2, 10},
+			{now.Add(9 * time.Second), 0, 0, 10},
 		} {
-			n, err := s.SweepCounters(t.Context(), step.at, 4)
-			if err != nil || n != step.deleted || counters(t, s) != step.left {
-				t.Errorf("at %s: %d deleted, %d left, %v; want %+v", step.at, n, counters(t, s), err, step)
+			looked, deleted, err := s.SweepCounters(t.Context(), step.at, 4)
+			if err != nil || looked != step.looked || deleted != step.deleted || counters(t, s) != step.left {
+				t.Errorf("at %s: %d looked at, %d deleted, %d left, %v; want %+v", step.at, looked, deleted, counters(t, s), err, step)
 			}
 		}
 	})
@@ -138,7 +143,7 @@ func TestSweepingAndCountingDoNotHinderEachOther(t *testing.T) {
 		for _, err := range atOnce(8, func(i int) error {
 			for n := range 20 {
 				if i%4 == 0 {
-					if _, err := s.SweepCounters(t.Context(), now.Add(time.Hour), 2); err != nil {
+					if _, _, err := s.SweepCounters(t.Context(), now.Add(time.Hour), 2); err != nil {
 						return err
 					}
 					continue

@@ -15,6 +15,9 @@ import (
 
 const (
 	secret = "correct horse battery"
+	// renewed is how many sessions are refreshed by turns: more often than a thousand times in a
+	// measurement none of them may be.
+	renewed = 64
 	// spareSessions is how many sessions a second there are to be ended.
 	spareSessions = 1000
 )
@@ -32,14 +35,14 @@ type load struct {
 // errUsedUp ends a measurement early.
 var errUsedUp = errors.New("used up")
 
-// newLoad registers the people of a measurement and logs them in, and gives the first one many
+// newLoad registers the people for n replicas and logs them in, and gives the first one many
 // sessions more.
 func newLoad(ctx context.Context, url string, store *persistence.Store, n int) (l *load, err error) {
-	l = &load{store: store, spare: make(chan string, spareSessions**seconds), renew: make(chan string, 4**requesters)}
+	l = &load{store: store, spare: make(chan string, spareSessions**seconds), renew: make(chan string, renewed)}
 	if l.conn, err = bus.Connect(url); err != nil {
 		return nil, err
 	}
-	for i := range *requesters {
+	for i := range n * *requesters {
 		email := fmt.Sprintf("person%d.of%d@example.com", i, n)
 		if _, err := bus.Call(ctx, l.conn, auth.Register, auth.RegisterRequest{Email: email, Password: secret}); err != nil {
 			return nil, err
@@ -57,7 +60,11 @@ func newLoad(ctx context.Context, url string, store *persistence.Store, n int) (
 		}
 		l.renew <- reply.RefreshToken
 	}
-	return l, l.addSessions(ctx, n)
+	if err := l.addSessions(ctx, n); err != nil {
+		return nil, err
+	}
+	_, err = store.DB().ExecContext(ctx, "ANALYZE") // so many sessions of one user are no surprise then
+	return l, err
 }
 
 // login tries again while there is too much to hash.

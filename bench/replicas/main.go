@@ -7,8 +7,9 @@
 // A machine with few cores cannot show that four replicas do four times as much. It can show that
 // a request costs no more with four than with one, so that nothing they do to agree (turns at the
 // outbox, offers of spare cores, news of sessions that ended) grows with their number: the ratio
-// is that of requests per second of CPU time to one replica's. From what a request costs follows
-// what a core of each part can do.
+// is that of requests per second of CPU time to one replica's. Each has as many requests at once
+// as the one had: with fewer, it would take fewer off its socket at a time, which costs more. From
+// what a request costs follows what a core of each part can do.
 package main
 
 import (
@@ -36,7 +37,7 @@ import (
 var (
 	seconds    = flag.Int("seconds", 8, "length of each measurement")
 	counts     = flag.String("replicas", "1,2,4", "numbers of replicas")
-	requesters = flag.Int("requesters", 16, "requests at once, in closed loops")
+	requesters = flag.Int("requesters", 8, "requests at once for each replica, in closed loops")
 	svg        = flag.String("svg", "", "file for a plot of the ratios")
 )
 
@@ -213,10 +214,10 @@ func (c *cluster) measure(ctx context.Context, n int) (f figures, err error) {
 // the cost.
 func (l *load) loop(ctx context.Context, k kind, meter func() used) (figure, error) {
 	var done atomic.Int64
-	errs := make([]error, *requesters)
+	errs := make([]error, len(l.emails))
 	var group sync.WaitGroup
 	before, began := meter(), time.Now()
-	for i := range *requesters {
+	for i := range errs {
 		group.Go(func() {
 			for errs[i] == nil && time.Since(began) < time.Duration(*seconds)*time.Second {
 				if errs[i] = k.ask(i); errs[i] == nil {

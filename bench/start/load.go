@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,7 @@ type load struct {
 type user struct {
 	email  string
 	tokens auth.Tokens
+	busy   bool // its session is being changed
 }
 
 // under sends the mix at the rate, and looks at the memory meanwhile.
@@ -50,7 +52,7 @@ func under(ctx context.Context, d *daemon.Daemon) (s samples, err error) {
 		if err != nil {
 			return s, err
 		}
-		l.users = append(l.users, user{email, reply.Tokens})
+		l.users = append(l.users, user{email: email, tokens: reply.Tokens})
 	}
 	var failed atomic.Int64
 	var group sync.WaitGroup
@@ -69,7 +71,9 @@ func under(ctx context.Context, d *daemon.Daemon) (s samples, err error) {
 			s.requests++
 			group.Go(func() {
 				if err := l.ask(ctx); err != nil {
-					failed.Add(1)
+					if failed.Add(1) == 1 {
+						log.Print("the first that fails: ", err)
+					}
 				}
 			})
 		}
@@ -82,24 +86,47 @@ func under(ctx context.Context, d *daemon.Daemon) (s samples, err error) {
 
 // ask sends one request: most are verified, some refreshed, few begin or end something.
 func (l *load) ask(ctx context.Context) error {
-	l.mu.Lock()
-	i := rand.IntN(people)
-	u := l.users[i]
-	l.mu.Unlock()
-	switch n := rand.IntN(100); {
+	n, i := rand.IntN(100), rand.IntN(people)
+	switch {
 	case n < 1:
 		return l.register(ctx, fmt.Sprintf("new%d@example.com", l.next.Add(1)))
 	case n < 5:
-		return l.relogin(ctx, i, u)
+		return l.change(ctx, i, l.relogin)
 	case n < 25:
-		return l.refresh(ctx, i, u)
+		return l.change(ctx, i, l.refresh)
 	case n < 35:
-		_, err := bus.Call(ctx, l.conn, auth.AccountGet, auth.AccountGetRequest{Bearer: auth.Bearer{AccessToken: u.tokens.AccessToken}})
+		_, err := bus.Call(ctx, l.conn, auth.AccountGet, auth.AccountGetRequest{Bearer: auth.Bearer{AccessToken: l.user(i).tokens.AccessToken}})
 		return ended(err)
 	default:
-		_, err := bus.Call(ctx, l.conn, auth.Verify, auth.VerifyRequest{Token: u.tokens.AccessToken})
+		_, err := bus.Call(ctx, l.conn, auth.Verify, auth.VerifyRequest{Token: l.user(i).tokens.AccessToken})
 		return ended(err)
 	}
+}
+
+func (l *load) user(i int) user {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.users[i]
+}
+
+// change has the session of a user be changed, by one request at a time: another that comes
+// meanwhile is left out, since it would look like theft.
+func (l *load) change(ctx context.Context, i int, how func(context.Context, user) (auth.Tokens, error)) error {
+	l.mu.Lock()
+	u := l.users[i]
+	l.users[i].busy = true
+	l.mu.Unlock()
+	if u.busy {
+		return nil
+	}
+	next, err := how(ctx, u)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.users[i].busy = false
+	if err == nil {
+		l.users[i].tokens = next
+	}
+	return err
 }
 
 func (l *load) register(ctx context.Context, email string) error {
@@ -112,30 +139,16 @@ func (l *load) login(ctx context.Context, email string) (auth.LoginReply, error)
 }
 
 // relogin ends a session and begins another one.
-func (l *load) relogin(ctx context.Context, i int, u user) error {
+func (l *load) relogin(ctx context.Context, u user) (auth.Tokens, error) {
 	if _, err := bus.Call(ctx, l.conn, auth.Logout, auth.LogoutRequest{RefreshToken: u.tokens.RefreshToken}); err != nil {
-		return err
+		return auth.Tokens{}, err
 	}
 	reply, err := l.login(ctx, u.email)
-	if err != nil {
-		return err
-	}
-	l.keep(i, reply.Tokens)
-	return nil
+	return reply.Tokens, err
 }
 
-func (l *load) refresh(ctx context.Context, i int, u user) error {
-	next, err := bus.Call(ctx, l.conn, auth.Refresh, auth.RefreshRequest{RefreshToken: u.tokens.RefreshToken})
-	if err == nil {
-		l.keep(i, next)
-	}
-	return ended(err)
-}
-
-func (l *load) keep(i int, tokens auth.Tokens) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.users[i].tokens = tokens
+func (l *load) refresh(ctx context.Context, u user) (auth.Tokens, error) {
+	return bus.Call(ctx, l.conn, auth.Refresh, auth.RefreshRequest{RefreshToken: u.tokens.RefreshToken})
 }
 
 // ended forgives that another request has just ended the session: users are picked by chance.

@@ -63,8 +63,8 @@ func (s *service) fillers(from, to int) []string {
 				|| '","amr":["pwd"],"client":{"ip":"' || :ip || '","userAgent":"' || :agent
 				|| '"},"createdAt":"2026-11-24T08:21:42.088102Z","expiresAt":"2026-12-09T08:21:42.088102Z"}'
 			FROM generate_series(:from, :to, :events) AS i`),
-		replace.Replace(`INSERT INTO limits (key, first, second, idle_at)
-			SELECT substr(md5(i::text) || md5('limit' || i), 1, 43), t, t, t
+		replace.Replace(`INSERT INTO limits (key, first, second, idle_at, sweep_at)
+			SELECT substr(md5(i::text) || md5('limit' || i), 1, 43), t, t, t, t
 			FROM (SELECT i, (extract(epoch FROM :now) * 1000000)::bigint + i % 3600 * 1000000::bigint AS t
 				FROM generate_series(:from, :to, 20) AS i) AS l`),
 	}

@@ -54,7 +54,7 @@ func run(ctx context.Context) (err error) {
 	}
 	postgres, err := testpg.Start(ctx, testpg.Config{Durable: true, Settings: []string{
 		"shared_buffers=" + *buffers, "effective_cache_size=4GB", "random_page_cost=1.1",
-		"max_wal_size=4GB", "checkpoint_timeout=15min", "wal_compression=on",
+		"max_wal_size=4GB", "checkpoint_timeout=15min",
 		"shared_preload_libraries=pg_stat_statements", "pg_stat_statements.track_planning=on",
 	}})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+	"golang.org/x/sync/errgroup"
 )
 
 // SeedFile is where the key of a role lives below dir: one line, a user seed.
@@ -55,13 +56,20 @@ func loadKeys(folder string, names []string) (map[string]nkeys.KeyPair, error) {
 	if err := makePrivate(folder); err != nil {
 		return nil, err
 	}
+	made := make([]nkeys.KeyPair, len(names))
+	var g errgroup.Group // new ones wait for the disk together
+	for i, name := range names {
+		g.Go(func() (err error) {
+			made[i], err = loadKey(seedPath(folder, name))
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	keys := map[string]nkeys.KeyPair{}
-	for _, name := range names {
-		key, err := loadKey(seedPath(folder, name))
-		if err != nil {
-			return nil, err
-		}
-		keys[name] = key
+	for i, name := range names {
+		keys[name] = made[i]
 	}
 	return keys, nil
 }
