@@ -43,6 +43,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	traceQueries(db, "postgresql", isPostgresAway)
 	return &Store{
 		write: db, read: db, db: db, close: db.Close, woken: make(chan struct{}, 1),
 		dialect: dialect{

@@ -63,6 +63,7 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 	if err := db.PingContext(ctx); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
 	}
+	traceQueries(db, "sqlite", isSQLiteAway)
 	return db, nil
 }
 
