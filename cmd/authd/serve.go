@@ -98,6 +98,9 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 
 // open opens the parts in the order in which they need each other.
 func (s *service) open(ctx context.Context, cmd serveCommand) error {
+	if err := s.openTracing(ctx); err != nil { // first, since all others look whether there is a tracer
+		return err
+	}
 	if !cmd.Edge {
 		if err := s.openPasswords(); err != nil {
 			return err
@@ -249,15 +252,16 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit, Limits: limits,
 		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices,
+		Log: s.log,
 	}
 	accounts := &handlers.Accounts{
 		Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth,
-		OneTimes: oneTimes, Verification: flows.verification, Notices: notices,
+		OneTimes: oneTimes, Verification: flows.verification, Notices: notices, Log: s.log,
 	}
-	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits}
-	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits}
-	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits}
-	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions}
+	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits, Log: s.log}
+	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits, Log: s.log}
+	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Log: s.log}
+	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Log: s.log}
 	health := &handlers.Health{
 		Store:    s.store,
 		Needed:   map[string]func() error{"revocations": func() error { return s.verifier.Err() }},
