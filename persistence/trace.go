@@ -29,13 +29,14 @@ type queryTracer struct {
 // spanKey is where a query keeps its span.
 type spanKey struct{}
 
-// BeforeQuery begins a span with the statement, without its values.
+// BeforeQuery begins a span with the statement, without its values. The span is not handed on: bun
+// would take that of BEGIN for what the whole transaction is part of.
 func (q queryTracer) BeforeQuery(ctx context.Context, e *bun.QueryEvent) context.Context {
 	operation, table := strings.ToUpper(e.Operation()), ""
 	if named, ok := e.IQuery.(interface{ GetTableName() string }); ok {
 		table = named.GetTableName()
 	}
-	ctx, span := trace.Step(ctx, trace.Client, strings.TrimSpace(operation+" "+table))
+	_, span := trace.Step(ctx, trace.Client, strings.TrimSpace(operation+" "+table))
 	if span == (trace.Span{}) {
 		return ctx
 	}
