@@ -186,7 +186,7 @@ func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
 	if err := t.read(); err != nil {
 		return &Refused{err}
 	}
-	ctx, span := t.startSpan(ctx)
+	sending, span := t.startSpan(ctx)
 	defer func() { span.End(err) }()
 	if !t.mail.ExpiresAt.IsZero() && !time.Now().Before(t.mail.ExpiresAt) {
 		return errExpired
@@ -195,7 +195,7 @@ func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
 	if err != nil {
 		return err // an instance that is newer may have the template
 	}
-	return m.Sender.Send(ctx, letter)
+	return m.Sender.Send(sending, letter)
 }
 
 // startSpan begins the span of a try, in the trace of the request that asked for the mail.

@@ -60,10 +60,10 @@ func openPool(ctx context.Context, path, options string, connections int) (*bun.
 	pool.SetMaxOpenConns(connections)
 	pool.SetMaxIdleConns(connections)
 	db := bun.NewDB(pool, sqlitedialect.New(), bun.WithDiscardUnknownColumns())
+	db = traced(db, "sqlite", isSQLiteAway)
 	if err := db.PingContext(ctx); err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, errors.Join(err, db.Close()))
 	}
-	traceQueries(db, "sqlite", isSQLiteAway)
 	return db, nil
 }
 

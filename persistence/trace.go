@@ -13,12 +13,13 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// traceQueries has statements told as parts of the requests that need them, where traces are
-// recorded at all. What the service does by itself is not told: it looks every second.
-func traceQueries(db *bun.DB, system string, isAway func(error) bool) {
-	if trace.On() {
-		db.AddQueryHook(queryTracer{system, isAway})
+// traced is a database whose statements are told as parts of the requests that need them, where
+// traces are recorded at all. What the service does by itself is not told: it looks every second.
+func traced(db *bun.DB, system string, isAway func(error) bool) *bun.DB {
+	if !trace.On() {
+		return db
 	}
+	return db.WithQueryHook(queryTracer{system, isAway})
 }
 
 type queryTracer struct {

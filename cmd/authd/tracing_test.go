@@ -2,6 +2,7 @@ package main
 
 import (
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	otlptrace "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -321,4 +323,31 @@ func TestACollectorComesBack(t *testing.T) {
 	t.Cleanup(func() { _ = server.Close() })
 	again("traces leave again")
 	a.stop(t)
+}
+
+// byGRPC takes what a traceCollector does over the other protocol.
+type byGRPC struct {
+	collector.UnimplementedTraceServiceServer
+	came chan *collector.ExportTraceServiceRequest
+}
+
+func (g byGRPC) Export(_ context.Context, r *collector.ExportTraceServiceRequest) (*collector.ExportTraceServiceResponse, error) {
+	g.came <- r
+	return &collector.ExportTraceServiceResponse{}, nil
+}
+
+func TestTracesLeaveByGRPC(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	server, g := grpc.NewServer(), byGRPC{came: make(chan *collector.ExportTraceServiceRequest, 16)}
+	collector.RegisterTraceServiceServer(server, g)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	a := launchTraced(t, "http://"+l.Addr().String(), []string{"OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}).ready(t)
+	a.get(t, "/nothing", "")
+	a.stop(t)
+	if len(g.came) == 0 {
+		t.Error("nothing came")
+	}
 }
