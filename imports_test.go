@@ -18,19 +18,20 @@ const module = "github.com/zyotra/auth"
 // one is placed on purpose.
 var mayImport = map[string][]string{
 	"":                           {},
-	"bus":                        {"", "events", "internal/strictjson", "internal/token", "internal/trace"},
+	"bus":                        {"", "events", "internal/requestid", "internal/strictjson", "internal/token", "internal/trace"},
 	"bus/authfiber":              {"", "bus", "internal/problem"},
 	"bus/authhttp":               {"", "bus", "internal/problem"},
 	"bus/authmicro":              {"", "bus"},
 	"bus/embedded":               {},
 	"events":                     {"", "internal/trace"},
 	"handlers":                   {"", "events", "persistence", "internal/email", "internal/gcra", "internal/password", "internal/secret", "internal/token"},
-	"http":                       {"", "bus", "docs", "internal/problem", "internal/strictjson"},
+	"http":                       {"", "bus", "docs", "internal/problem", "internal/requestid", "internal/strictjson", "internal/trace"},
 	"internal/email":             {},
 	"internal/gcra":              {},
 	"internal/jsonl":             {"internal/strictjson"},
-	"internal/password":          {"", "internal/secret"},
+	"internal/password":          {"", "internal/secret", "internal/trace"},
 	"internal/problem":           {""},
+	"internal/requestid":         {},
 	"internal/secret":            {},
 	"internal/strictjson":        {""},
 	"internal/testauthority":     {"", "bus", "internal/token"},
@@ -41,13 +42,13 @@ var mayImport = map[string][]string{
 	"internal/testsmtp":          {},
 	"internal/testtool":          {},
 	"internal/token":             {"", "internal/strictjson"},
-	"internal/trace":             {},
-	"mail":                       {"", "events"},
+	"internal/trace":             {""},
+	"mail":                       {"", "events", "internal/trace"},
 	"migrations":                 {},
 	"operator":                   {"", "internal/problem"},
 	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/secret", "internal/token"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
 	"docs":                       {},
 }
 
@@ -68,7 +69,7 @@ var owners = map[string][]string{
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},
 	"github.com/valyala/fasthttp":    {"http"},
 	"github.com/wneessen/go-mail":    {"mail"},
-	"go.opentelemetry.io/otel":       {"internal/trace"},
+	"go.opentelemetry.io/otel":       {"internal/trace", "cmd/authd"}, // cmd has the SDK
 	"golang.org/x/crypto/bcrypt":     {"internal/password"},
 	"golang.org/x/term":              {"cmd/authd"},
 	"golang.org/x/crypto/argon2":     {"internal/password"},
@@ -80,7 +81,7 @@ var owners = map[string][]string{
 // link by that.
 var (
 	light = []string{"", "bus", "bus/authhttp", "bus/authmicro", "events"}
-	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server", "github.com/wneessen/go-mail", "github.com/prometheus/"}
+	heavy = []string{"github.com/uptrace/bun", "github.com/jackc/pgx", "modernc.org/sqlite", "github.com/gofiber/fiber", "github.com/nats-io/nats-server", "github.com/wneessen/go-mail", "github.com/prometheus/", "go.opentelemetry.io/otel/sdk", "google.golang.org"}
 )
 
 type listed struct {

@@ -77,6 +77,7 @@ type RefreshRequest struct {
 type LogoutRequest struct {
 	Bearer
 	RefreshToken string `json:"refreshToken,omitempty"`
+	Origin
 }
 
 // LogoutReply is empty: the session is gone, whether it was there or not.

@@ -2,6 +2,7 @@ package bus
 
 import (
 	"crypto/sha256"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ func BenchmarkAnswerVerify(b *testing.B) {
 		UserID: 7, SessionID: strings.Repeat("s", 36), Scopes: []string{}, AMR: []string{"pwd"},
 		AuthTime: time.Now().UTC().Truncate(time.Second), IssuedAt: time.Now().UTC().Truncate(time.Second), ExpiresAt: time.Now().UTC().Add(time.Hour),
 	})
+	s := &Server{log: slog.New(slog.DiscardHandler)}
 	for name, r := range map[string]request{
 		"plain": {data: []byte(`{"token":"` + text + `"}`)},
 		"Call":  {data: []byte(`{"token":"` + text + `"}`), header: nats.Header{headerTimeout: {"10000"}}},
@@ -34,7 +36,7 @@ func BenchmarkAnswerVerify(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := serve(auth.Verify, r, v.Answer); err != nil {
+				if _, err := serve(s, auth.Verify, r, v.Answer); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -27,6 +27,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/requestid"
 	"github.com/zyotra/auth/internal/trace"
 )
 
@@ -69,6 +70,11 @@ func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	return conn, nil
 }
 
+// WithRequestID returns ctx with an id under which the service logs what Call asks it within: 1 to
+// 64 letters, digits and "-_.". Anything else is replaced by an id that is made up, as happens
+// without one.
+func WithRequestID(ctx context.Context, id string) context.Context { return requestid.With(ctx, id) }
+
 // bearer is a request made on behalf of a user.
 type bearer interface{ Credential() *string }
 
@@ -76,10 +82,16 @@ type bearer interface{ Credential() *string }
 // *auth.Error that the handler returned, or auth.ErrUnavailable if nobody answered: then
 // the request may have been carried out.
 func Call[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, Resp], req Req) (Resp, error) {
-	var resp Resp
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
+	ctx, span := startSpan(ctx, trace.Client, string(op))
+	resp, err := call(ctx, conn, op, req)
+	span.End(err)
+	return resp, err
+}
 
+func call[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, Resp], req Req) (Resp, error) {
+	var resp Resp
 	data, err := json.Marshal(req)
 	if err != nil {
 		return resp, fmt.Errorf("ask %s: %w", op, err)
@@ -94,6 +106,9 @@ func Call[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, R
 	}
 	if parent := trace.Parent(ctx); parent != "" {
 		msg.Header[trace.Header] = []string{parent}
+	}
+	if id := requestid.From(ctx); id != "" {
+		msg.Header[requestid.Header] = []string{id}
 	}
 	reply, err := conn.RequestMsgWithContext(ctx, msg)
 	if err != nil {

@@ -120,7 +120,9 @@ func (s *Server) instead(q *queued, r request) *nats.Msg {
 		return nil
 	case err != nil: // it may have been carried out
 		q.observe(auth.CodeUnavailable, time.Since(began))
-		return s.reply(q.subject, nil, fmt.Errorf("%w: given to another and not answered: %w", auth.ErrUnavailable, err))
+		err = fmt.Errorf("%w: given to another and not answered: %w", auth.ErrUnavailable, err)
+		s.logUnanswered(q.subject, r.header, err)
+		return s.reply(q.subject, nil, err)
 	}
 	return &nats.Msg{Data: reply.Data, Header: reply.Header}
 }

@@ -28,7 +28,7 @@ func observed[Req, Resp any](s *Server, observe Observer, op auth.Op[Req, Resp],
 	s.within.Add(1)
 	defer s.within.Add(-1)
 	began := time.Now()
-	data, err := serve(op, r, fn)
+	data, err := serve(s, op, r, fn)
 	observe(codeOf(err), time.Since(began))
 	return data, err
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/requestid"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 // maxQueued is how many requests of a subject may be on their way at once, in the queue or
@@ -67,8 +69,10 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 			return
 		}
 		if q.inside.Load() >= maxQueued {
+			err := auth.ErrOverloaded.After(time.Second)
 			q.observe(auth.CodeOverloaded, 0)
-			s.refuse(r, auth.ErrOverloaded.After(time.Second))
+			s.logUnanswered(q.subject, nats.Header(r.Headers()), err)
+			s.refuse(r, err)
 			return
 		}
 		s.answerLater(q, r.Reply(), request{r.Data(), nats.Header(r.Headers())}, s.anywhere(q))
@@ -155,7 +159,9 @@ func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
 			return nil
 		case err != nil: // it may have been carried out
 			q.observe(auth.CodeUnavailable, time.Since(began))
-			return s.reply(q.subject, nil, fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err))
+			err = fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err)
+			s.logUnanswered(q.subject, r.header, err)
+			return s.reply(q.subject, nil, err)
 		case reply.Header.Get(micro.ErrorCodeHeader) == "" || !errors.Is(refusal(reply), auth.ErrOverloaded):
 			return &nats.Msg{Data: reply.Data, Header: reply.Header}
 		}
@@ -210,14 +216,19 @@ func (s *Server) ifIdle(q *queued) func(request) *nats.Msg {
 	}
 }
 
-// reply makes the message that answers a request of the subject.
+// logUnanswered is logRefusal for a request that nobody here has begun to answer.
+func (s *Server) logUnanswered(subject string, header nats.Header, err error) {
+	ctx := requestid.With(context.Background(), header.Get(requestid.Header))
+	s.logRefusal(trace.Within(ctx, header.Get(trace.Header)), subject, err)
+}
+
+// reply makes the message that answers a request of the subject. An error was logged.
 func (s *Server) reply(subject string, data []byte, err error) *nats.Msg {
 	m := nats.NewMsg("")
 	if err == nil {
 		m.Data = data
 		return m
 	}
-	s.logRefusal(subject, err)
 	code, message, body, err := told(err)
 	if err != nil {
 		s.log.Error("encode error", "subject", subject, "err", err)

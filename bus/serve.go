@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/requestid"
 	"github.com/zyotra/auth/internal/strictjson"
 	"github.com/zyotra/auth/internal/trace"
 )
@@ -144,23 +145,40 @@ type request struct {
 	header nats.Header
 }
 
-// serve decodes one request of op, runs fn and encodes the reply: every request comes through
-// here. A panic of fn is its error: it ends the request, not the process.
-func serve[Req, Resp any](op auth.Op[Req, Resp], r request, fn func(context.Context, Req) (Resp, error)) (data []byte, err error) {
+// serving is a request while it is being answered, and the context that knows its id: one
+// allocation for both.
+type serving[Req any] struct {
+	requestid.Context
+	req Req
+}
+
+// serve answers one request of op and logs why it is refused: every request comes through here.
+func serve[Req, Resp any](s *Server, op auth.Op[Req, Resp], r request, fn func(context.Context, Req) (Resp, error)) ([]byte, error) {
+	var in serving[Req]
+	requestid.Name(&in.Context, context.Background(), r.header.Get(requestid.Header))
+	ctx, cancel := context.WithTimeout(&in, r.patience())
+	defer cancel()
+	ctx, span := startSpan(trace.Within(ctx, r.header.Get(trace.Header)), trace.Server, string(op))
+	data, err := answer(ctx, op, r, &in.req, fn)
+	span.End(err)
+	if err != nil {
+		s.logRefusal(ctx, string(op), err)
+	}
+	return data, err
+}
+
+// answer decodes a request, runs fn and encodes the reply. A panic of fn is its error: it ends
+// the request, not the process.
+func answer[Req, Resp any](ctx context.Context, op auth.Op[Req, Resp], r request, req *Req, fn func(context.Context, Req) (Resp, error)) (data []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			data, err = nil, fmt.Errorf("panic in %s: %v\n%s", op, p, debug.Stack())
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
-	defer cancel()
-	ctx = trace.Within(ctx, r.header.Get(trace.Header))
-
-	var req Req
-	if err := decode(r, &req); err != nil {
+	if err := decode(r, req); err != nil {
 		return nil, err
 	}
-	resp, err := fn(ctx, req)
+	resp, err := fn(ctx, *req)
 	if err != nil {
 		return nil, err
 	}
@@ -185,23 +203,22 @@ func decode(r request, req any) error {
 	return err
 }
 
-// refuse answers a request with an error.
+// refuse answers a request with an error that was logged.
 func (s *Server) refuse(r micro.Request, err error) {
-	s.logRefusal(r.Subject(), err)
 	if err := Refuse(r, err); err != nil {
 		s.log.Error("reply lost", "subject", r.Subject(), "err", err)
 	}
 }
 
 // logRefusal is the one place where an error is logged, if it is ours.
-func (s *Server) logRefusal(subject string, err error) {
+func (s *Server) logRefusal(ctx context.Context, subject string, err error) {
 	switch code := auth.Public(err).Code; code {
 	case auth.CodeInternal:
-		s.log.Error("request failed", "subject", subject, "err", err)
+		s.log.ErrorContext(ctx, "request failed", "subject", subject, "err", err)
 	case auth.CodeUnavailable:
-		s.log.Warn("request failed", "subject", subject, "err", err)
+		s.log.WarnContext(ctx, "request failed", "subject", subject, "err", err)
 	default:
-		s.log.Debug("request refused", "subject", subject, "code", code, "err", err)
+		s.log.DebugContext(ctx, "request refused", "subject", subject, "code", code, "err", err)
 	}
 }
 

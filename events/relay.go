@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 const (
@@ -163,6 +166,8 @@ func (r *Relay) prepare(ctx context.Context) error {
 func (r *Relay) publish(ctx context.Context, list []Event) (done int, err error) {
 	sent := make([]jetstream.PubAckFuture, 0, len(list)) // nil for one that was passed over
 	last := map[string]string{}                          // the id of the latest one in each stream
+	spans := startSpans(list)
+	defer func() { endSpans(spans, done, err) }()
 	for _, e := range list {
 		future, err := r.send(e, last)
 		if err != nil {
@@ -171,6 +176,36 @@ func (r *Relay) publish(ctx context.Context, list []Event) (done int, err error)
 		sent = append(sent, future)
 	}
 	return r.confirmed(ctx, sent, nil)
+}
+
+// startSpans begins a span for each event, in the trace of the request that it came from.
+func startSpans(list []Event) []trace.Span {
+	if !trace.On() {
+		return nil
+	}
+	spans := make([]trace.Span, len(list))
+	for i, e := range list {
+		if e.Trace == "" {
+			continue // nobody looks for it
+		}
+		_, spans[i] = trace.Start(trace.Within(context.Background(), e.Trace), trace.Producer, "send "+e.Type)
+		spans[i].Text("messaging.system", "nats")
+		spans[i].Text("messaging.operation.type", "send")
+		spans[i].Text("messaging.destination.name", e.Type)
+		spans[i].Text("messaging.message.id", e.ID)
+	}
+	return spans
+}
+
+// endSpans ends the spans of a batch of which as many of the first are in their streams.
+func endSpans(spans []trace.Span, done int, failed error) {
+	for i, s := range spans {
+		if i < done {
+			s.End(nil)
+			continue
+		}
+		s.End(errors.Join(auth.ErrUnavailable, failed)) // it is published later
+	}
 }
 
 // send sends one event, or passes it over. It names the one before it in its stream, so that the

@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // Accounts makes accounts and shows them to their owners. All fields but Clock, Limits,
-// OneTimes, Notices and Verification are required.
+// OneTimes, Notices, Log and Verification are required.
 type Accounts struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
@@ -23,6 +24,7 @@ type Accounts struct {
 	Limits    *Limits       // of registrations and of tries at passwords; nil is none
 	OneTimes  *OneTimes     // needed unless Verification is off
 	Notices   *Notices      // nil is none
+	Log       *slog.Logger  // of outcomes; nil is none
 	Clock     Clock
 
 	Verification Verification // of addresses
@@ -33,6 +35,11 @@ type Accounts struct {
 // that names all members at fault; nothing is stored then. If addresses have to be verified
 // first, there is no account before, and the answer is the same for one that is taken.
 func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth.RegisterReply, error) {
+	tried := attempt{subject: string(auth.Register), method: byPassword, address: req.Email, client: req.Client}
+	return logged(ctx, a.Log, tried, req, a.register)
+}
+
+func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried *attempt) (auth.RegisterReply, error) {
 	address, from, err := a.checkRegister(ctx, req)
 	if err != nil {
 		return auth.RegisterReply{}, err
@@ -63,6 +70,7 @@ func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
+	tried.user = id
 	return auth.RegisterReply{Message: "User registered successfully", UserID: id}, nil
 }
 
@@ -207,10 +215,19 @@ func updated(a auth.Account) events.UserUpdated {
 // auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
 // auth.ErrReauthentication if there is none and the login is not recent.
 func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (auth.AccountDeleted, error) {
+	tried := attempt{subject: string(auth.AccountDelete), method: byPassword, client: req.Client}
+	if req.Password == "" {
+		tried.method = byAccessToken
+	}
+	return logged(ctx, a.Log, tried, req, a.deleteOwn)
+}
+
+func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest, tried *attempt) (auth.AccountDeleted, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.AccountDeleted{}, err
 	}
+	tried.user = user.UserID
 	recent := a.Clock.now().Sub(user.AuthTime) < a.Reauth
 	if req.Password == "" && !recent {
 		return auth.AccountDeleted{}, auth.ErrReauthentication
@@ -265,10 +282,16 @@ func (a *Accounts) delete(ctx context.Context, id auth.UserID, password string, 
 // one, auth.ErrRateLimited after too many tries, and auth.ErrInvalid for a new one that is not
 // taken.
 func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChanged, error) {
+	tried := attempt{subject: string(auth.PasswordChange), method: byPassword, client: req.Client}
+	return logged(ctx, a.Log, tried, req, a.changePassword)
+}
+
+func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRequest, tried *attempt) (auth.PasswordChanged, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
+	tried.user = user.UserID
 	account, err := a.Store.Account(ctx, user.UserID)
 	if err != nil {
 		return auth.PasswordChanged{}, gone(err)
@@ -360,7 +383,7 @@ func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.
 	case err != nil:
 		return nil, try.failed(ctx, err)
 	case !found.Match:
-		return nil, auth.ErrInvalidCredentials
+		return nil, errWrongPassword
 	}
 	return try, nil
 }

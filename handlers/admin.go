@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/zyotra/auth"
@@ -11,7 +12,7 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Admin does what operators ask for. All fields but Clock are required.
+// Admin does what operators ask for. All fields but Log and Clock are required.
 //
 // Whatever ends sessions holds the user's row first, as a login does, in the other mode: a
 // login that began before has stored its session by then, and one that comes after finds the
@@ -20,6 +21,7 @@ type Admin struct {
 	Store    *persistence.Store
 	Accounts *Accounts // knows which passwords are taken
 	Sessions *Sessions
+	Log      *slog.Logger // of outcomes; nil is none
 	Clock    Clock
 }
 
@@ -101,7 +103,11 @@ func checkID(id auth.UserID) error {
 
 // Disable answers auth.admin.users.disable: the user's sessions end, and no new ones begin. It
 // returns auth.ErrNotFound. Who is disabled already stays so, since then.
-func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) (done auth.UserDisabled, err error) {
+func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) (auth.UserDisabled, error) {
+	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersDisable), method: byOperator, user: req.UserID}, req, a.disable)
+}
+
+func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, _ *attempt) (done auth.UserDisabled, err error) {
 	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		if user.DisabledAt.IsZero() {
 			user.DisabledAt = now
@@ -125,6 +131,10 @@ func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) 
 // Enable answers auth.admin.users.enable: the user may log in again. It returns
 // auth.ErrNotFound. Nothing else enables a user.
 func (a *Admin) Enable(ctx context.Context, req auth.AdminUsersEnableRequest) (auth.UserEnabled, error) {
+	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersEnable), method: byOperator, user: req.UserID}, req, a.enable)
+}
+
+func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ *attempt) (auth.UserEnabled, error) {
 	err := a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		if user.DisabledAt.IsZero() {
 			return nil
@@ -138,7 +148,11 @@ func (a *Admin) Enable(ctx context.Context, req auth.AdminUsersEnableRequest) (a
 }
 
 // EndSessions answers auth.admin.users.end_sessions. It returns auth.ErrNotFound.
-func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest) (done auth.SessionsEnded, err error) {
+func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest) (auth.SessionsEnded, error) {
+	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersEndSessions), method: byOperator, user: req.UserID}, req, a.endSessions)
+}
+
+func (a *Admin) endSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest, _ *attempt) (done auth.SessionsEnded, err error) {
 	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now)
 		return err
@@ -152,7 +166,11 @@ func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsR
 // SetPassword answers auth.admin.users.set_password: all sessions of the user end. It returns
 // auth.ErrNotFound, and auth.ErrInvalid for a password that is not taken. Failed logins before
 // hold nobody up any more: the user is expected to get in. A disabled user stays disabled.
-func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (done auth.PasswordChanged, err error) {
+func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (auth.PasswordChanged, error) {
+	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersSetPassword), method: byOperator, user: req.UserID}, req, a.setPassword)
+}
+
+func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest, _ *attempt) (done auth.PasswordChanged, err error) {
 	if err := checkID(req.UserID); err != nil {
 		return auth.PasswordChanged{}, err
 	}

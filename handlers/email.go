@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/zyotra/auth"
@@ -25,13 +26,14 @@ const (
 const remindEvery = time.Minute
 
 // Emails proves and changes the addresses of accounts. All fields but OneTimes, without which
-// there is no mail and everything is auth.ErrNotFound, Limits and Clock are required.
+// there is no mail and everything is auth.ErrNotFound, Limits, Log and Clock are required.
 type Emails struct {
 	Store    *persistence.Store
 	OneTimes *OneTimes
 	Accounts *Accounts
 	Sessions *Sessions
 	Limits   *Limits
+	Log      *slog.Logger // of outcomes; nil is none
 	Clock    Clock
 }
 
@@ -40,6 +42,14 @@ type Emails struct {
 // auth.ErrInvalidToken for a link or code that is not good now, and auth.ErrRateLimited after
 // too many tries at codes.
 func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerified, error) {
+	a := attempt{subject: string(auth.EmailVerify), method: byLink, address: req.Email, client: req.Client}
+	if req.Token == "" {
+		a.method = byCode
+	}
+	return logged(ctx, e.Log, a, req, e.verify)
+}
+
+func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *attempt) (auth.EmailVerified, error) {
 	if e.OneTimes == nil {
 		return auth.EmailVerified{}, auth.ErrNotFound
 	}
@@ -47,10 +57,13 @@ func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.
 	if err != nil {
 		return auth.EmailVerified{}, err
 	}
+	a.presents(one)
 	return auth.EmailVerified{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
-		if err := e.prove(ctx, tx, user, one); err != nil {
+		proved, err := e.prove(ctx, tx, user, one)
+		if err != nil {
 			return err
 		}
+		a.user = proved
 		return try.settle(ctx, tx)
 	})
 }
@@ -83,37 +96,45 @@ func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (pe
 	return one, try, err
 }
 
-// prove makes an account of a registration, or verifies the address of one that there is.
-func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime) error {
+// prove makes an account of a registration, or verifies the address of one that there is, and
+// tells which.
+func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime) (auth.UserID, error) {
 	switch {
 	case user.UserID == 0:
 		return e.create(ctx, tx, one)
 	case user.EmailVerified, !user.DisabledAt.IsZero():
-		return auth.ErrInvalidToken
+		return 0, auth.ErrInvalidToken
 	}
 	if one.Password != "" {
 		if err := e.Accounts.restart(ctx, tx, user.UserID, one); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return e.Sessions.takeOver(ctx, tx, user)
+	if err := e.Sessions.takeOver(ctx, tx, user); err != nil {
+		return 0, err
+	}
+	return user.UserID, nil
 }
 
 // create makes the account that a registration asked for.
-func (e *Emails) create(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
+func (e *Emails) create(ctx context.Context, tx *persistence.Store, one persistence.OneTime) (auth.UserID, error) {
 	now := e.Clock.now()
 	id, err := tx.CreateUser(ctx, persistence.NewUser{
 		Email: one.Email, EmailKey: one.EmailKey, Password: one.Password, Name: one.Name, Locale: one.Locale, At: now, Verified: true,
 	})
 	switch {
 	case errors.Is(err, auth.ErrEmailTaken): // by a registration without a mail
-		return auth.ErrInvalidToken
+		return 0, auth.ErrInvalidToken
 	case err != nil:
-		return err
+		return 0, err
 	}
-	return tx.Emit(ctx, now,
+	err = tx.Emit(ctx, now,
 		events.UserRegistered{UserID: id, Email: one.Email, Name: one.Name, CreatedAt: now},
 		events.UserEmailVerified{UserID: id, Email: one.Email, VerifiedAt: now})
+	if err != nil {
+		return 0, err
+	}
+	return id, nil
 }
 
 // restart gives an account what a later registration brought, as if it had been the first.
@@ -159,6 +180,11 @@ func (s *Sessions) endAll(ctx context.Context, tx *persistence.Store, id auth.Us
 // Resend answers auth.email.resend: another mail to verify an address with, if that is not yet.
 // The answer is the same for any address. It returns auth.ErrRateLimited after too many.
 func (e *Emails) Resend(ctx context.Context, req auth.EmailResendRequest) (auth.MailSent, error) {
+	a := attempt{subject: string(auth.EmailResend), method: byMail, address: req.Email, client: req.Client}
+	return logged(ctx, e.Log, a, req, e.resend)
+}
+
+func (e *Emails) resend(ctx context.Context, req auth.EmailResendRequest, _ *attempt) (auth.MailSent, error) {
 	if e.OneTimes == nil {
 		return auth.MailSent{}, auth.ErrNotFound
 	}
@@ -217,10 +243,15 @@ func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from 
 // same. It returns auth.ErrInvalidCredentials for a wrong password, which counts as a login
 // does, auth.ErrInvalid for what is no address, and auth.ErrRateLimited.
 func (e *Emails) Change(ctx context.Context, req auth.EmailChangeRequest) (auth.MailSent, error) {
+	return logged(ctx, e.Log, attempt{subject: string(auth.EmailChange), method: byPassword, client: req.Client}, req, e.change)
+}
+
+func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *attempt) (auth.MailSent, error) {
 	access, err := e.Sessions.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.MailSent{}, err
 	}
+	a.user = access.UserID
 	if e.OneTimes == nil {
 		return auth.MailSent{}, auth.ErrNotFound
 	}
@@ -300,10 +331,15 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 // undo it if it was verified. It returns auth.ErrInvalidToken for a link that is not good now,
 // and auth.ErrEmailTaken if another account was faster.
 func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmed, error) {
+	return logged(ctx, e.Log, attempt{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
+}
+
+func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *attempt) (auth.EmailConfirmed, error) {
 	one, from, err := e.OneTimes.present(ctx, purposeChange, req.Token, req.Client)
 	if err != nil {
 		return auth.EmailConfirmed{}, err
 	}
+	a.presents(one)
 	return auth.EmailConfirmed{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
@@ -336,10 +372,15 @@ func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User
 // former address, and the other one is told. It returns auth.ErrInvalidToken for a link that is
 // not good now, and auth.ErrEmailTaken if another account has the former address.
 func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndone, error) {
+	return logged(ctx, e.Log, attempt{subject: string(auth.EmailUndo), method: byLink, client: req.Client}, req, e.undo)
+}
+
+func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt) (auth.EmailUndone, error) {
 	one, from, err := e.OneTimes.present(ctx, purposeUndo, req.Token, req.Client)
 	if err != nil {
 		return auth.EmailUndone{}, err
 	}
+	a.presents(one)
 	return auth.EmailUndone{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err

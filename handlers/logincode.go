@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
@@ -13,12 +14,13 @@ import (
 const amrCode = "otp"
 
 // CodeLogins lets people in who prove that they read the mail to their address. All fields but
-// Limits and Clock are required, and OneTimes if it is On.
+// Limits, Log and Clock are required, and OneTimes if it is On.
 type CodeLogins struct {
 	On       bool // otherwise everything is auth.ErrNotFound
 	OneTimes *OneTimes
 	Sessions *Sessions
 	Limits   *Limits
+	Log      *slog.Logger // of outcomes; nil is none
 	Clock    Clock
 }
 
@@ -26,6 +28,14 @@ type CodeLogins struct {
 // address, and with it it begins a session. Whatever is wrong with address or code, the answer
 // is auth.ErrInvalidCredentials; after too many tries it is auth.ErrRateLimited.
 func (c *CodeLogins) Login(ctx context.Context, req auth.LoginCodeRequest) (auth.LoginCodeReply, error) {
+	a := attempt{subject: string(auth.LoginCode), method: byCode, address: req.Email, client: req.Client}
+	if req.Code == "" {
+		a.method = byMail
+	}
+	return logged(ctx, c.Log, a, req, c.login)
+}
+
+func (c *CodeLogins) login(ctx context.Context, req auth.LoginCodeRequest, a *attempt) (auth.LoginCodeReply, error) {
 	if !c.On {
 		return auth.LoginCodeReply{}, auth.ErrNotFound
 	}
@@ -40,7 +50,7 @@ func (c *CodeLogins) Login(ctx context.Context, req auth.LoginCodeRequest) (auth
 	if err != nil {
 		return auth.LoginCodeReply{}, err
 	}
-	session, err := c.begin(ctx, req, from, try)
+	session, err := c.begin(ctx, req, from, try, a)
 	if errors.Is(err, auth.ErrInvalidToken) {
 		err = auth.ErrInvalidCredentials
 	}
@@ -72,11 +82,12 @@ func (c *CodeLogins) send(ctx context.Context, req auth.LoginCodeRequest) (auth.
 }
 
 // begin uses up a code for a session.
-func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, try *charge) (session persistence.Session, err error) {
+func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, try *charge, a *attempt) (session persistence.Session, err error) {
 	one, err := c.OneTimes.findCode(ctx, purposeLogin, mailbox(req.Email), req.Code)
 	if err != nil {
 		return persistence.Session{}, err
 	}
+	a.presents(one)
 	session = c.Sessions.next(one.UserID, amrCode, from)
 	err = c.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		if err := c.proved(ctx, tx, user); err != nil {

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
@@ -10,19 +11,25 @@ import (
 
 // Recovery lets owners of an account back in who forgot the password, or have to take it from
 // somebody else. All fields but OneTimes, without which there is no mail and everything is
-// auth.ErrNotFound, Notices, Limits and Clock are required.
+// auth.ErrNotFound, Notices, Limits, Log and Clock are required.
 type Recovery struct {
 	OneTimes *OneTimes
 	Accounts *Accounts
 	Sessions *Sessions
 	Notices  *Notices
 	Limits   *Limits
+	Log      *slog.Logger // of outcomes; nil is none
 	Clock    Clock
 }
 
 // Forgot answers auth.password.forgot: a mail with a link to set another password by. The answer
 // is the same for any address. It returns auth.ErrRateLimited after too many.
 func (r *Recovery) Forgot(ctx context.Context, req auth.PasswordForgotRequest) (auth.MailSent, error) {
+	a := attempt{subject: string(auth.PasswordForgot), method: byMail, address: req.Email, client: req.Client}
+	return logged(ctx, r.Log, a, req, r.forgot)
+}
+
+func (r *Recovery) forgot(ctx context.Context, req auth.PasswordForgotRequest, _ *attempt) (auth.MailSent, error) {
 	if r.OneTimes == nil {
 		return auth.MailSent{}, auth.ErrNotFound
 	}
@@ -57,10 +64,15 @@ func (o *OneTimes) sendIfReached(ctx context.Context, text string, a ask) error 
 // returns auth.ErrInvalidToken for a link that is not good now, and auth.ErrInvalid for a
 // password that is not taken, after which the link is as good as before.
 func (r *Recovery) Reset(ctx context.Context, req auth.PasswordResetRequest) (auth.PasswordRenewed, error) {
+	return logged(ctx, r.Log, attempt{subject: string(auth.PasswordReset), method: byLink, client: req.Client}, req, r.reset)
+}
+
+func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *attempt) (auth.PasswordRenewed, error) {
 	one, from, err := r.OneTimes.present(ctx, purposeReset, req.Token, req.Client)
 	if err != nil {
 		return auth.PasswordRenewed{}, err
 	}
+	a.presents(one)
 	account, err := r.OneTimes.Store.Account(ctx, one.UserID)
 	if err != nil {
 		return auth.PasswordRenewed{}, isOver(err)
@@ -106,10 +118,15 @@ func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.U
 // NotMe answers auth.password.not_me: all sessions end, and a mail with a link to set another
 // password by goes to the owner. It returns auth.ErrInvalidToken for a link that is not good now.
 func (r *Recovery) NotMe(ctx context.Context, req auth.NotMeRequest) (auth.NotMeReply, error) {
+	return logged(ctx, r.Log, attempt{subject: string(auth.NotMe), method: byLink, client: req.Client}, req, r.notMe)
+}
+
+func (r *Recovery) notMe(ctx context.Context, req auth.NotMeRequest, a *attempt) (auth.NotMeReply, error) {
 	one, from, err := r.OneTimes.present(ctx, purposeNotMe, req.Token, req.Client)
 	if err != nil {
 		return auth.NotMeReply{}, err
 	}
+	a.presents(one)
 	return auth.NotMeReply{}, r.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
 			return err

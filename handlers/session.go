@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,7 +20,7 @@ import (
 const amrPassword = "pwd"
 
 // Sessions makes, continues and ends logins. All fields but Clock, Grace, Limit, Limits,
-// OneTimes, Required and Notices are required.
+// OneTimes, Required, Notices and Log are required.
 type Sessions struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
@@ -35,6 +36,7 @@ type Sessions struct {
 	OneTimes  *OneTimes     // needed if Required
 	Required  bool          // nobody logs in before the address is verified
 	Notices   *Notices      // nil is none
+	Log       *slog.Logger  // of outcomes; nil is none
 	Clock     Clock
 }
 
@@ -45,6 +47,11 @@ const loggedIn = "Login successful"
 // password, the answer is auth.ErrInvalidCredentials; after too many tries it is
 // auth.ErrRateLimited, whether the password is right or not.
 func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
+	a := attempt{subject: string(auth.Login), method: byPassword, address: req.Email, client: req.Client}
+	return logged(ctx, s.Log, a, req, s.login)
+}
+
+func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *attempt) (auth.LoginReply, error) {
 	from, err := origin(req.Client, req.Carrier)
 	if err != nil {
 		return auth.LoginReply{}, err
@@ -56,7 +63,7 @@ func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.Login
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	user, err := s.check(ctx, req.Email, req.Password)
+	user, err := s.check(ctx, req.Email, req.Password, a)
 	if errors.Is(err, auth.ErrInvalidCredentials) {
 		err = s.remind(ctx, req.Email, from.client, err)
 	}
@@ -65,7 +72,7 @@ func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.Login
 	}
 	session, err := s.begin(ctx, user, from, try)
 	if errors.Is(err, errPasswordMoved) {
-		if user, err = s.check(ctx, req.Email, req.Password); err == nil {
+		if user, err = s.check(ctx, req.Email, req.Password, a); err == nil {
 			session, err = s.begin(ctx, user, from, try)
 		}
 	}
@@ -80,21 +87,26 @@ func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.Login
 }
 
 // check returns the user whom address and password belong to, or auth.ErrInvalidCredentials.
-func (s *Sessions) check(ctx context.Context, address, plain string) (persistence.Credentials, error) {
+func (s *Sessions) check(ctx context.Context, address, plain string, a *attempt) (persistence.Credentials, error) {
 	user, err := s.credentials(ctx, address)
 	if err != nil {
 		return persistence.Credentials{}, err
 	}
+	a.user = user.UserID
 	found, err := s.Passwords.Compare(ctx, user.Password, plain)
 	switch {
 	case err != nil:
 		return persistence.Credentials{}, fmt.Errorf("user %d: %w", user.UserID, err)
-	case !found.Match, user.Disabled: // which is told after the same work
-		return persistence.Credentials{}, auth.ErrInvalidCredentials
+	case !found.Match && user.UserID == 0:
+		return persistence.Credentials{}, errUnknown
+	case !found.Match:
+		return persistence.Credentials{}, errWrongPassword
+	case user.Disabled: // which is told after the same work
+		return persistence.Credentials{}, errDisabled
 	case s.Required && !user.Verified:
 		return persistence.Credentials{}, errUnverified
 	case found.Stale:
-		return s.rehash(ctx, user, address, plain)
+		return s.rehash(ctx, user, address, plain, a)
 	}
 	return user, nil
 }
@@ -123,8 +135,14 @@ func (s *Sessions) credentials(ctx context.Context, address string) (persistence
 	return user, nil
 }
 
-// errUnverified means that the password is right, and the address not verified.
-var errUnverified = fmt.Errorf("%w: the address is not verified", auth.ErrInvalidCredentials)
+// Why a login is refused. errUnverified means that the password is right, and the address not
+// verified.
+var (
+	errUnknown       = &refusal{auth.ErrInvalidCredentials, reasonUnknown}
+	errWrongPassword = &refusal{auth.ErrInvalidCredentials, reasonWrongPassword}
+	errDisabled      = &refusal{auth.ErrInvalidCredentials, reasonDisabled}
+	errUnverified    = &refusal{auth.ErrInvalidCredentials, reasonUnverified}
+)
 
 // remind sends another mail to verify the address with if that is all a login lacked, once a
 // minute, and unless a later registration waits: whoever made the first must not void its mail.
@@ -146,7 +164,7 @@ func (s *Sessions) remind(ctx context.Context, address string, from auth.Client,
 
 // rehash stores a password afresh that matched a string of another scheme, pepper or cost.
 // If somebody else stored another one meanwhile, that one decides.
-func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, address, plain string) (persistence.Credentials, error) {
+func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, address, plain string, a *attempt) (persistence.Credentials, error) {
 	fresh, err := s.Passwords.Hash(ctx, plain)
 	if err != nil {
 		return persistence.Credentials{}, err
@@ -156,7 +174,7 @@ func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, add
 		return persistence.Credentials{}, err
 	}
 	if !replaced {
-		return s.check(ctx, address, plain)
+		return s.check(ctx, address, plain, a)
 	}
 	user.Password = fresh
 	return user, nil
@@ -164,7 +182,7 @@ func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, add
 
 // errPasswordMoved means that another string is stored than the one that was compared: the
 // password was changed, or another login stored the same one afresh.
-var errPasswordMoved = fmt.Errorf("%w: the stored password is another one by now", auth.ErrInvalidCredentials)
+var errPasswordMoved = &refusal{auth.ErrInvalidCredentials, reasonMoved}
 
 // begin stores a new session, if the password that was compared is still the user's, and
 // settles the try that began it; it returns errPasswordMoved if it is not, and
@@ -270,6 +288,11 @@ func (s *Sessions) endOne(ctx context.Context, id string, reason auth.Reason) er
 // its session although the request fails. Too many are auth.ErrRateLimited, and the token
 // stays as good as it was.
 func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.Tokens, error) {
+	a := attempt{subject: string(auth.Refresh), method: byRefreshToken, client: req.Client}
+	return logged(ctx, s.Log, a, req, s.refresh)
+}
+
+func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *attempt) (auth.Tokens, error) {
 	from, err := origin(req.Client, req.Carrier)
 	if err != nil {
 		return auth.Tokens{}, err
@@ -279,6 +302,7 @@ func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.T
 	if err != nil {
 		return auth.Tokens{}, err
 	}
+	a.user = presented.UserID
 	session, err := s.Store.AdvanceSession(ctx, persistence.Step{
 		SessionID: presented.SessionID, Generation: presented.Generation,
 		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
@@ -306,7 +330,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 	case err != nil:
 		return persistence.Session{}, err
 	case session.Carrier != carrier:
-		return persistence.Session{}, fmt.Errorf("%w: issued to another carrier", auth.ErrInvalidToken)
+		return persistence.Session{}, &refusal{auth.ErrInvalidToken, reasonCarrier}
 	case !session.RevokedAt.IsZero(), session.UserDisabled:
 		return persistence.Session{}, auth.ErrTokenRevoked
 	case !now.Before(session.ExpiresAt):
@@ -320,7 +344,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 	if err := s.endOne(ctx, session.ID, auth.ReasonTokenReuse); err != nil {
 		return persistence.Session{}, err
 	}
-	return persistence.Session{}, auth.ErrTokenRevoked
+	return persistence.Session{}, &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
 }
 
 // tokens writes the tokens of a session as it is. The refresh token depends on the row
@@ -356,25 +380,38 @@ func (s *Sessions) tokens(session persistence.Session) (auth.Tokens, error) {
 // already is as good; a token that is not valid is an error, though a refresh token may be
 // of any age.
 func (s *Sessions) Logout(ctx context.Context, req auth.LogoutRequest) (auth.LogoutReply, error) {
-	id, err := s.sessionToEnd(ctx, req)
+	a := attempt{subject: string(auth.Logout), method: byAccessToken, client: req.Client}
+	if req.RefreshToken != "" {
+		a.method = byRefreshToken
+	}
+	return logged(ctx, s.Log, a, req, s.logout)
+}
+
+func (s *Sessions) logout(ctx context.Context, req auth.LogoutRequest, a *attempt) (auth.LogoutReply, error) {
+	if _, faults := client(req.Client); faults != nil {
+		return auth.LogoutReply{}, auth.ErrInvalid.With(faults...)
+	}
+	user, session, err := s.sessionToEnd(ctx, req)
 	if err != nil {
 		return auth.LogoutReply{}, err
 	}
-	return auth.LogoutReply{}, s.endOne(ctx, id, auth.ReasonLogout)
+	a.user = user
+	return auth.LogoutReply{}, s.endOne(ctx, session, auth.ReasonLogout)
 }
 
-func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (string, error) {
+// sessionToEnd is what the token of a request names.
+func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (user auth.UserID, session string, err error) {
 	switch {
 	case req.AccessToken != "" && req.RefreshToken != "":
-		return "", auth.ErrTwoCredentials
+		return 0, "", auth.ErrTwoCredentials
 	case req.RefreshToken != "":
 		presented, err := token.ReadRefreshToEnd(req.RefreshToken, s.Refreshes)
-		return presented.SessionID, err
+		return presented.UserID, presented.SessionID, err
 	case req.AccessToken != "":
 		access, err := s.Issuer.Read(req.AccessToken, s.Keys.find(ctx), s.Clock.now())
-		return access.SessionID, err
+		return access.UserID, access.SessionID, err
 	}
-	return "", auth.ErrUnauthenticated
+	return 0, "", auth.ErrUnauthenticated
 }
 
 // Verify answers auth.verify: what a token says that is valid now. It returns

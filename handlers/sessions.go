@@ -34,10 +34,15 @@ func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth
 // Revoke answers auth.sessions.revoke: it ends one session of the token's user, the one that
 // asks included. It returns auth.ErrNotFound for one that has ended or is not theirs.
 func (s *Sessions) Revoke(ctx context.Context, req auth.SessionsRevokeRequest) (auth.SessionsEnded, error) {
+	return logged(ctx, s.Log, attempt{subject: string(auth.SessionsRevoke), method: byAccessToken}, req, s.revoke)
+}
+
+func (s *Sessions) revoke(ctx context.Context, req auth.SessionsRevokeRequest, a *attempt) (auth.SessionsEnded, error) {
 	access, err := s.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
+	a.user = access.UserID
 	n, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
 		return tx.EndSessionOf(ctx, access.UserID, req.SessionID, auth.ReasonEndedByUser, now)
 	})
@@ -53,10 +58,15 @@ func (s *Sessions) Revoke(ctx context.Context, req auth.SessionsRevokeRequest) (
 // RevokeOthers answers auth.sessions.revoke_others: it ends all sessions of the token's user
 // but the one that asks.
 func (s *Sessions) RevokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest) (auth.SessionsEnded, error) {
+	return logged(ctx, s.Log, attempt{subject: string(auth.SessionsRevokeOthers), method: byAccessToken}, req, s.revokeOthers)
+}
+
+func (s *Sessions) revokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest, a *attempt) (auth.SessionsEnded, error) {
 	access, err := s.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
+	a.user = access.UserID
 	n, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
 		return tx.EndOtherSessions(ctx, access.UserID, access.SessionID, auth.ReasonEndedByUser, now)
 	})

@@ -12,8 +12,7 @@ import (
 // proxy, whoever it says it asks for. Proxies append to X-Forwarded-For, so it is read from
 // the right, and what stands left of the first stranger is his own invention.
 func (e *Edge) address(c *fiber.Ctx) string {
-	hop, _ := netip.AddrFromSlice(c.Context().RemoteIP())
-	hop = hop.Unmap()
+	hop := peer(c)
 	hops := forwardedFor(c)
 	for i := len(hops) - 1; i >= 0 && e.isProxy(hop); i-- {
 		next, ok := parseHop(hops[i])
@@ -23,6 +22,12 @@ func (e *Edge) address(c *fiber.Ctx) string {
 		hop = next
 	}
 	return hop.String()
+}
+
+// peer is the other end of the connection.
+func peer(c *fiber.Ctx) netip.Addr {
+	a, _ := netip.AddrFromSlice(c.Context().RemoteIP())
+	return a.Unmap()
 }
 
 func (e *Edge) isProxy(a netip.Addr) bool {

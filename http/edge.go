@@ -7,7 +7,8 @@
 //
 // What is HTTP's alone is decided here: where a token is read from (credentials.go), which
 // pages may send one in a cookie and read the answer (origin.go), whom a request comes from if
-// there are proxies (client.go), and the pages that links in mails lead to (confirm.go).
+// there are proxies (client.go), how it is called in logs and traces (request.go), and the pages
+// that links in mails lead to (confirm.go).
 package http
 
 import (
@@ -23,6 +24,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 // Bounds of a connection. A reply may take as long as the bus does.
@@ -54,7 +56,7 @@ type Config struct {
 	PublicOrigin string
 	// Origins are the pages that may use a session in cookies and read the answers.
 	Origins []string
-	// Proxies may say whom they ask for, in X-Forwarded-For.
+	// Proxies may say whom they ask for, in X-Forwarded-For, and name requests and traces.
 	Proxies []netip.Prefix
 	Log     *slog.Logger
 
@@ -81,6 +83,9 @@ func New(conn *nats.Conn, config Config) *Edge {
 	e.app.Server().CloseOnShutdown = true // tells kept-alive clients to go elsewhere
 	e.app.Server().Handler = e.knownMethods(e.app.Server().Handler)
 	e.app.Use(e.observed)
+	if trace.On() {
+		e.app.Use(e.traced)
+	}
 	e.app.Use(e.guard)
 	if len(e.Origins) > 0 {
 		e.app.Use(e.shareWithOrigins())

@@ -39,7 +39,7 @@ func (e *Edge) shareWithOrigins() fiber.Handler {
 		AllowCredentials: true,
 		AllowMethods:     strings.Join([]string{fiber.MethodGet, fiber.MethodPost, fiber.MethodPatch, fiber.MethodDelete}, ","),
 		AllowHeaders:     strings.Join([]string{fiber.HeaderAuthorization, fiber.HeaderContentType}, ","),
-		ExposeHeaders:    strings.Join([]string{fiber.HeaderRetryAfter, fiber.HeaderWWWAuthenticate}, ","),
+		ExposeHeaders:    strings.Join([]string{fiber.HeaderRetryAfter, fiber.HeaderWWWAuthenticate, headerRequestID}, ","),
 		MaxAge:           preflightMaxAge,
 	})
 }

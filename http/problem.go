@@ -2,6 +2,7 @@ package http
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 
 	"github.com/gofiber/fiber/v2"
@@ -13,18 +14,31 @@ import (
 // fail is the one place where an error becomes an answer, and is logged if it is ours.
 func (e *Edge) fail(c *fiber.Ctx, err error) error {
 	secure(c) // not every error has come past guard
-	public := public(err)
-	switch public.Code {
-	case auth.CodeInternal:
-		e.Log.Error("request failed", "method", c.Method(), "path", c.Path(), "err", err)
-	case auth.CodeUnavailable:
-		e.Log.Warn("request failed", "method", c.Method(), "path", c.Path(), "err", err)
+	if len(c.Response().Header.Peek(headerRequestID)) == 0 {
+		e.name(c)
 	}
+	public := public(err)
+	e.tell(c, public.Code, err)
 	answer := problem.Of(public)
 	for name, value := range answer.Header {
 		c.Set(name, value)
 	}
 	return c.Status(answer.Status).Send(answer.Body)
+}
+
+// tell logs an error. The route's pattern is logged, as a path may be anything.
+func (e *Edge) tell(c *fiber.Ctx, code auth.Code, err error) {
+	level, what := slog.LevelDebug, "request refused"
+	switch code {
+	case auth.CodeInternal:
+		level, what = slog.LevelError, "request failed"
+	case auth.CodeUnavailable:
+		level, what = slog.LevelWarn, "request failed"
+	}
+	ctx := e.context(c)
+	if e.Log.Enabled(ctx, level) {
+		e.Log.Log(ctx, level, what, "method", c.Method(), "route", c.Route().Path, "code", code, "err", err)
+	}
 }
 
 // public is auth.Public, for Fiber's own errors too.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/internal/requestid"
 	"github.com/zyotra/auth/internal/strictjson"
 )
 
@@ -32,7 +33,7 @@ func forward[Req, Resp any](e *Edge, op auth.Op[Req, Resp], status int) fiber.Ha
 		if err := e.read(c, &req); err != nil {
 			return err
 		}
-		resp, err := ask(e, op, req)
+		resp, err := ask(e, c, op, req)
 		if err != nil {
 			return err
 		}
@@ -44,8 +45,8 @@ func forward[Req, Resp any](e *Edge, op auth.Op[Req, Resp], status int) fiber.Ha
 }
 
 // ask is bus.Call, with the patience for op. Fiber's own context never ends.
-func ask[Req, Resp any](e *Edge, op auth.Op[Req, Resp], req Req) (Resp, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience(string(op)))
+func ask[Req, Resp any](e *Edge, c *fiber.Ctx, op auth.Op[Req, Resp], req Req) (Resp, error) {
+	ctx, cancel := context.WithTimeout(e.context(c), patience(string(op)))
 	defer cancel()
 	return bus.Call(ctx, e.conn, op, req)
 }
@@ -58,8 +59,6 @@ func patience(subject string) time.Duration {
 	case string(auth.Register), string(auth.Login), string(auth.AccountDelete), string(auth.PasswordChange),
 		string(auth.PasswordReset), string(auth.EmailChange):
 		return bus.Timeout
-	case string(auth.Health): // a load balancer waits no longer
-		return 3 * time.Second
 	}
 	return 5 * time.Second
 }
@@ -136,7 +135,7 @@ func (e *Edge) register(c *fiber.Ctx) error {
 	if err := e.read(c, &req); err != nil {
 		return err
 	}
-	reply, err := ask(e, auth.Register, req)
+	reply, err := ask(e, c, auth.Register, req)
 	if err != nil {
 		return err
 	}
@@ -157,11 +156,11 @@ func (e *Edge) login(c *fiber.Ctx) error {
 			return err
 		}
 	}
-	reply, err := ask(e, auth.Login, req)
+	reply, err := ask(e, c, auth.Login, req)
 	if err != nil {
 		return err
 	}
-	return e.begun(c, reply, req.Carrier)
+	return e.begun(c, reply, req.Carrier, req.Origin)
 }
 
 // loginByCode sends a code or, with the code, is login.
@@ -175,7 +174,7 @@ func (e *Edge) loginByCode(c *fiber.Ctx) error {
 			return err
 		}
 	}
-	reply, err := ask(e, auth.LoginCode, req)
+	reply, err := ask(e, c, auth.LoginCode, req)
 	if err != nil {
 		return err
 	}
@@ -183,18 +182,18 @@ func (e *Edge) loginByCode(c *fiber.Ctx) error {
 	if !ok {
 		return c.Status(fiber.StatusAccepted).JSON(reply)
 	}
-	return e.begun(c, login, req.Carrier)
+	return e.begun(c, login, req.Carrier, req.Origin)
 }
 
 // begun answers with a new session. The one that was in the cookies before ends if they are set
 // anew: nobody would have its tokens any more (ASVS 7.2.4).
-func (e *Edge) begun(c *fiber.Ctx, reply auth.LoginReply, carrier auth.Carrier) error {
+func (e *Edge) begun(c *fiber.Ctx, reply auth.LoginReply, carrier auth.Carrier, from auth.Origin) error {
 	if carrier != auth.CarrierCookie {
 		return c.JSON(reply)
 	}
 	if before := c.Cookies(refreshCookie); before != "" {
-		if _, err := ask(e, auth.Logout, auth.LogoutRequest{RefreshToken: before}); err != nil {
-			e.Log.Debug("the session in the cookies before is left to itself", "err", err)
+		if _, err := ask(e, c, auth.Logout, auth.LogoutRequest{RefreshToken: before, Origin: from}); err != nil {
+			e.Log.DebugContext(e.context(c), "the session in the cookies before is left to itself", "err", err)
 		}
 	}
 	kept, err := setCookies(c, reply.Tokens)
@@ -233,7 +232,7 @@ func (e *Edge) refresh(c *fiber.Ctx) error {
 		}
 		req.RefreshToken, req.Carrier = cookie, auth.CarrierCookie
 	}
-	reply, err := ask(e, auth.Refresh, req)
+	reply, err := ask(e, c, auth.Refresh, req)
 	if err != nil {
 		return err
 	}
@@ -269,9 +268,9 @@ func (e *Edge) logout(c *fiber.Ctx) error {
 		if err := e.proveOrigin(c); err != nil {
 			return err
 		}
-		req = auth.LogoutRequest{RefreshToken: refresh}
+		req = auth.LogoutRequest{RefreshToken: refresh, Origin: req.Origin}
 	}
-	_, err = ask(e, auth.Logout, req)
+	_, err = ask(e, c, auth.Logout, req)
 	if access+refresh != "" && (err == nil || auth.Public(err).Code.Status() == fiber.StatusUnauthorized) {
 		clearCookies(c) // of no use any more
 	}
@@ -290,7 +289,7 @@ func (e *Edge) deleteAccount(c *fiber.Ctx) error {
 	if err := e.read(c, &req); err != nil {
 		return err
 	}
-	if _, err := ask(e, auth.AccountDelete, req); err != nil {
+	if _, err := ask(e, c, auth.AccountDelete, req); err != nil {
 		return err
 	}
 	if c.Cookies(accessCookie) != "" {
@@ -309,10 +308,16 @@ func (e *Edge) verify(c *fiber.Ctx) error {
 	if token == "" {
 		return auth.ErrUnauthenticated
 	}
-	reply, err := e.vouch(auth.VerifyRequest{Token: token, Scopes: strings.Fields(c.Query("scope"))})
+	// This is what a gateway asks about each request, so what has to be allocated is so at once.
+	var kept struct {
+		ctx   requestid.Context
+		reply auth.VerifyReply
+	}
+	kept.reply, err = e.vouch(e.within(c, &kept.ctx), auth.VerifyRequest{Token: token, Scopes: strings.Fields(c.Query("scope"))})
 	if err != nil {
 		return err
 	}
+	reply := &kept.reply
 	c.Set("X-Auth-User-Id", strconv.FormatInt(int64(reply.UserID), 10))
 	c.Set("X-Auth-Session-Id", reply.SessionID)
 	c.Set("X-Auth-Scopes", strings.Join(reply.Scopes, " "))
@@ -322,10 +327,10 @@ func (e *Edge) verify(c *fiber.Ctx) error {
 // vouch verifies a token here, without a round trip. What cannot be told here (HS256 has no
 // public keys, the revocations may be too old, the issuer another one than this process was
 // told) the service is asked.
-func (e *Edge) vouch(req auth.VerifyRequest) (auth.VerifyReply, error) {
-	reply, err := e.Verifier.Answer(context.Background(), req)
+func (e *Edge) vouch(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
+	reply, err := e.Verifier.Answer(ctx, req)
 	if errors.Is(err, auth.ErrUnavailable) || errors.Is(err, auth.ErrInvalidToken) {
-		return ask(e, auth.Verify, req)
+		return bus.Call(ctx, e.conn, auth.Verify, req)
 	}
 	return reply, err
 }
@@ -337,7 +342,7 @@ func (e *Edge) endSession(c *fiber.Ctx) error {
 		return err
 	}
 	req := auth.SessionsRevokeRequest{Bearer: auth.Bearer{AccessToken: token}, SessionID: c.Params("id")}
-	if _, err := ask(e, auth.SessionsRevoke, req); err != nil {
+	if _, err := ask(e, c, auth.SessionsRevoke, req); err != nil {
 		return err
 	}
 	e.refuse(req.SessionID)
@@ -345,7 +350,7 @@ func (e *Edge) endSession(c *fiber.Ctx) error {
 }
 
 func (e *Edge) keys(c *fiber.Ctx) error {
-	set, err := ask(e, auth.Keys, auth.KeysRequest{})
+	set, err := ask(e, c, auth.Keys, auth.KeysRequest{})
 	if err != nil {
 		return err
 	}
@@ -360,7 +365,7 @@ func (e *Edge) healthy(c *fiber.Ctx) error {
 
 // ready answers 200 if requests would succeed, and otherwise names the part that is away.
 func (e *Edge) ready(c *fiber.Ctx) error {
-	reply, err := e.Ready(context.Background())
+	reply, err := e.Ready(e.context(c))
 	if err != nil {
 		return err
 	}
@@ -409,6 +414,7 @@ func (e *Edge) guard(c *fiber.Ctx) (err error) {
 		}
 	}()
 	secure(c)
+	e.name(c)
 	if len(c.Request().Body()) > auth.MaxRequestBytes {
 		return auth.ErrPayloadTooLarge
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 const (
@@ -207,6 +208,8 @@ func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
 	if err := t.read(); err != nil {
 		return &Refused{err}
 	}
+	sending, span := t.startSpan(ctx)
+	defer func() { span.End(err) }()
 	if !t.mail.ExpiresAt.IsZero() && !time.Now().Before(t.mail.ExpiresAt) {
 		return errExpired
 	}
@@ -214,7 +217,20 @@ func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
 	if err != nil {
 		return err // an instance that is newer may have the template
 	}
-	return m.Sender.Send(ctx, letter)
+	return m.Sender.Send(sending, letter)
+}
+
+// startSpan begins the span of a try, in the trace of the request that asked for the mail.
+func (t *try) startSpan(ctx context.Context) (context.Context, trace.Span) {
+	if t.event.Trace == "" {
+		return ctx, trace.Span{}
+	}
+	ctx, span := trace.Start(trace.Within(ctx, t.event.Trace), trace.Consumer, "process "+events.MailType)
+	span.Text("messaging.system", "nats")
+	span.Text("messaging.operation.type", "process")
+	span.Text("messaging.destination.name", events.MailType)
+	span.Text("messaging.message.id", t.event.ID)
+	return ctx, span
 }
 
 // read reads what is asked for.

@@ -45,6 +45,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 
 	db := bun.NewDB(pool, pgdialect.New(), bun.WithDiscardUnknownColumns())
+	db = traced(db, "postgresql", isPostgresAway)
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

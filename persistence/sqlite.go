@@ -69,6 +69,7 @@ func openPoolAt(ctx context.Context, dsn string, connections int) (*bun.DB, erro
 	pool.SetMaxOpenConns(connections)
 	pool.SetMaxIdleConns(connections)
 	db := bun.NewDB(pool, sqlitedialect.New(), bun.WithDiscardUnknownColumns())
+	db = traced(db, "sqlite", isSQLiteAway)
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

@@ -355,7 +355,7 @@ func TestPagesOfConfiguredOriginsReadAnswers(t *testing.T) {
 		for _, line := range []string{"GET /me", "GET /healthz", "GET /nothing", "PUT /me", "POST /login"} { // whatever comes of it
 			e := ask(line, origin, false)
 			e.has(t, share)
-			e.has(t, map[string]string{"Access-Control-Expose-Headers": "Retry-After,WWW-Authenticate", "Vary": "Origin"})
+			e.has(t, map[string]string{"Access-Control-Expose-Headers": "Retry-After,WWW-Authenticate,X-Request-Id", "Vary": "Origin"})
 		}
 		e := ask("OPTIONS /me", origin, true)
 		e.answered(t, 204, "")

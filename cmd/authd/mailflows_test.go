@@ -343,6 +343,7 @@ func TestNoAnswerTellsWhoHasAnAccount(t *testing.T) {
 				for _, name := range []string{"ada", "nobody", "disabled", "waiting"} {
 					e := door(t, c.path, c.subject, `{"email":"`+name+`@example.com"`+c.members+`}`)
 					delete(e.Answer.Header, "Date")
+					delete(e.Answer.Header, "X-Request-Id")
 					if name == "ada" {
 						first = e
 						continue

@@ -8,6 +8,8 @@
 //	settings.go  every setting: its name, default, check and example
 //	serve.go     which parts run, how they are joined, in what order they stop
 //	clock.go     what time it is
+//	log.go       which request a line of the log is about
+//	tracing.go   where traces go
 //	data.go      the data directory: modes, lock, the generated secret
 //	migrate.go   the schema
 //	keys.go      the signing keys and what seals them

@@ -104,6 +104,9 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 
 // open opens the parts in the order in which they need each other.
 func (s *service) open(ctx context.Context, cmd serveCommand) error {
+	if err := s.openTracing(ctx); err != nil { // first, since all others look whether there is a tracer
+		return err
+	}
 	if !cmd.Edge {
 		if err := s.openPasswords(); err != nil {
 			return err
@@ -285,16 +288,17 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		Refreshes: refreshKeys(s.config.refreshSecret, master),
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit, Limits: limits,
-		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices, Clock: s.clock,
+		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices,
+		Clock: s.clock, Log: s.log,
 	}
 	accounts := &handlers.Accounts{
 		Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth,
-		OneTimes: oneTimes, Verification: flows.verification, Notices: notices, Clock: s.clock,
+		OneTimes: oneTimes, Verification: flows.verification, Notices: notices, Clock: s.clock, Log: s.log,
 	}
-	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits, Clock: s.clock}
-	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits, Clock: s.clock}
-	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Clock: s.clock}
-	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Clock: s.clock}
+	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits, Clock: s.clock, Log: s.log}
+	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits, Clock: s.clock, Log: s.log}
+	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Clock: s.clock, Log: s.log}
+	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Clock: s.clock, Log: s.log}
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock}
 

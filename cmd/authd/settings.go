@@ -649,9 +649,9 @@ func (s logSettings) logger(out logOutput) (log *slog.Logger, text bool, err err
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: inUTC}
 	switch {
 	case s.LogFormat == "text", s.LogFormat == "" && out.isTerminal():
-		return slog.New(slog.NewTextHandler(out, options)), true, nil
+		return slog.New(requestLog{slog.NewTextHandler(out, options)}), true, nil
 	case s.LogFormat == "json", s.LogFormat == "":
-		return slog.New(slog.NewJSONHandler(out, options)), false, nil
+		return slog.New(requestLog{slog.NewJSONHandler(out, options)}), false, nil
 	}
 	return nil, false, &settingError{"LOG_FORMAT", fmt.Sprintf("%q is not text or json", s.LogFormat), "json"}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/trace"
 )
 
 // Pool bounds how many passwords are hashed at once and how long one waits for its turn. Turns
@@ -122,6 +123,16 @@ func (p *Pool) Do(ctx context.Context, work func()) error {
 		work()
 		return nil
 	}
+	ctx, span := trace.Step(ctx, trace.Internal, "hash password")
+	err := p.do(ctx, func() {
+		span.Moment("turn") // what is before it was spent waiting
+		work()
+	})
+	span.End(err)
+	return err
+}
+
+func (p *Pool) do(ctx context.Context, work func()) error {
 	inside := p.inside.Add(1)
 	defer p.inside.Add(-1)
 	if err := p.admit(inside); err != nil {

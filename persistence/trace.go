@@ -1,0 +1,77 @@
+package persistence
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+
+	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/schema"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/trace"
+)
+
+// traced is a database whose statements are told as parts of the requests that need them, where
+// traces are recorded at all. What the service does by itself is not told: it looks every second.
+func traced(db *bun.DB, system string, isAway func(error) bool) *bun.DB {
+	if !trace.On() {
+		return db
+	}
+	return db.WithQueryHook(queryTracer{system, isAway})
+}
+
+type queryTracer struct {
+	system string // db.system.name
+	isAway func(error) bool
+}
+
+// spanKey is where a query keeps its span.
+type spanKey struct{}
+
+// BeforeQuery begins a span with the statement, without its values. The span is not handed on: bun
+// would take that of BEGIN for what the whole transaction is part of.
+func (q queryTracer) BeforeQuery(ctx context.Context, e *bun.QueryEvent) context.Context {
+	operation, table := strings.ToUpper(e.Operation()), ""
+	if named, ok := e.IQuery.(interface{ GetTableName() string }); ok {
+		table = named.GetTableName()
+	}
+	_, span := trace.Step(ctx, trace.Client, strings.TrimSpace(operation+" "+table))
+	if span == (trace.Span{}) {
+		return ctx
+	}
+	span.Text("db.system.name", q.system)
+	span.Text("db.operation.name", operation)
+	if table != "" {
+		span.Text("db.collection.name", table)
+	}
+	span.Text("db.query.text", statement(e))
+	e.Stash = map[any]any{spanKey{}: span}
+	return ctx
+}
+
+// AfterQuery ends it.
+func (q queryTracer) AfterQuery(_ context.Context, e *bun.QueryEvent) {
+	span, _ := e.Stash[spanKey{}].(trace.Span)
+	switch {
+	case e.Err == nil, errors.Is(e.Err, sql.ErrNoRows):
+		span.End(nil)
+	case q.isAway(e.Err):
+		span.End(auth.ErrUnavailable)
+	default:
+		span.End(e.Err)
+	}
+}
+
+// statement is the text of a query with "?" in place of each value.
+func statement(e *bun.QueryEvent) string {
+	if e.IQuery == nil {
+		return e.QueryTemplate
+	}
+	text, err := e.IQuery.AppendQuery(schema.NewNopQueryGen(), nil)
+	if err != nil { // then it was not run either
+		return ""
+	}
+	return string(text)
+}
