@@ -101,7 +101,7 @@ func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context,
 // insertPendingPostgres is one statement, as each is a round trip.
 func insertPendingPostgres(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
 	told := tx.NewInsert().Model(&rows).Returning("seq")
-	_, err := tx.NewRaw("WITH told AS (?) INSERT INTO outbox_pending (seq) SELECT seq FROM told", told).Exec(ctx)
+	_, err := tx.NewInsert().With("told", told).Table("outbox_pending", "told").Column("seq").Exec(ctx)
 	return err
 }
 
