@@ -2,15 +2,11 @@ package bus
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
-
-	"github.com/zyotra/auth"
 )
 
 // NATS deals requests out among instances without looking at what they can do. One that is cut off
@@ -112,19 +108,7 @@ func (s *Server) instead(q *queued, r request) *nats.Msg {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
 	defer cancel()
-	began, m := time.Now(), nats.NewMsg(insteadOf(q.subject))
-	m.Data, m.Header = r.data, r.header
-	reply, err := s.back.RequestMsgWithContext(ctx, m)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return nil
-	case err != nil: // it may have been carried out
-		q.observe(auth.CodeUnavailable, time.Since(began))
-		err = fmt.Errorf("%w: given to another and not answered: %w", auth.ErrUnavailable, err)
-		s.logUnanswered(q.subject, r.header, err)
-		return s.reply(q.subject, nil, err)
-	}
-	return &nats.Msg{Data: reply.Data, Header: reply.Header}
+	return s.askAnother(ctx, q, insteadOf(q.subject), r, time.Now())
 }
 
 // pass answers a request with the reply of another instance.

@@ -151,22 +151,30 @@ func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
 	defer cancel()
 	began := time.Now()
 	for range spareTries {
-		m := nats.NewMsg(q.spare)
-		m.Data, m.Header = r.data, r.header
-		reply, err := s.back.RequestMsgWithContext(ctx, m)
-		switch {
-		case errors.Is(err, nats.ErrNoResponders):
-			return nil
-		case err != nil: // it may have been carried out
-			q.observe(auth.CodeUnavailable, time.Since(began))
-			err = fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err)
-			s.logUnanswered(q.subject, r.header, err)
-			return s.reply(q.subject, nil, err)
-		case reply.Header.Get(micro.ErrorCodeHeader) == "" || !errors.Is(refusal(reply), auth.ErrOverloaded):
-			return &nats.Msg{Data: reply.Data, Header: reply.Header}
+		m := s.askAnother(ctx, q, q.spare, r, began)
+		if m == nil || m.Header.Get(micro.ErrorCodeHeader) == "" || !errors.Is(refusal(m), auth.ErrOverloaded) {
+			return m
 		}
 	}
 	return nil
+}
+
+// askAnother has a request, which came when it began, answered by an instance that listens to a
+// subject. It returns nil if none does.
+func (s *Server) askAnother(ctx context.Context, q *queued, subject string, r request, began time.Time) *nats.Msg {
+	m := nats.NewMsg(subject)
+	m.Data, m.Header = r.data, r.header
+	reply, err := s.back.RequestMsgWithContext(ctx, m)
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return nil
+	case err != nil: // it may have been carried out
+		q.observe(auth.CodeUnavailable, time.Since(began))
+		err = fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err)
+		s.logUnanswered(q.subject, r.header, err)
+		return s.reply(q.subject, nil, err)
+	}
+	return &nats.Msg{Data: reply.Data, Header: reply.Header}
 }
 
 // offer takes requests over from busy instances while this one is not, until ctx ends.
