@@ -2,7 +2,7 @@ package bus
 
 import (
 	"context"
-	"strings"
+	"errors"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,26 +18,12 @@ const (
 	watchEvery = time.Second
 	// watchTimeout is how long it may take to answer that.
 	watchTimeout = 2 * time.Second
-	// insteadPrefix stands before the subjects on which able instances take requests from others.
-	insteadPrefix = "auth.spare.away."
-	// insteadGroup is their queue group.
-	insteadGroup = "away"
+	// awayPrefix stands before the subjects on which able instances are asked for a place by those
+	// that are not.
+	awayPrefix = "auth.place.away."
 )
 
-// taker is a subject whose requests are taken from instances that are not able.
-type taker struct {
-	*queued
-	answer func(request) *nats.Msg
-	sub    *nats.Subscription // nil while this instance is not able
-}
-
-func insteadOf(subject string) string {
-	_, rest, _ := strings.Cut(subject, ".")
-	return insteadPrefix + rest
-}
-
-// watch asks Able again and again until ctx ends, and listens for the requests of others while it
-// says yes.
+// watch asks Able again and again until ctx ends. While it says no, requests are handed over.
 func (s *Server) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
@@ -48,10 +34,7 @@ func (s *Server) watch(ctx context.Context) {
 		}
 		if unable := err != nil; s.unable.Swap(unable) != unable {
 			s.tellAble(err)
-			s.changed() // the offer of spare cores goes with it
-		}
-		if err := s.take(); err != nil && ctx.Err() == nil {
-			s.log.Error("offer to take requests over", "err", err)
+			s.changed() // what is offered to others
 		}
 		select {
 		case <-ctx.Done():
@@ -75,28 +58,16 @@ func (s *Server) tellAble(err error) {
 	s.log.Info("requests are answered here again")
 }
 
-// take listens for requests of others, or no more.
-func (s *Server) take() (err error) {
-	for _, t := range s.takers {
-		switch unable := s.unable.Load(); {
-		case unable && t.sub != nil:
-			err, t.sub = t.sub.Drain(), nil // what is on its way is still taken
-		case !unable && t.sub == nil:
-			t.sub, err = s.conn.QueueSubscribe(insteadOf(t.subject), insteadGroup, s.takeInstead(t))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// takeInstead answers what comes from an instance that is not able.
-func (s *Server) takeInstead(t *taker) nats.MsgHandler {
-	return func(m *nats.Msg) {
-		if s.isAnswerable(m.Subject, m.Reply) {
-			s.answerLater(t.queued, m.Reply, request{m.Data, m.Header}, t.answer)
-		}
+// away takes requests over from instances that are not able while this one is.
+func (s *Server) away(q *queued, answer func(request) *nats.Msg) *taker {
+	able := func() bool { return s.Able != nil && !s.unable.Load() }
+	return &taker{
+		queued:  q,
+		subject: within(awayPrefix, q.subject),
+		ready:   able,
+		begin:   able,
+		answer:  answer,
+		giveUp:  func() {},
 	}
 }
 
@@ -108,7 +79,13 @@ func (s *Server) instead(q *queued, r request) *nats.Msg {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
 	defer cancel()
-	return s.askAnother(ctx, q, insteadOf(q.subject), r, time.Now())
+	for ctx.Err() == nil {
+		m, err := s.handOver(ctx, q, within(awayPrefix, q.subject), r)
+		if !errors.Is(err, errNoPlace) && !errors.Is(err, context.DeadlineExceeded) {
+			return m
+		}
+	}
+	return nil
 }
 
 // pass answers a request with the reply of another instance.

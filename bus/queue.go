@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,9 +20,6 @@ import (
 // before it: a bound for memory, far above what is hashed in time.
 const maxQueued = 4096
 
-// spareGroup is the queue group of those who could begin at once.
-const spareGroup = "spare"
-
 // refusalPause is how long it takes to hear that there is too much to do. Whoever comes back at
 // once, in a loop, would otherwise keep the cores busy with refusals and leave none for work.
 const refusalPause = 200 * time.Millisecond
@@ -31,10 +27,12 @@ const refusalPause = 200 * time.Millisecond
 // spareTries is how often an idle instance is asked for: some offers are a moment old.
 const spareTries = 5
 
+// sparePrefix stands before the subjects on which idle instances are asked for a place.
+const sparePrefix = "auth.place.spare."
+
 // queued is a subject whose requests wait for their turn.
 type queued struct {
 	subject string
-	spare   string // where an instance takes requests over that has nothing to do
 	answer  func(request) *nats.Msg
 	observe Observer
 	inside  atomic.Int64
@@ -52,8 +50,7 @@ type queued struct {
 // rest: how many were answered, how many of those with an error, the time it took, and how the
 // queue is doing.
 func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
-	_, rest, _ := strings.Cut(string(op), ".")
-	q := &queued{subject: string(op), spare: "auth.spare." + rest, observe: s.observer(string(op))}
+	q := &queued{subject: string(op), observe: s.observer(string(op))}
 	q.answer = func(r request) *nats.Msg {
 		data, err := observed(s, q.observe, op, r, fn)
 		if errors.Is(err, auth.ErrOverloaded) {
@@ -62,7 +59,7 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 		return s.reply(q.subject, data, err)
 	}
 	s.queued.Store(q.subject, q)
-	s.takers = append(s.takers, &taker{queued: q, answer: s.anywhere(q)})
+	s.takers = append(s.takers, s.spare(q), s.away(q, s.anywhere(q)))
 	return add(s, op, 1, func(r micro.Request) {
 		if !s.isAnswerable(q.subject, r.Reply()) {
 			q.observe(auth.CodeMalformed, 0)
@@ -149,79 +146,37 @@ func (s *Server) changed() {
 func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
 	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
 	defer cancel()
-	began := time.Now()
 	for range spareTries {
-		m := s.askAnother(ctx, q, q.spare, r, began)
-		if m == nil || m.Header.Get(micro.ErrorCodeHeader) == "" || !errors.Is(refusal(m), auth.ErrOverloaded) {
+		m, err := s.handOver(ctx, q, within(sparePrefix, q.subject), r)
+		if !errors.Is(err, errNoPlace) {
 			return m
 		}
 	}
 	return nil
 }
 
-// askAnother has a request, which came when it began, answered by an instance that listens to a
-// subject. It returns nil if none does.
-func (s *Server) askAnother(ctx context.Context, q *queued, subject string, r request, began time.Time) *nats.Msg {
-	m := nats.NewMsg(subject)
-	m.Data, m.Header = r.data, r.header
-	reply, err := s.back.RequestMsgWithContext(ctx, m)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return nil
-	case err != nil: // it may have been carried out
-		q.observe(auth.CodeUnavailable, time.Since(began))
-		err = fmt.Errorf("%w: taken over and not answered: %w", auth.ErrUnavailable, err)
-		s.logUnanswered(q.subject, r.header, err)
-		return s.reply(q.subject, nil, err)
-	}
-	return &nats.Msg{Data: reply.Data, Header: reply.Header}
-}
-
-// offer takes requests over from busy instances while this one is not, until ctx ends.
-func (s *Server) offer(ctx context.Context) {
-	offered := map[*queued]*nats.Subscription{}
-	for {
-		var err error
-		idle := int(s.busy.Load()) < s.AtOnce && !s.unable.Load()
-		s.queued.Range(func(_, v any) bool {
-			q := v.(*queued)
-			if sub := offered[q]; idle && sub == nil {
-				offered[q], err = s.conn.QueueSubscribe(q.spare, spareGroup, s.takeOver(q))
-			} else if !idle && sub != nil {
-				offered[q], err = nil, sub.Drain() // what is on its way is still taken
+// spare takes requests over from busy instances while this one is not.
+func (s *Server) spare(q *queued) *taker {
+	return &taker{
+		queued:  q,
+		subject: within(sparePrefix, q.subject),
+		ready:   func() bool { return int(s.busy.Load()) < s.AtOnce && !s.unable.Load() },
+		begin: func() bool {
+			if s.begin() <= s.AtOnce {
+				return true
 			}
-			return err == nil
-		})
-		if err != nil && ctx.Err() == nil {
-			s.log.Error("offer to take requests over", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.wake:
-		}
+			s.end()
+			return false
+		},
+		answer: func(r request) *nats.Msg { return s.here(q, r) },
+		giveUp: s.end,
 	}
 }
 
-// takeOver answers what comes from a busy instance.
-func (s *Server) takeOver(q *queued) nats.MsgHandler {
-	return func(m *nats.Msg) {
-		if s.isAnswerable(m.Subject, m.Reply) {
-			s.answerLater(q, m.Reply, request{m.Data, m.Header}, s.ifIdle(q))
-		}
-	}
-}
-
-// ifIdle answers a request that another instance passes on, if nothing has come meanwhile. The
-// offer may be a moment old, and the other instance even this one.
-func (s *Server) ifIdle(q *queued) func(request) *nats.Msg {
-	return func(r request) *nats.Msg {
-		if s.begin() <= s.AtOnce {
-			return s.here(q, r)
-		}
-		s.end()
-		return s.reply(q.subject, nil, auth.ErrOverloaded.After(time.Second))
-	}
+// within puts a subject of the service behind another prefix.
+func within(prefix, subject string) string {
+	_, rest, _ := strings.Cut(subject, ".")
+	return prefix + rest
 }
 
 // logUnanswered is logRefusal for a request that nobody here has begun to answer.

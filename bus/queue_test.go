@@ -56,7 +56,7 @@ func TestAnIdleInstanceTakesRequestsOver(t *testing.T) {
 	for _, conn := range conns {
 		serveQueuedOn(t, b, conn, meet)
 	}
-	const offering = 11 // subscriptions of an instance that offers: nine of the services protocol, the subject, the offer
+	const offering = 12 // subscriptions of an instance that offers: nine of the services protocol, the subject, the offer, the places
 	app := connect(t, b, embedded.App)
 	for range rounds {
 		for _, conn := range conns {

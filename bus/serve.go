@@ -43,10 +43,11 @@ type Server struct {
 	closed <-chan struct{}
 	queued sync.Map       // *queued by subject
 	busy   atomic.Int64   // requests of those that are being answered here
-	wake   chan struct{}  // that busy has passed AtOnce
+	wake   chan struct{}  // that takers may be ready or not any more
 	later  sync.WaitGroup // requests that are answered outside of their subscriptions
 	unable atomic.Bool    // Able has returned an error
-	takers []*taker       // what is taken from instances that are not able
+	takers []*taker       // what is taken over from other instances
+	places *places        // for what is being taken over
 	within atomic.Int64   // of InFlight
 }
 
@@ -98,7 +99,7 @@ func HandleAtOnce[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn fun
 		data, err := observed(s, observe, op, r, fn)
 		return s.reply(q.subject, data, err)
 	}
-	s.takers = append(s.takers, &taker{queued: q, answer: q.answer})
+	s.takers = append(s.takers, s.away(q, q.answer))
 	answer := func(r micro.Request) {
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
 			observe(auth.CodeMalformed, 0)
@@ -264,13 +265,15 @@ func isInbox(subject string) bool {
 // closes the connection and returns nil. A connection that closes for another reason is an
 // error.
 func (s *Server) Run(ctx context.Context) error {
+	s.places = newPlaces(s.conn.NewInbox())
+	if _, err := s.conn.Subscribe(s.places.prefix+"*", s.takeOver); err != nil {
+		return fmt.Errorf("listen for what is handed over: %w", err)
+	}
 	offering, stop := context.WithCancel(ctx)
 	var offers sync.WaitGroup
 	defer offers.Wait()
 	defer stop()
-	if s.AtOnce > 0 {
-		offers.Go(func() { s.offer(offering) })
-	}
+	offers.Go(func() { s.offer(offering) })
 	if s.Able != nil {
 		offers.Go(func() { s.watch(offering) })
 	}
@@ -280,6 +283,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	offers.Wait() // before the drain, which takes in all subscriptions there are
+	s.places.close()
 	if err := s.conn.Drain(); err != nil {
 		return fmt.Errorf("drain bus: %w", err)
 	}

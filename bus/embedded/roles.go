@@ -70,7 +70,7 @@ func Roles() []Role {
 			Name:        Edge,
 			About:       "the HTTP side: asks for strangers",
 			InboxPrefix: "_INBOX_edge",
-			Publish:     Subjects{Allow: []string{"auth.>", RightsSubject}, Deny: []string{"auth.admin.>", "auth.users.>", "auth.spare.>"}},
+			Publish:     Subjects{Allow: []string{"auth.>", RightsSubject}, Deny: []string{"auth.admin.>", "auth.users.>", "auth.place.>"}},
 			// the news its verifier needs
 			Subscribe: Subjects{Allow: []string{"_INBOX_edge.>", "session.revoked", "user.disabled", "key.rotated"}},
 		},
