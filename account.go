@@ -19,7 +19,7 @@ type RegisterRequest struct {
 // there is none yet, and the reply is the same for an address that is taken.
 type RegisterReply struct {
 	Message string `json:"message"` // "User registered successfully", or to look for a mail
-	UserID  UserID `json:"userId,omitempty"`
+	UserID  UserID `json:"userId,omitzero"`
 }
 
 // AccountGetRequest asks for the account of the access token's user.
@@ -78,14 +78,14 @@ type User struct {
 // UsersSnapshotRequest asks for a page of all accounts, for a service that keeps its own list
 // of users: it reads all pages and then follows the events. See events.Subscribe.
 type UsersSnapshotRequest struct {
-	After UserID `json:"after,omitempty"` // the page begins behind it; 0 is the first page
-	Limit int    `json:"limit,omitempty"` // most accounts in it, up to 500; 0 is 100
+	After UserID `json:"after,omitzero"` // the page begins behind it; 0 is the first page
+	Limit int    `json:"limit,omitzero"` // most accounts in it, up to 500; 0 is 100
 }
 
 // UsersSnapshotReply is a page of accounts in the order of their ids.
 type UsersSnapshotReply struct {
 	Users []User `json:"users"`
-	Next  UserID `json:"next,omitempty"` // After of the next page; absent if this is the last one
+	Next  UserID `json:"next,omitzero"` // After of the next page; absent if this is the last one
 	// Sequence is a number in the stream of events: whatever this page does not know yet has a
 	// higher one. Whoever reads several pages continues behind the Sequence of the first.
 	Sequence uint64 `json:"sequence"`

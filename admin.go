@@ -4,8 +4,8 @@ import "time"
 
 // AdminUsersListRequest asks for a page of all accounts, or for those with an address.
 type AdminUsersListRequest struct {
-	After UserID `json:"after,omitempty"` // the page begins behind it; 0 is the first page
-	Limit int    `json:"limit,omitempty"` // most accounts in it, up to 500; 0 is 100
+	After UserID `json:"after,omitzero"`  // the page begins behind it; 0 is the first page
+	Limit int    `json:"limit,omitzero"`  // most accounts in it, up to 500; 0 is 100
 	Email string `json:"email,omitempty"` // only the account that a login with this address means
 }
 
@@ -13,12 +13,12 @@ type AdminUsersListRequest struct {
 // first page is on one of them, once; who registers meanwhile is on a later one, or on none.
 type UserList struct {
 	Users []User `json:"users"`
-	Next  UserID `json:"next,omitempty"` // After of the next page; absent if this is the last one
+	Next  UserID `json:"next,omitzero"` // After of the next page; absent if this is the last one
 }
 
 // AdminUsersGetRequest asks for one account, by either member.
 type AdminUsersGetRequest struct {
-	UserID UserID `json:"userId,omitempty"`
+	UserID UserID `json:"userId,omitzero"`
 	Email  string `json:"email,omitempty"`
 }
 

@@ -78,8 +78,13 @@ func (b *Bearer) Credential() *string { return &b.AccessToken }
 // one token (RFC 6750 §2.1). ok is false for anything else.
 func ParseBearer(header string) (token string, ok bool) {
 	scheme, token, ok := strings.Cut(header, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsAny(token, " \t,") {
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", false
+	}
+	for _, not := range []string{" ", "\t", ","} { // one after the other is faster than any of them
+		if strings.Contains(token, not) {
+			return "", false
+		}
 	}
 	return token, true
 }

@@ -88,11 +88,11 @@ type LoginCodeRequest struct {
 // LoginCodeReply has a message alone, as MailSent, or all members of LoginReply.
 type LoginCodeReply struct {
 	Message      string `json:"message"`
-	UserID       UserID `json:"userId,omitempty"`
+	UserID       UserID `json:"userId,omitzero"`
 	AccessToken  string `json:"accessToken,omitempty"`
 	RefreshToken string `json:"refreshToken,omitempty"`
 	TokenType    string `json:"tokenType,omitempty"`
-	ExpiresIn    int64  `json:"expiresIn,omitempty"`
+	ExpiresIn    int64  `json:"expiresIn,omitzero"`
 	SessionID    string `json:"sessionId,omitempty"`
 }
 

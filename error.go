@@ -78,9 +78,9 @@ func (c Code) Status() int {
 // Error is a failure its caller may see. Causes are wrapped around it and only logged.
 type Error struct {
 	Code       Code    `json:"code"`
-	Message    string  `json:"message"`              // for people; never holds input or internals
-	Fields     []Field `json:"fields,omitempty"`     // the members at fault, if some are
-	RetryAfter int64   `json:"retryAfter,omitempty"` // seconds after which to try again, if that is known
+	Message    string  `json:"message"`             // for people; never holds input or internals
+	Fields     []Field `json:"fields,omitempty"`    // the members at fault, if some are
+	RetryAfter int64   `json:"retryAfter,omitzero"` // seconds after which to try again, if that is known
 }
 
 // Field names a member of the request and what is wrong with it.

@@ -136,7 +136,7 @@ type RevocationsRequest struct {
 type RevocationsReply struct {
 	Revoked []Revocation `json:"revoked"`
 	Cursor  string       `json:"cursor"`
-	More    bool         `json:"more,omitempty"`
+	More    bool         `json:"more,omitzero"`
 	Now     time.Time    `json:"now"` // by the service's clock
 }
 

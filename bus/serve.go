@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
@@ -146,20 +147,21 @@ type request struct {
 	header nats.Header
 }
 
-// serving is a request while it is being answered, and the context that knows its id: one
-// allocation for both.
+// serving is a request while it is being answered, and the contexts that know its id and its
+// deadline: one allocation for all.
 type serving[Req any] struct {
-	requestid.Context
-	req Req
+	id       requestid.Context
+	deadline deadline
+	req      Req
 }
 
 // serve answers one request of op and logs why it is refused: every request comes through here.
 func serve[Req, Resp any](s *Server, op auth.Op[Req, Resp], r request, fn func(context.Context, Req) (Resp, error)) ([]byte, error) {
 	var in serving[Req]
-	requestid.Name(&in.Context, context.Background(), r.header.Get(requestid.Header))
-	ctx, cancel := context.WithTimeout(&in, r.patience())
-	defer cancel()
-	ctx, span := startSpan(trace.Within(ctx, r.header.Get(trace.Header)), trace.Server, string(op))
+	requestid.Name(&in.id, context.Background(), r.header.Get(requestid.Header))
+	in.deadline.Context, in.deadline.at = &in.id, time.Now().Add(r.patience())
+	defer in.deadline.end()
+	ctx, span := startSpan(trace.Within(&in.deadline, r.header.Get(trace.Header)), trace.Server, string(op))
 	data, err := answer(ctx, op, r, &in.req, fn)
 	span.End(err)
 	if err != nil {
@@ -183,7 +185,7 @@ func answer[Req, Resp any](ctx context.Context, op auth.Op[Req, Resp], r request
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(resp)
+	return strictjson.Marshal(resp)
 }
 
 // decode reads a request; an empty one is one without members.

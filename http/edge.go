@@ -24,6 +24,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/internal/strictjson"
 	"github.com/zyotra/auth/internal/trace"
 )
 
@@ -79,6 +80,7 @@ func New(conn *nats.Conn, config Config) *Edge {
 		WriteTimeout:          writeTimeout,
 		IdleTimeout:           idleTimeout,
 		ErrorHandler:          e.fail,
+		JSONEncoder:           strictjson.Marshal,
 	})
 	e.app.Server().CloseOnShutdown = true // tells kept-alive clients to go elsewhere
 	e.app.Server().Handler = e.knownMethods(e.app.Server().Handler)

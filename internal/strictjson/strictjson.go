@@ -1,5 +1,5 @@
-// Package strictjson reads requests. It reads what the types document and nothing else:
-// unknown, duplicate, case-folded and wrongly typed members, null, invalid UTF-8, lone
+// Package strictjson reads requests and writes replies. It reads what the types document and
+// nothing else: unknown, duplicate, case-folded and wrongly typed members, null, invalid UTF-8, lone
 // surrogates, and anything before or after the one value are refused, never repaired.
 //
 // It is encoding/json/v2 in its published module, which is the standard library's own
@@ -7,6 +7,7 @@
 package strictjson
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -33,20 +34,25 @@ const maxNameBytes = 64
 
 var errNull = errors.New("null is not a value here")
 
-// strict refuses null, which the decoder would read as "leave it alone". Deep nesting
-// needs no rule: no type nests deeper than its documented members.
-var strict = json.JoinOptions(
-	json.RejectUnknownMembers(true),
-	json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, _ any) error {
-		if d.PeekKind() == 'n' {
-			return errNull
-		}
-		return errors.ErrUnsupported // go on as usual
-	})),
-)
+// noUnknown refuses members that the type does not have. Deep nesting needs no rule: no type nests
+// deeper than its documented members.
+var noUnknown = json.RejectUnknownMembers(true)
 
-// lenient allows members that the type does not have, and is strict in all else.
-var lenient = json.JoinOptions(strict, json.RejectUnknownMembers(false))
+// noNull refuses null, which the decoder would read as "leave it alone".
+var noNull = json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, _ any) error {
+	if d.PeekKind() == 'n' {
+		return errNull
+	}
+	return errors.ErrUnsupported // go on as usual
+}))
+
+// decode is json.Unmarshal without null.
+func decode(data []byte, v any, o json.Options) error {
+	if bytes.Contains(data, []byte("null")) { // asking at each value takes time
+		o = json.JoinOptions(o, noNull)
+	}
+	return json.Unmarshal(data, v, o)
+}
 
 // Unmarshal reads the one JSON value in data into v, a pointer to a struct. It returns an
 // auth.CodeMalformed error that names the member at fault; v is then not to be used.
@@ -55,7 +61,7 @@ func Unmarshal(data []byte, v any) error {
 	if len(data) > auth.MaxRequestBytes {
 		return auth.ErrPayloadTooLarge
 	}
-	if err := json.Unmarshal(data, v, strict); err != nil {
+	if err := decode(data, v, noUnknown); err != nil {
 		return malformed(data, err)
 	}
 	return nil
@@ -72,7 +78,7 @@ func Take(data []byte, member string, v any) (rest []byte, err error) {
 	if !ok {
 		return data, nil
 	}
-	if err := json.Unmarshal(value, v, strict); err != nil {
+	if err := decode(value, v, noUnknown); err != nil {
 		return nil, at(jsontext.Pointer("/"+member), ReasonType)
 	}
 	delete(members, member)
@@ -82,11 +88,19 @@ func Take(data []byte, member string, v any) (rest []byte, err error) {
 // UnmarshalKnown is Unmarshal, but passes over members that v's type does not have: for
 // what newer versions of ourselves may have written more into.
 func UnmarshalKnown(data []byte, v any) error {
-	if err := json.Unmarshal(data, v, lenient); err != nil {
+	if err := decode(data, v, json.RejectUnknownMembers(false)); err != nil {
 		return malformed(data, err)
 	}
 	return nil
 }
+
+// Marshal writes a reply: as encoding/json does, but for nil slices, which are empty ones.
+func Marshal(v any) ([]byte, error) {
+	return json.Marshal(v, html)
+}
+
+// html has <, > and & written so that a reply does no harm where it is pasted into a page.
+var html = jsontext.EscapeForHTML(true)
 
 // malformed tells the sender which member is at fault.
 func malformed(data []byte, err error) error {
