@@ -77,6 +77,12 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 		})
 		return err
 	},
+	"advanceTogether": func(ctx context.Context, s *Store) error {
+		if s.together == nil {
+			return nil
+		}
+		return s.advanceTogether(ctx, groupOf("50", "51", "52"))
+	},
 	"EndSession": func(ctx context.Context, s *Store) error {
 		_, err := s.EndSession(ctx, "11", auth.ReasonLogout, filledAt)
 		return err

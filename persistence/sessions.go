@@ -105,6 +105,13 @@ type Step struct {
 // then, or auth.ErrNotFound if the token is not the current one of a live session, if the
 // session's user is disabled, or if the limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
+	if s.together == nil {
+		return s.advanceAlone(ctx, step)
+	}
+	return s.together.advance(ctx, s, step)
+}
+
+func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 	var row sessionRow
 	p := s.prepareAlone()
 	at, expires := p.value(step.At), p.value(step.ExpiresAt)

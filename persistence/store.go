@@ -33,8 +33,9 @@ type Store struct {
 	// before the caller does. It must not take long.
 	Told func(events.Data)
 
-	woken   chan struct{}  // of Woken
-	emitted *[]events.Data // in a transaction: what it has emitted
+	together *together      // nil where refreshes do not go together: in a transaction, and in SQLite
+	woken    chan struct{}  // of Woken
+	emitted  *[]events.Data // in a transaction: what it has emitted
 }
 
 // dialect is what the two databases do differently.

@@ -1,0 +1,193 @@
+package persistence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/gcra"
+	"github.com/zyotra/auth/internal/testpg"
+)
+
+func openTogether(t *testing.T) *Store { return openFilled(t, testpg.URL(t)) }
+
+// groupOf are steps of sessions that fill made, each from elsewhere.
+func groupOf(ids ...string) []*member {
+	var group []*member
+	for i, id := range ids {
+		group = append(group, &member{turn: make(chan turn, 1), step: Step{
+			SessionID: id, Generation: 1, At: filledAt.Add(time.Duration(i) * time.Microsecond), ExpiresAt: filledAt.Add(time.Hour),
+			Carrier: "body", Client: auth.Client{IP: fmt.Sprint("192.0.2.", i), UserAgent: "browser \"" + id + "\" ünd"},
+			Limit: gcra.Limit{Burst: 30, Interval: time.Second},
+		}})
+	}
+	return group
+}
+
+// A step that goes along with others changes what it changes alone.
+func TestTogetherIsAsAlone(t *testing.T) {
+	t.Parallel()
+	alone, many := openTogether(t), openTogether(t)
+	group := groupOf("20", "21", "22")
+	group[1].step.Limit = gcra.Limit{}
+	if err := many.advanceTogether(t.Context(), group); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range group {
+		want, err := alone.advanceAlone(t.Context(), m.step)
+		if err != nil || !m.moved || !reflect.DeepEqual(m.session, want) {
+			t.Errorf("%+v\nalone %+v, %v", m, want, err)
+		}
+		kept, err := many.Session(t.Context(), m.step.SessionID)
+		if err != nil || !reflect.DeepEqual(kept, want) {
+			t.Errorf("kept  %+v, %v\nalone %+v", kept, err, want)
+		}
+	}
+}
+
+// What is refused alone does not move with others either, and does not hold them up.
+func TestTogetherMovesWhatMayMove(t *testing.T) {
+	t.Parallel()
+	s := openTogether(t)
+	group := groupOf("30", "31", "32", "33", "34", "35", "36", "nobody's", "37")
+	spent, expired, elsewhere, ended, disabled, busy, locked := group[1], group[2], group[3], group[4], group[5], group[6], group[8]
+	spent.step.Generation = 2
+	expired.step.At = filledAt.Add(24 * 365 * time.Hour)
+	elsewhere.step.Carrier = "cookie"
+	busy.step.Limit.Burst = 1
+	if _, err := s.EndSession(t.Context(), ended.step.SessionID, auth.ReasonLogout, filledAt); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetDisabled(t.Context(), 35, filledAt, filledAt); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.advanceAlone(t.Context(), busy.step); err != nil {
+		t.Fatal(err)
+	} else {
+		busy.step.Generation = got.Generation
+	}
+	tx, err := s.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.ExecContext(t.Context(), "SELECT FROM login_sessions WHERE id = ? FOR SHARE", locked.step.SessionID); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.advanceTogether(t.Context(), group); err != nil {
+		t.Fatal(err)
+	}
+	if !group[0].moved {
+		t.Error("what may move has not")
+	}
+	for _, m := range []*member{spent, expired, elsewhere, ended, disabled, busy, locked} {
+		kept, err := s.Session(t.Context(), m.step.SessionID)
+		if before := max(1, m.step.Generation); err != nil || m.moved || kept.Generation > before {
+			t.Errorf("%+v has become %+v, %v", m.step, kept, err)
+		}
+	}
+}
+
+// However many come at once, each session moves once, and each caller gets its own.
+func TestManyAdvanceAtOnce(t *testing.T) {
+	t.Parallel()
+	s := openTogether(t)
+	const sessions, tries = 100, 3
+	var moved atomic.Int64
+	var group sync.WaitGroup
+	for i := range sessions * tries {
+		group.Go(func() {
+			id := fmt.Sprint(1 + i%sessions)
+			step := groupOf(id)[0].step
+			step.Client.IP = fmt.Sprint(i)
+			got, err := s.AdvanceSession(t.Context(), step)
+			if errors.Is(err, auth.ErrNotFound) {
+				return
+			}
+			if err != nil || got.ID != id || got.Generation != 2 || got.Used != step.Client {
+				t.Errorf("%+v: %+v, %v", step, got, err)
+			}
+			moved.Add(1)
+		})
+	}
+	group.Wait()
+	if n := moved.Load(); n != sessions {
+		t.Errorf("%d of %d sessions have moved", n, sessions)
+	}
+	if s.together.isLed {
+		t.Error("somebody still leads")
+	}
+}
+
+// Whoever waits no longer is waited for by nobody.
+func TestWhoLeavesHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	s := openTogether(t)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	all := &together{isLed: true}
+	if _, err := all.advance(gone, s, groupOf("40")[0].step); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if len(all.waiting) != 0 {
+		t.Errorf("%d wait", len(all.waiting))
+	}
+	chosen := groupOf("41")[0]
+	all.waiting = []*member{chosen}
+	all.next()
+	all.leave(chosen)
+	if all.isLed {
+		t.Error("the one that has left leads")
+	}
+	all.isLed = true
+	all.leave(groupOf("42")[0]) // on its way
+	if !all.isLed {
+		t.Error("the one that leads was forgotten")
+	}
+}
+
+// A session that is locked for long holds no other one up.
+func TestOneThatHasToWaitHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	s := openTogether(t)
+	tx, err := s.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.ExecContext(t.Context(), "SELECT FROM login_sessions WHERE id = '60' FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	var locked atomic.Int64
+	var group sync.WaitGroup
+	for range 3 { // they come again and again
+		group.Go(func() {
+			if _, err := s.AdvanceSession(t.Context(), groupOf("60")[0].step); err == nil {
+				locked.Add(1)
+			} else if !errors.Is(err, auth.ErrNotFound) {
+				t.Error(err)
+			}
+		})
+	}
+	for i := range 10 {
+		if _, err := s.AdvanceSession(t.Context(), groupOf(fmt.Sprint(61 + i))[0].step); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := locked.Load(); n != 0 {
+		t.Errorf("%d went through a lock", n)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	group.Wait()
+	if n := locked.Load(); n != 1 {
+		t.Errorf("moved %d times", n)
+	}
+}
