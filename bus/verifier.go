@@ -395,9 +395,14 @@ func (v *Verifier) learn(list []auth.Revocation) {
 	}
 }
 
-// forget drops sessions whose tokens have all expired.
+// forget drops tokens that have expired, and sessions whose tokens all have.
 func (v *Verifier) forget() {
 	now := v.config.Clock()
+	for id, reply := range v.known.All() {
+		if !now.Before(reply.ExpiresAt) {
+			v.known.Invalidate(id)
+		}
+	}
 	v.revokedMu.Lock()
 	defer v.revokedMu.Unlock()
 	for id, until := range v.revoked {

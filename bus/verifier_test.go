@@ -62,6 +62,22 @@ func TestVerifierTakesTheServicesTokens(t *testing.T) {
 	}
 }
 
+// What is remembered does not grow beyond the tokens that are good.
+func TestVerifierForgetsExpiredTokens(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: 300 * time.Millisecond}) // so it looks often
+	verify(t, v, a.Sign(t, "one", "s", time.Minute), nil)
+	verify(t, v, a.Sign(t, "one", "s", 1100*time.Millisecond), nil)
+	if n := v.Stats().Remembered; n != 2 {
+		t.Fatalf("%d remembered", n)
+	}
+	for late := time.Now().Add(10 * time.Second); v.Stats().Remembered > 1; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("an expired token is still remembered")
+		}
+	}
+}
+
 func TestVerifierRefusesEndedSessions(t *testing.T) {
 	a := testauthority.Start(t)
 	for i := range 5 { // more than a page
