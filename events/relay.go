@@ -21,9 +21,6 @@ const (
 	// relayEvery is how often a relay looks although nobody woke it: for what the command line
 	// and instances that died have left.
 	relayEvery = time.Second
-	// wrongLastMsgID is the server's error code for an event whose predecessor is not the last
-	// one in the stream: it was refused, or has been there for a while.
-	wrongLastMsgID jetstream.ErrorCode = 10070
 	// sayEvery is how often the log tells that events wait.
 	sayEvery = time.Minute
 	// batchTimeout bounds a batch, with the wait for its turn. A database that says nothing would
@@ -65,7 +62,6 @@ type Relay struct {
 	failed   atomic.Pointer[error] // of Err
 	counts   relayCounts
 	prepared bool
-	broken   bool // the last batch ended at an event that the next may begin with
 }
 
 // Run publishes until ctx ends. While database or stream are away it tries again and again;
@@ -86,7 +82,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		}
 		r.failed.Store(&err)
 		r.counts.turn(err)
-		if away = err != nil; !away && (n == relayBatch || r.broken) {
+		if away = err != nil; !away && n == relayBatch {
 			continue // there is more
 		}
 		if !r.wait(ctx, away) {
@@ -137,7 +133,6 @@ func (r *Relay) once(ctx context.Context) (taken int, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
-	r.broken = false
 	taken, err = r.Outbox.Take(ctx, relayBatch, r.publish)
 	if err != nil {
 		r.prepared = false // the stream may be gone: where somebody listens, that is only silence
@@ -161,21 +156,54 @@ func (r *Relay) prepare(ctx context.Context) error {
 	return nil
 }
 
-// publish sends events and tells how many of the first are in their streams, or were passed over,
-// once each has been confirmed or one has not.
+// publish sends events and tells how many of the first are in their streams, or were passed over.
+// Where two are of one user, the second waits until all before it are confirmed: were both on their
+// way, the stream could miss the first and take the second.
 func (r *Relay) publish(ctx context.Context, list []Event) (done int, err error) {
-	sent := make([]jetstream.PubAckFuture, 0, len(list)) // nil for one that was passed over
-	last := map[string]string{}                          // the id of the latest one in each stream
 	spans := startSpans(list)
 	defer func() { endSpans(spans, done, err) }()
+	ctx, cancel := context.WithTimeoutCause(ctx, ackWait, errNotConfirmed)
+	defer cancel()
+	for done < len(list) && err == nil {
+		var n int
+		n, err = r.publishAtOnce(ctx, list[done:done+ofDifferentUsers(list[done:])])
+		done += n
+	}
+	return done, err
+}
+
+var errNotConfirmed = fmt.Errorf("not confirmed within %s", ackWait)
+
+// ofDifferentUsers tells how many of the first events are.
+func ofDifferentUsers(list []Event) int {
+	users := map[string]bool{}
+	for i, e := range list {
+		if users[e.Subject] {
+			return i
+		}
+		users[e.Subject] = true
+	}
+	return len(list)
+}
+
+// publishAtOnce is publish without waiting in between.
+func (r *Relay) publishAtOnce(ctx context.Context, list []Event) (done int, err error) {
+	sent := make([]jetstream.PubAckFuture, 0, len(list)) // nil for one that was passed over
 	for _, e := range list {
-		future, err := r.send(e, last)
-		if err != nil {
-			return r.confirmed(ctx, sent, fmt.Errorf("publish %s: %w", e.Type, err))
+		future, failed := r.send(e)
+		if failed != nil {
+			err = fmt.Errorf("publish %s: %w", e.Type, failed)
+			break
 		}
 		sent = append(sent, future)
 	}
-	return r.confirmed(ctx, sent, nil)
+	for _, future := range sent {
+		if err := r.confirmed(ctx, future); err != nil {
+			return done, err
+		}
+		done++
+	}
+	return done, err
 }
 
 // startSpans begins a span for each event, in the trace of the request that it came from.
@@ -208,9 +236,8 @@ func endSpans(spans []trace.Span, done int, failed error) {
 	}
 }
 
-// send sends one event, or passes it over. It names the one before it in its stream, so that the
-// stream takes none whose predecessor it refused, and the order stays.
-func (r *Relay) send(e Event, last map[string]string) (jetstream.PubAckFuture, error) {
+// send sends one event, or passes it over and returns nil.
+func (r *Relay) send(e Event) (jetstream.PubAckFuture, error) {
 	if r.Open != nil {
 		opened, err := r.Open(e)
 		if errors.Is(err, ErrNobody) {
@@ -223,40 +250,21 @@ func (r *Relay) send(e Event, last map[string]string) (jetstream.PubAckFuture, e
 		}
 		e = opened
 	}
-	options := []jetstream.PublishOpt{jetstream.WithRetryAttempts(0)}
-	stream := streamOf(e.Type)
-	if before := last[stream]; before != "" {
-		options = append(options, jetstream.WithExpectLastMsgID(before))
-	}
-	last[stream] = e.ID
-	return r.JS.PublishMsgAsync(e.Message(), options...)
+	return r.JS.PublishMsgAsync(e.Message(), jetstream.WithRetryAttempts(0))
 }
 
-// confirmed waits for confirmations in order and counts them up to the first that fails.
-func (r *Relay) confirmed(ctx context.Context, sent []jetstream.PubAckFuture, failed error) (done int, err error) {
-	late := time.NewTimer(ackWait)
-	defer late.Stop()
-	for _, f := range sent {
-		if f == nil {
-			done++
-			continue
-		}
-		select {
-		case <-f.Ok():
-			done++
-			r.counts.published.Add(1)
-		case err := <-f.Err():
-			var refused *jetstream.APIError
-			if done > 0 && errors.As(err, &refused) && refused.ErrorCode == wrongLastMsgID {
-				r.broken = true
-				return done, nil
-			}
-			return done, fmt.Errorf("publish %s: %w", f.Msg().Subject, err)
-		case <-late.C:
-			return done, fmt.Errorf("publish %s: not confirmed within %s", f.Msg().Subject, ackWait)
-		case <-ctx.Done():
-			return done, ctx.Err()
-		}
+// confirmed waits until an event is in its stream. nil is one that was passed over.
+func (r *Relay) confirmed(ctx context.Context, sent jetstream.PubAckFuture) error {
+	if sent == nil {
+		return nil
 	}
-	return done, failed
+	select {
+	case <-sent.Ok():
+		r.counts.published.Add(1)
+		return nil
+	case err := <-sent.Err():
+		return fmt.Errorf("publish %s: %w", sent.Msg().Subject, err)
+	case <-ctx.Done():
+		return fmt.Errorf("publish %s: %w", sent.Msg().Subject, context.Cause(ctx))
+	}
 }
