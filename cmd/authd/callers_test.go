@@ -261,8 +261,12 @@ func (c *callers) session(ask way, credentials string) {
 	if !ok {
 		return
 	}
-	if rand.N(2) == 0 {
-		if again, ok := c.refresh(ask, first); ok && again.member("refreshToken") != second.member("refreshToken") { // a second tab
+	if rand.N(2) == 0 { // a second tab
+		again, ok := c.refresh(ask, first)
+		if !ok { // it had no answer for so long that it counts as theft, and the session is over
+			return
+		}
+		if again.member("refreshToken") != second.member("refreshToken") {
 			c.isWrong(errors.New("refresh: one token has two successors"))
 		}
 	}
