@@ -21,17 +21,6 @@ const (
 // (a day), so that one that cannot be sent is given up and not dropped by the stream.
 const MailKept = 48 * time.Hour
 
-// streamOf is the stream that keeps events of a type.
-func streamOf(kind string) string {
-	switch kind {
-	case MailType:
-		return MailStream
-	case MailFailedType:
-		return MailFailedStream
-	}
-	return Stream
-}
-
 // streams are all streams as the service makes them.
 func streams(replicas int) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{eventStream(replicas), mailStream(replicas), failedStream(replicas)}
