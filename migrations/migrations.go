@@ -135,15 +135,23 @@ func Check(ctx context.Context, db *bun.DB) error {
 	if err != nil {
 		return err
 	}
+	var missing []string
 	for _, s := range list {
 		switch {
 		case !s.Known:
 			return fmt.Errorf("%w: it has %s", ErrNewer, s.Name)
 		case s.AppliedAt.IsZero():
-			return fmt.Errorf("%w: %s", ErrPending, s.Name)
+			missing = append(missing, s.Name)
 		}
 	}
-	return nil
+	switch n := len(missing); n {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("%w: %s", ErrPending, missing[0])
+	default:
+		return fmt.Errorf("%w: %s to %s", ErrPending, missing[0], missing[n-1])
+	}
 }
 
 // discover reads the dialect's steps.
