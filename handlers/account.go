@@ -47,8 +47,7 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 	if err := a.Passwords.Pool.Admit(); err != nil { // before anything is written
 		return auth.RegisterReply{}, err
 	}
-	try, err := a.Limits.registration(ctx, from)
-	if err != nil {
+	if err := a.Limits.registration(ctx, from); err != nil {
 		return auth.RegisterReply{}, err
 	}
 	if a.Verification == VerificationRequired {
@@ -58,7 +57,7 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 	}
 	hash, err := a.Passwords.Hash(ctx, req.Password) // slow on purpose, so outside of a transaction
 	if err != nil {
-		return auth.RegisterReply{}, try.failed(ctx, err)
+		return auth.RegisterReply{}, err
 	}
 	if a.Verification == VerificationRequired {
 		if err := a.enter(ctx, address, req, hash, from); err != nil {
@@ -309,7 +308,7 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 	}
 	fresh, err := a.Passwords.Hash(ctx, req.NewPassword)
 	if err != nil {
-		return auth.PasswordChanged{}, try.failed(ctx, err)
+		return auth.PasswordChanged{}, err
 	}
 	var done auth.PasswordChanged
 	from, _ := client(req.Client) // which confirm has looked at
@@ -381,7 +380,7 @@ func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.
 	found, err := a.Passwords.Compare(ctx, stored, plain)
 	switch {
 	case err != nil:
-		return nil, try.failed(ctx, err)
+		return nil, err
 	case !found.Match:
 		return nil, errWrongPassword
 	}

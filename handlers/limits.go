@@ -43,17 +43,18 @@ const (
 	// rememberFor is how long it takes that for granted, since another instance may have let the
 	// account begin anew meanwhile.
 	rememberFor = 5 * time.Second
-	// chargeTimeout bounds counting a try, which goes on when the request that made it has ended.
+	// chargeTimeout bounds the transaction that counts an attempt. It does not end with the request.
 	chargeTimeout = 5 * time.Second
 )
 
 // Limits bounds guessing, and what mail is sent, by counters that all instances share. A nil one bounds nothing. Make
 // it with NewLimits.
 //
-// A try is counted before anybody looks whether it is right, in a transaction of its own, so
-// that it counts whatever becomes of the request. If one counter does not let it pass, none
-// counts it, so waiting as long as one is told is enough. A success takes its count back, and
-// all others of the account.
+// An attempt is counted before its password or code is compared, in a transaction of its own. The
+// count stands whatever happens to the request afterwards: the caller hangs up, the deadline
+// passes, the hashing pool refuses the request, or a transaction is rolled back. Only a success
+// takes counts back: those of the account, and what the source paid for this attempt. If one
+// counter refuses an attempt, no counter counts it, so waiting for RetryAfter is enough.
 //
 // Counters go by what is tried: an address counts the same whether it has an account or not,
 // however it is spelled, and whichever request brings it. The database is asked for the account
@@ -209,14 +210,15 @@ func (l *Limits) accountKey(address string) string {
 	return l.about("login", address, auth.Client{}, nil, nil, nil).account.key
 }
 
-// registration counts a registration. It returns auth.ErrRateLimited if that has to wait.
-func (l *Limits) registration(ctx context.Context, from auth.Client) (*charge, error) {
+// registration counts a registration. It returns auth.ErrRateLimited if the source has to wait.
+func (l *Limits) registration(ctx context.Context, from auth.Client) error {
 	source := sourceOf(from)
 	if l == nil || source == "" {
-		return nil, nil
+		return nil
 	}
 	c := &charge{limits: l, kind: "register", from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
-	return c.pay(ctx)
+	_, err := c.pay(ctx)
+	return err
 }
 
 // refreshes is the limit of a session's refreshes.
@@ -247,15 +249,15 @@ func sourceOf(from auth.Client) string {
 	return netip.PrefixFrom(ip, 64).Masked().String()
 }
 
-// pay counts the try at all counters, or returns auth.ErrRateLimited. It is not undone when the
-// request ends: hanging up makes no try unmade.
+// pay counts the attempt at all counters, or returns auth.ErrRateLimited. A request that is
+// cancelled meanwhile does not cancel the count.
 func (c *charge) pay(ctx context.Context) (*charge, error) {
 	now := c.limits.Clock.now()
 	if wait := c.remembered(now); wait > 0 {
 		c.limits.refused(c.kind)
 		return nil, auth.ErrRateLimited.After(wait)
 	}
-	ctx, cancel := lasting(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), chargeTimeout)
 	defer cancel()
 	err := c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		return c.count(ctx, tx, now)
@@ -274,11 +276,6 @@ func (l *Limits) refused(kind string) {
 	if l != nil && l.Refused != nil {
 		l.Refused(kind)
 	}
-}
-
-// lasting is a context that outlives the request.
-func lasting(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), chargeTimeout)
 }
 
 // count is pay in its transaction, which keeps nothing of a try that has to wait.
@@ -362,31 +359,6 @@ func (c *charge) settle(ctx context.Context, tx *persistence.Store) error {
 		held.reset(c.own)
 		held.reset(c.account)
 		held.giveBack(c.source)
-	})
-}
-
-// failed returns the error of a request that was charged. If it was turned away before its
-// password was looked at, it gets its charge back.
-func (c *charge) failed(ctx context.Context, err error) error {
-	if c == nil || !errors.Is(err, auth.ErrOverloaded) {
-		return err
-	}
-	return errors.Join(err, c.giveBack(ctx))
-}
-
-// giveBack takes the charge back, as if there had been no try.
-func (c *charge) giveBack(ctx context.Context) error {
-	ctx, cancel := lasting(ctx)
-	defer cancel()
-	return c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		if err := tx.Relax(ctx); err != nil {
-			return err
-		}
-		return c.amend(ctx, tx, func(held counters) {
-			held.giveBack(c.own)
-			held.giveBack(c.everywhere())
-			held.giveBack(c.source)
-		})
 	})
 }
 

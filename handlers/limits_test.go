@@ -14,6 +14,7 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/gcra"
+	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 )
 
@@ -261,6 +262,49 @@ func TestHangingUpMakesNoTryUnmade(t *testing.T) {
 		for range 5 {
 			want(t, "hung up", s.try(gone, ada, horse, home), context.Canceled)
 		}
+		waits(t, "afterwards", s.try(t.Context(), ada, horse, home), 30*time.Second)
+	})
+}
+
+// The hashing pool may refuse a request that was counted: its turn does not come in time. The count
+// stands, or user.locked would announce a lock that no longer holds.
+func TestACountStandsWhenTheHashingPoolRefuses(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		const another = "203.0.113.7"
+		own, from := s.bearer(s.login(t).Tokens), auth.Origin{Client: &auth.Client{IP: away}}
+		full := password.NewPool(1, time.Millisecond, 1) // does not run, so no turn comes
+		s.sessions.Passwords.Pool, s.accounts.Passwords.Pool = full, full
+		for range 5 {
+			want(t, "log in", s.try(t.Context(), ada, horse, home), auth.ErrOverloaded)
+			_, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: horse, NewPassword: "battery staple", Origin: from})
+			want(t, "change the password", err, auth.ErrOverloaded)
+		}
+		for i := range 20 {
+			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: fmt.Sprintf("u%d@example.com", i), Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: another}}})
+			want(t, "register", err, auth.ErrOverloaded)
+		}
+		s.sessions.Passwords.Pool, s.accounts.Passwords.Pool = nil, nil
+		waits(t, "log in", s.try(t.Context(), ada, horse, home), 30*time.Second)
+		waits(t, "log in from where the password was to be changed", s.try(t.Context(), ada, horse, away), 30*time.Second)
+		_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: "bob@example.com", Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: another}}})
+		waits(t, "register", err, time.Minute)
+		if got := s.locked(t); len(got) != 2 {
+			t.Errorf("%d events user.locked, want 2", len(got))
+		}
+	})
+}
+
+// A success takes its count back in the transaction that stores its result, so a count stands if
+// that is rolled back.
+func TestACountStandsWhenTheSuccessIsRolledBack(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		s.execute(t, "ALTER TABLE login_sessions RENAME TO away")
+		for range 5 {
+			if err := s.try(t.Context(), ada, horse, home); auth.Public(err).Code != auth.CodeInternal {
+				t.Fatalf("%v", err)
+			}
+		}
+		s.execute(t, "ALTER TABLE away RENAME TO login_sessions")
 		waits(t, "afterwards", s.try(t.Context(), ada, horse, home), 30*time.Second)
 	})
 }

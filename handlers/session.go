@@ -68,7 +68,7 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *attempt)
 		err = s.remind(ctx, req.Email, from.client, err)
 	}
 	if err != nil {
-		return auth.LoginReply{}, try.failed(ctx, err)
+		return auth.LoginReply{}, err
 	}
 	session, err := s.begin(ctx, user, from, try)
 	if errors.Is(err, errPasswordMoved) {
@@ -77,7 +77,7 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *attempt)
 		}
 	}
 	if err != nil {
-		return auth.LoginReply{}, try.failed(ctx, err)
+		return auth.LoginReply{}, err
 	}
 	tokens, err := s.tokens(session)
 	if err != nil {
