@@ -50,11 +50,11 @@ const (
 // Limits bounds guessing, and what mail is sent, by counters that all instances share. A nil one bounds nothing. Make
 // it with NewLimits.
 //
-// An attempt is counted before its password or code is compared, in a transaction of its own. The
-// count stands whatever happens to the request afterwards: the caller hangs up, the deadline
-// passes, the hashing pool refuses the request, or a transaction is rolled back. Only a success
-// takes counts back: those of the account, and what the source paid for this attempt. If one
-// counter refuses an attempt, no counter counts it, so waiting for RetryAfter is enough.
+// An attempt is counted before its password or code is compared, in a separate transaction. The
+// count stands if the caller hangs up afterwards, the deadline passes, the hashing pool refuses the
+// request, or a transaction is rolled back. Only a success takes counts back: all of the account's,
+// and one of the source's. If one counter refuses an attempt, no counter counts it, so waiting for
+// RetryAfter is enough.
 //
 // Counters go by what is tried: an address counts the same whether it has an account or not,
 // however it is spelled, and whichever request brings it. The database is asked for the account
@@ -249,8 +249,8 @@ func sourceOf(from auth.Client) string {
 	return netip.PrefixFrom(ip, 64).Masked().String()
 }
 
-// pay counts the attempt at all counters, or returns auth.ErrRateLimited. A request that is
-// cancelled meanwhile does not cancel the count.
+// pay counts the attempt at all counters, or returns auth.ErrRateLimited. Cancelling the
+// request does not cancel the count.
 func (c *charge) pay(ctx context.Context) (*charge, error) {
 	now := c.limits.Clock.now()
 	if wait := c.remembered(now); wait > 0 {
