@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -76,6 +77,27 @@ func TestRevocationsTellWhatEndedWhileItMatters(t *testing.T) {
 		for _, bad := range []string{"x", "1", "1.x", "-1.0", "1.-1", "99999999999999999999.0"} {
 			_, err := s.sessions.Revocations(t.Context(), auth.RevocationsRequest{Since: bad})
 			want(t, bad, err, auth.ErrInvalid)
+		}
+	})
+}
+
+// An instance whose clock is behind, or whose transaction takes long, writes an end that is older than
+// the cursor of another instance's reply. The overlap repeats it.
+func TestRevocationsThatBecomeVisibleLateAreTold(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.register(t)
+		behind := start(t, s.url, s.master, &clock{})
+		mine, late := s.login(t).Tokens, s.login(t).Tokens
+		s.advance(time.Minute)
+		want(t, "logout", s.logout(t, mine.AccessToken, ""), nil)
+		got, cursor := s.revocations(t, "")
+		if !slices.Equal(got, []string{mine.SessionID}) {
+			t.Fatalf("%v", got)
+		}
+		behind.advance(time.Second)
+		want(t, "logout by a clock that is 59 s behind", behind.logout(t, late.AccessToken, ""), nil)
+		if got, _ := s.revocations(t, cursor); !slices.Contains(got, late.SessionID) {
+			t.Errorf("%v, want %s too", got, late.SessionID)
 		}
 	})
 }
