@@ -118,7 +118,7 @@ func TestStatisticsOfQueuedRequestsAreComplete(t *testing.T) {
 		Answered, Errors int
 		Queue            struct{ Depth int }
 	}
-	for late := time.Now().Add(10 * time.Second); told.Answered < 3; time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(2 * time.Minute); told.Answered < 3; time.Sleep(time.Millisecond) {
 		var stats micro.Stats
 		ask(t, admin, "$SRV.STATS.auth", &stats)
 		if len(stats.Endpoints) != 1 || stats.Endpoints[0].NumRequests != 3 && time.Now().After(late) {
@@ -171,13 +171,13 @@ func TestACallersPatienceTravels(t *testing.T) {
 		return nil
 	})
 	app := connect(t, b, embedded.App)
-	for _, patience := range []time.Duration{3 * time.Second, time.Hour} {
+	for _, patience := range []time.Duration{bus.Timeout / 2, time.Hour} {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		if _, err := bus.Call(ctx, app, auth.Login, auth.LoginRequest{}); err != nil {
 			t.Fatal(err)
 		}
-		if left := <-deadlines; left > min(patience, bus.Timeout) || left < min(patience, bus.Timeout)-2*time.Second {
+		if left := <-deadlines; left <= 0 || left > min(patience, bus.Timeout) {
 			t.Errorf("%s of %s", left, patience)
 		}
 	}

@@ -23,8 +23,8 @@ import (
 	"github.com/zyotra/auth/events"
 )
 
-// patience is how long something may take that is bound to happen.
-const patience = 20 * time.Second
+// patience bounds every wait for a condition. Only a failing test waits that long.
+const patience = 2 * time.Minute
 
 // quick are tries for tests.
 var quick = []time.Duration{time.Millisecond, 20 * time.Millisecond}

@@ -26,7 +26,8 @@ import (
 	"github.com/zyotra/auth/mail"
 )
 
-const patience = 20 * time.Second
+// patience bounds every wait for a condition. Only a failing test waits that long.
+const patience = 2 * time.Minute
 
 // quick are waits for tests.
 var quick = []time.Duration{time.Millisecond, 20 * time.Millisecond}

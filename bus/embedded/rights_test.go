@@ -15,7 +15,7 @@ func TestLacking(t *testing.T) {
 	told := map[string][]byte{}
 	parts := []string{embedded.Service, embedded.Relay, embedded.Edge, embedded.Mailer}
 	for _, role := range parts {
-		reply, err := dial(t, s, role).Request(embedded.RightsSubject, nil, 10*time.Second)
+		reply, err := dial(t, s, role).Request(embedded.RightsSubject, nil, time.Minute)
 		if err != nil {
 			t.Fatalf("%s: %v", role, err)
 		}

@@ -27,7 +27,7 @@ func pool(t *testing.T, size int, wait, typical time.Duration) *password.Pool {
 // until waits for a state of the pool.
 func until(t *testing.T, p *password.Pool, running, waiting int64) {
 	t.Helper()
-	for late := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+	for late := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Microsecond) {
 		s := p.Stats()
 		if s.Running == running && s.Waiting == waiting {
 			return

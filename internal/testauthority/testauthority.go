@@ -51,7 +51,7 @@ func Start(t testing.TB) *Authority {
 	}
 	ns.Start()
 	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-	if !ns.ReadyForConnections(10 * time.Second) {
+	if !ns.ReadyForConnections(time.Minute) {
 		t.Fatal("no server")
 	}
 	a := &Authority{url: ns.ClientURL(), keys: map[string]ed25519.PrivateKey{}}

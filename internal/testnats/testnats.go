@@ -282,7 +282,7 @@ func (s *Server) tell(ctx context.Context, page string, into any) error {
 }
 
 // client keeps no connection, as the servers come and go.
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
 
 func (s *Server) get(ctx context.Context, page string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Monitor()+page, nil)

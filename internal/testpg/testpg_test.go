@@ -113,7 +113,7 @@ func TestServerEndsWithItsOwner(t *testing.T) {
 		t.Fatalf("the owner said %q", dir)
 	}
 	// The janitor is nobody's child any more, so there is nothing to wait on.
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			break
 		}

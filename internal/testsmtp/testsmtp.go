@@ -31,7 +31,7 @@ import (
 )
 
 // patience is how long a letter may take that is bound to come.
-const patience = 45 * time.Second
+const patience = 2 * time.Minute
 
 // What the server wants to hear.
 const (
