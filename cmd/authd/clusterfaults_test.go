@@ -200,7 +200,7 @@ func (c *callers) settle(t *testing.T) {
 	check(t, c.end())
 	c.acknowledged()
 	c.refused(t)
-	p := &people{end: func() error { return nil }}
+	p := &people{end: func() error { return nil }, whole: len(c.accounts)}
 	p.settled(t, c.fleet.postgres.URL, c.fleet.bus.as(t, embedded.Relay))
 	if err := errors.Join(c.wrong...); err != nil {
 		t.Error(err)

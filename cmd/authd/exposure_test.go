@@ -181,7 +181,7 @@ func TestAmbiguousFramingGetsOne400AndTheConnectionEnds(t *testing.T) {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(a.http, "http://"))
 			check(t, err)
 			defer conn.Close()
-			check(t, conn.SetDeadline(time.Now().Add(5*time.Second)))
+			check(t, conn.SetDeadline(time.Now().Add(patience)))
 			_, err = conn.Write([]byte(request + "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"))
 			check(t, err)
 			reader := bufio.NewReader(conn)

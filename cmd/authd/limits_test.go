@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -221,24 +222,48 @@ func TestOfManyAtOnceJustTheBurstIsCompared(t *testing.T) {
 	})
 }
 
-// Whoever does not wait for the answer has tried all the same.
+// An attempt counts although its client hangs up before the answer. The interval is so long that no
+// count runs out during the test.
 func TestHangingUpCounts(t *testing.T) {
 	t.Parallel()
-	a := startInside(t)
+	a := startInside(t, "--limit-login=5/15m")
 	conn := connect(t, a.nats)
 	a.post(t, "/register", credentials)
 	locked, err := conn.SubscribeSync("user.locked")
 	check(t, err)
 	check(t, conn.Flush())
-	for range 4 {
-		peer, err := net.Dial("tcp", strings.TrimPrefix(a.http, "http://"))
-		check(t, err)
-		_, err = fmt.Fprintf(peer, "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(wrong), wrong)
-		check(t, err)
-		check(t, peer.Close())
+	reasons := func() (list []string) {
+		for _, o := range outcomes(a.log(t)) {
+			if o.Subject == "auth.login" {
+				list = append(list, o.Reason)
+			}
+		}
+		return list
 	}
-	check(t, conn.PublishRequest("auth.login", nats.NewInbox(), []byte(sentFrom(loopback, wrong))))
-	_, err = locked.NextMsg(patience) // of the fifth
+	hangUp := func() {
+		before := len(reasons())
+		if before%2 == 0 {
+			check(t, conn.PublishRequest("auth.login", nats.NewInbox(), []byte(sentFrom(loopback, wrong))))
+		} else {
+			peer, err := net.Dial("tcp", strings.TrimPrefix(a.http, "http://"))
+			check(t, err)
+			_, err = fmt.Fprintf(peer, "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(wrong), wrong)
+			check(t, err)
+			check(t, peer.Close())
+		}
+		until(t, "the attempt has an outcome", func() bool { return len(reasons()) > before })
+	}
+	for !slices.Contains(reasons(), "rate_limited") {
+		if len(reasons()) == 20 {
+			t.Fatalf("none of 20 attempts has to wait: %v", reasons())
+		}
+		hangUp()
+	}
+	compared := slices.DeleteFunc(reasons(), func(r string) bool { return r != "wrong_password" })
+	if len(compared) == 0 || len(compared) > 5 {
+		t.Errorf("%d passwords were compared: %v", len(compared), reasons())
+	}
+	_, err = locked.NextMsg(patience)
 	check(t, err)
 	a.post(t, "/login", credentials).limited(t)
 }

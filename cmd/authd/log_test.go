@@ -19,22 +19,40 @@ type logLine struct {
 	Time, Level, Msg, Subject, Outcome, Reason, Method, Route, Code, RequestID, TraceID string
 }
 
-// lines are the records with the id of a request.
-func (a *instance) lines(t *testing.T, id string) (lines []logLine) {
+// log returns the records that have arrived. The last line may be incomplete: another process writes it.
+func (a *instance) log(t *testing.T) (records []logLine) {
 	t.Helper()
 	for text := range strings.Lines(a.stderr.String()) {
+		if !strings.HasSuffix(text, "\n") {
+			break
+		}
 		var l logLine
 		check(t, json.Unmarshal([]byte(text), &l))
-		if l.RequestID == id {
-			lines = append(lines, l)
-		}
+		records = append(records, l)
 	}
-	return lines
+	return records
 }
 
-// outcomes are the records of what became of a request.
+// lines returns the records with the id of a request.
+func (a *instance) lines(t *testing.T, id string) []logLine {
+	t.Helper()
+	return slices.DeleteFunc(a.log(t), func(l logLine) bool { return l.RequestID != id })
+}
+
+// outcomes returns the records of the authentication log.
 func outcomes(lines []logLine) []logLine {
 	return slices.DeleteFunc(slices.Clone(lines), func(l logLine) bool { return l.Msg != "authentication" })
+}
+
+// outcome waits until the authentication log has a record of a request, and returns all of them. A
+// reply may arrive before the log of another process does.
+func (a *instance) outcome(t *testing.T, id string) (got []logLine) {
+	t.Helper()
+	until(t, "the outcome of "+id+" is logged", func() bool {
+		got = outcomes(a.lines(t, id))
+		return len(got) > 0
+	})
+	return got
 }
 
 func (m message) requestID() string { return http.Header(m.Header).Get("X-Request-Id") }
@@ -58,7 +76,7 @@ func TestARequestHasOneNameEverywhere(t *testing.T) {
 		}
 		seen[id] = true
 		subject := "auth." + strings.TrimPrefix(e.Request.To, "POST /")
-		got := outcomes(handlers.lines(t, id))
+		got := handlers.outcome(t, id)
 		if len(got) != 1 || got[0].Subject != subject || !strings.HasSuffix(got[0].Time, "Z") || (got[0].Outcome == "success") != (e.Answer.Status < 300) {
 			t.Errorf("%s: %+v", e.Request.To, got)
 		}
@@ -93,7 +111,7 @@ func TestWhoMayNameARequest(t *testing.T) {
 	if id := stranger.do(t, "POST /login", named(sane), credentials).Answer.requestID(); !uuidV7.MatchString(id) {
 		t.Errorf("a stranger's became %q", id)
 	}
-	if id := proxy.do(t, "POST /login", named(sane), credentials).Answer.requestID(); id != sane || len(outcomes(proxy.lines(t, sane))) != 1 {
+	if id := proxy.do(t, "POST /login", named(sane), credentials).Answer.requestID(); id != sane || len(proxy.outcome(t, sane)) != 1 {
 		t.Errorf("a proxy's became %q:\n%s", id, proxy.stderr)
 	}
 	for _, bad := range []string{"a b", `a","level":"ERROR`, strings.Repeat("x", 65), ""} {
@@ -103,7 +121,7 @@ func TestWhoMayNameARequest(t *testing.T) {
 	}
 	conn := connect(t, stranger.nats)
 	ask(t, conn, "auth.login", nats.Header{"Request-Id": {sane}}, credentials)
-	if got := outcomes(stranger.lines(t, sane)); len(got) != 1 {
+	if got := stranger.outcome(t, sane); len(got) != 1 {
 		t.Errorf("on the bus: %+v\n%s", got, stranger.stderr)
 	}
 	ask(t, conn, "auth.login", nats.Header{"Request-Id": {"a b"}}, credentials)
