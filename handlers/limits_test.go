@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -165,6 +167,23 @@ func TestTheOwnersNetworkIsKnownByItsSessionsThatLive(t *testing.T) {
 	})
 }
 
+// The owner may be where a session began and where it was last used, but not where no source is known.
+func TestTheOwnersSourcesAreThoseOfLiveSessions(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		begun, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: home}}})
+		want(t, "log in at home", err, nil)
+		_, err = s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: begun.RefreshToken, Origin: auth.Origin{Client: &auth.Client{IP: away}}})
+		want(t, "refresh away", err, nil)
+		want(t, "log in without a source", s.try(t.Context(), ada, horse, ""), nil)
+		for i := range 10 {
+			s.fails(t, 5, ada, fmt.Sprint("203.0.113.", i))
+		}
+		waits(t, "without a source", s.try(t.Context(), ada, horse, ""), time.Minute)
+		s.fails(t, 1, ada, home)
+		s.fails(t, 1, ada, away)
+	})
+}
+
 func TestASourceThatTriesManyAccountsHasToWait(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
 		for i := range 100 {
@@ -176,6 +195,21 @@ func TestASourceThatTriesManyAccountsHasToWait(t *testing.T) {
 		s.advance(5 * time.Second)
 		want(t, "a right one", s.try(t.Context(), ada, horse, home), nil)
 		want(t, "which costs the source nothing", s.try(t.Context(), ada, horse, home), nil)
+	})
+}
+
+func TestASourceThatTriesCodesOfManyAddressesHasToWait(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		p := post(t, s, handlers.VerificationOff)
+		code := func(address string) error {
+			_, err := p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: address, Code: "00000000", Origin: auth.Origin{Client: &auth.Client{IP: home}}})
+			return err
+		}
+		for i := range 100 {
+			want(t, "a wrong code", code(fmt.Sprintf("user%d@example.com", i)), auth.ErrInvalidCredentials)
+		}
+		waits(t, "another code", code("bob@example.com"), 5*time.Second)
+		waits(t, "a password", s.try(t.Context(), ada, horse, home), 5*time.Second)
 	})
 }
 
@@ -344,6 +378,52 @@ func TestABlockedKeyIsKnownWithoutTheDatabase(t *testing.T) {
 		waits(t, "known", s.try(t.Context(), ada, horse, home), 29*time.Second)
 		s.advance(4 * time.Second)
 		want(t, "asked again", s.try(t.Context(), ada, horse, home), nil)
+	})
+}
+
+// A source, or an account that was tried from everywhere, is remembered as well.
+func TestEveryKindOfBlockIsKnownWithoutTheDatabase(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		for i := range 100 {
+			s.fails(t, 1, fmt.Sprintf("user%d@example.com", i), home)
+		}
+		waits(t, "the source", s.try(t.Context(), "bob@example.com", horse, home), 5*time.Second)
+		for i := range 10 {
+			s.fails(t, 5, ada, fmt.Sprint("203.0.113.", i))
+		}
+		waits(t, "the account", s.try(t.Context(), ada, horse, away), time.Minute)
+		s.execute(t, "DELETE FROM limits")
+		s.advance(time.Second)
+		waits(t, "the source is known", s.try(t.Context(), "carol@example.com", horse, home), 4*time.Second)
+		waits(t, "the account is known", s.try(t.Context(), ada, horse, away), 59*time.Second)
+	})
+}
+
+// An attempt may be refused while the attempt before it waits for its turn to be hashed. If that one
+// succeeds, the next attempt is not refused from memory.
+func TestASuccessIsSeenAtOnceDespiteAnEarlierRefusal(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		s.fails(t, 4, ada, home)
+		pool := password.NewPool(1, time.Hour, time.Millisecond)
+		ctx, stop := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		running.Go(func() { _ = pool.Run(ctx) })
+		defer running.Wait()
+		defer stop()
+		s.sessions.Passwords.Pool = pool
+
+		occupied, release := make(chan struct{}), make(chan struct{})
+		running.Go(func() { _ = pool.Do(ctx, func() { close(occupied); <-release }) })
+		<-occupied
+		fifth := make(chan error)
+		go func() { fifth <- s.try(ctx, ada, horse, home) }()
+		for pool.Stats().Waiting == 0 {
+			runtime.Gosched()
+		}
+		waits(t, "the sixth", s.try(t.Context(), ada, horse, home), 30*time.Second)
+		close(release)
+		want(t, "the fifth", <-fifth, nil)
+		want(t, "the next", s.try(t.Context(), ada, horse, home), nil)
 	})
 }
 
