@@ -17,7 +17,7 @@ run: ## run the service
 	go run ./cmd/authd
 
 test: ## run all tests on a Postgres of their own (TESTFLAGS='-race -run Login')
-	go run ./internal/testpg/cmd/withpg -- go test -timeout 15m $(TESTFLAGS) ./...
+	go run ./internal/testpg/cmd/withpg -- go test -timeout 60m $(TESTFLAGS) ./...
 
 chaos: ## run the fault tests with CHAOS (25) times the faults of a normal run
 	CHAOS=$(CHAOS) go run ./internal/testpg/cmd/withpg -- go test -timeout 2h -count 1 -v ./cmd/authd \
