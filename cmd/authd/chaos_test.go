@@ -114,21 +114,21 @@ func (c *cluster) connect(t *testing.T) *nats.Conn {
 // people are clients that register, log in, change their accounts and delete them, during faults
 // too.
 type people struct {
-	conn     atomic.Pointer[nats.Conn]
-	patience time.Duration // how long a client waits for a reply, and the service works on it
-	end      func() error  // returns when no client acts any more
-	served   atomic.Int64  // requests that were carried out
+	conn atomic.Pointer[nats.Conn]
+	end  func() error // returns when no client acts any more
 
-	mu    sync.Mutex
-	ended []string // sessions whose end was confirmed
-	whole int      // lives that came to their end
+	mu      sync.Mutex
+	served  int           // requests that were carried out
+	slowest time.Duration // of those
+	ended   []string      // sessions whose end was confirmed
+	whole   int           // lives that came to their end
 }
 
 // populate lets people live over conn until they are told to end.
 func populate(t *testing.T, conn *nats.Conn) *people {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	p := &people{patience: 6 * time.Second}
+	p := &people{}
 	p.conn.Store(conn)
 	patient := context.WithoutCancel(ctx) // what was begun is waited for
 	over := make(chan error, 1)
@@ -203,12 +203,29 @@ func (p *people) live(ctx context.Context, who string) error {
 	return nil
 }
 
+// patience is how long a client waits for a reply, and the service works on it: several times what the
+// slowest reply took, so that a lost reply costs little on a fast machine. The service itself gives
+// up after bus.Timeout.
+func (p *people) patience() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.served == 0 {
+		return bus.Timeout
+	}
+	return min(max(4*p.slowest, time.Second), bus.Timeout)
+}
+
 // acts waits until a request is carried out, and then for a random time. So faults meet a service at
 // work, however slow the machine is.
 func (p *people) acts(t *testing.T) {
 	t.Helper()
-	before := p.served.Load()
-	until(t, "a request is carried out", func() bool { return p.served.Load() > before })
+	served := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.served
+	}
+	before := served()
+	until(t, "a request is carried out", func() bool { return served() > before })
 	moment(0, 700*time.Millisecond)
 }
 
@@ -220,9 +237,10 @@ func (p *people) over(session string) {
 
 // request asks and waits for a reply that is no refusal.
 func (p *people) request(ctx context.Context, subject, access, body string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.patience)
+	patience, began := p.patience(), time.Now()
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	m := &nats.Msg{Subject: subject, Data: []byte(body), Header: nats.Header{"Timeout-Ms": {strconv.FormatInt(p.patience.Milliseconds(), 10)}}}
+	m := &nats.Msg{Subject: subject, Data: []byte(body), Header: nats.Header{"Timeout-Ms": {strconv.FormatInt(patience.Milliseconds(), 10)}}}
 	if access != "" {
 		m.Header.Set("Authorization", "Bearer "+access)
 	}
@@ -233,7 +251,9 @@ func (p *people) request(ctx context.Context, subject, access, body string) ([]b
 	if refused := reply.Header.Get("Nats-Service-Error"); refused != "" {
 		return nil, errors.New(refused)
 	}
-	p.served.Add(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.served, p.slowest = p.served+1, max(p.slowest, time.Since(began))
 	return reply.Data, nil
 }
 
@@ -580,7 +600,7 @@ func TestVerifierBehindASilentNetworkIsNeverStalerThanItsBound(t *testing.T) {
 	const bound = 600 * time.Millisecond
 	a := start(t, "--session-limit=0")
 	a.post(t, "/register", credentials)
-	direct := &people{patience: 20 * time.Second}
+	direct := &people{slowest: bus.Timeout} // each of its requests has to be carried out
 	direct.conn.Store(connect(t, a.nats))
 	network := startSilencer(t, strings.TrimPrefix(a.nats, "nats://"))
 	conn, err := bus.Connect("nats://" + network.listener.Addr().String())
