@@ -79,6 +79,9 @@ func (i Issuer) Read(text string, find Find, now time.Time) (Access, error) {
 	if err := check(c, now, jwt.WithIssuer(i.Name), jwt.WithAudience(i.Audience)); err != nil {
 		return Access{}, err
 	}
+	if time.Unix(c.IssuedAt, 0).After(now.Add(Leeway)) {
+		return Access{}, invalid(errors.New("iat is in the future"))
+	}
 	return c.access()
 }
 

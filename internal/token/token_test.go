@@ -251,6 +251,17 @@ func TestAnIssuerWithoutNameAcceptsNothing(t *testing.T) {
 	}
 }
 
+func TestRefreshMayBeFromAClockThatWasAhead(t *testing.T) {
+	text := signRefresh(t, hmacKey, refresh)
+	if got, err := token.ReadRefresh(text, []token.Key{hmacKey}, now.Add(-30*24*time.Hour)); err != nil || got != refresh {
+		t.Errorf("%+v, %v", got, err)
+	}
+	none := forge(hmacKey, `{"alg":"HS256","typ":"rt+jwt"}`, `{"sub":"42","exp":1767326645,"jti":"s1.3","sid":"s1","gen":3}`)
+	if got, err := token.ReadRefresh(none, []token.Key{hmacKey}, now); !errors.Is(err, auth.ErrInvalidToken) {
+		t.Errorf("no iat: %+v, %v", got, err)
+	}
+}
+
 func TestRefreshRoundTrip(t *testing.T) {
 	text := signRefresh(t, hmacKey, refresh)
 	if again := signRefresh(t, hmacKey, refresh); again != text {
