@@ -18,7 +18,7 @@ const module = "github.com/zyotra/auth"
 // one is placed on purpose.
 var mayImport = map[string][]string{
 	"":                           {},
-	"bus":                        {"", "events", "internal/requestid", "internal/strictjson", "internal/token", "internal/trace"},
+	"bus":                        {"", "events", "internal/clock", "internal/gcra", "internal/requestid", "internal/strictjson", "internal/token", "internal/trace"},
 	"bus/authfiber":              {"", "bus", "internal/problem"},
 	"bus/authhttp":               {"", "bus", "internal/problem"},
 	"bus/authmicro":              {"", "bus"},
@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"events":                     {"", "internal/trace"},
 	"handlers":                   {"", "events", "persistence", "internal/email", "internal/gcra", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "docs", "internal/problem", "internal/requestid", "internal/strictjson", "internal/trace"},
+	"internal/clock":             {},
 	"internal/email":             {},
 	"internal/gcra":              {},
 	"internal/jsonl":             {"internal/strictjson"},
@@ -36,6 +37,7 @@ var mayImport = map[string][]string{
 	"internal/strictjson":        {""},
 	"internal/testauthority":     {"", "bus", "internal/token"},
 	"internal/testcert":          {},
+	"internal/testclock":         {"internal/clock"},
 	"internal/testnats":          {},
 	"internal/testpg":            {"internal/testtool"},
 	"internal/testpg/cmd/withpg": {"internal/testpg"},
@@ -48,7 +50,7 @@ var mayImport = map[string][]string{
 	"operator":                   {"", "internal/problem"},
 	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/clock", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
 	"docs":                       {},
 }
 

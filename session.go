@@ -131,19 +131,22 @@ type RevocationsRequest struct {
 	Since string `json:"since,omitempty"` // the cursor of the reply before; without it, all that matter
 }
 
-// RevocationsReply is a page of sessions that have ended. Whoever asks goes on with Cursor,
-// at once if there is More; the last ones are told again each time.
+// RevocationsReply is a page of sessions that have ended. The caller goes on with Cursor, at once
+// if there is More. At the end Cursor leads back by a minute, since a change may be committed after
+// the time that it carries, and Recent by seconds: for a caller that asks on each session.revoked
+// with Recent, and now and then with Cursor.
 type RevocationsReply struct {
 	Revoked []Revocation `json:"revoked"`
 	Cursor  string       `json:"cursor"`
+	Recent  string       `json:"recent,omitempty"` // not there if there is More
 	More    bool         `json:"more,omitzero"`
 	Now     time.Time    `json:"now"` // by the service's clock
 }
 
-// Revocation is a session that has ended.
+// Revocation is a session that has ended. It does not name the user: anybody on the bus may read
+// the list.
 type Revocation struct {
 	SessionID string    `json:"sessionId"`
-	UserID    UserID    `json:"userId"`
 	RevokedAt time.Time `json:"revokedAt"`
 	ExpiresAt time.Time `json:"expiresAt"` // when its last access token ends
 }

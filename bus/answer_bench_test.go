@@ -11,22 +11,30 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/internal/clock"
 )
 
 // What it takes to answer auth.verify about a token that is remembered, but for the connection.
 func BenchmarkAnswerVerify(b *testing.B) {
 	text := strings.Repeat("t", 500)
 	v := &Verifier{
-		config: VerifierConfig{MaxStaleness: time.Hour, Clock: time.Now},
-		known:  otter.Must(&otter.Options[digest, auth.VerifyReply]{MaximumSize: 10}),
-		begun:  time.Now(), revoked: map[string]time.Time{},
+		config: VerifierConfig{MaxStaleness: time.Hour}, clock: clock.New(clock.System().Read, clockTolerance),
+		known: otter.Must(&otter.Options[digest, *remembered]{MaximumSize: 10}),
 	}
-	v.keys.Store(&map[string][]token.Key{"one": nil})
-	v.synced.Store(1)
-	v.known.Set(sha256.Sum256([]byte(text)), auth.VerifyReply{
+	key := &verificationKey{}
+	v.keys.Store(&keySet{"one": key})
+	v.synced.Store(&syncPoint{})
+	v.known.Set(sha256.Sum256([]byte(text)), &remembered{key: key, reply: auth.VerifyReply{
 		UserID: 7, SessionID: strings.Repeat("s", 36), Scopes: []string{}, AMR: []string{"pwd"},
 		AuthTime: time.Now().UTC().Truncate(time.Second), IssuedAt: time.Now().UTC().Truncate(time.Second), ExpiresAt: time.Now().UTC().Add(time.Hour),
+	}})
+	b.Run("Verify", func(b *testing.B) { // in the own process
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := v.Verify(b.Context(), text); err != nil {
+				b.Fatal(err)
+			}
+		}
 	})
 	s := &Server{log: slog.New(slog.DiscardHandler)}
 	for name, r := range map[string]request{

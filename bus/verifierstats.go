@@ -14,18 +14,18 @@ type VerifierStats struct {
 	Hits, Misses uint64        // tokens that were remembered when they came, and that were not; since the start
 }
 
-// Stats tells how the verifier is doing.
+// Stats returns the state of the verifier.
 func (v *Verifier) Stats() VerifierStats {
 	s := VerifierStats{
-		Staleness:  time.Since(v.begun) - time.Duration(v.synced.Load()),
+		Staleness: v.clock.Read().Elapsed, Revoked: v.revoked.count(),
 		Remembered: v.known.EstimatedSize(), Hits: v.hits.sum(), Misses: v.misses.Load(),
 	}
 	if keys := v.keys.Load(); keys != nil {
 		s.Keys = len(*keys)
 	}
-	v.revokedMu.RLock()
-	defer v.revokedMu.RUnlock()
-	s.Revoked = len(v.revoked)
+	if synced := v.synced.Load(); synced != nil {
+		s.Staleness -= synced.elapsed
+	}
 	return s
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/token"
@@ -21,6 +23,15 @@ import (
 // another did. It is also how often an unknown kid may make Keys look into the database, so
 // that made-up ones cost next to nothing.
 const reloadEvery = 5 * time.Second
+
+const (
+	// lookTimeout bounds a look for an unknown kid.
+	lookTimeout = 2 * time.Second
+	// retryEvery is how soon an unknown kid may make Keys look again after a failure.
+	retryEvery = 500 * time.Millisecond
+	// hintPause is how soon a hint may make Run read the keys after another one did.
+	hintPause = 250 * time.Millisecond
+)
 
 // Keys signs access tokens and knows what verifies them. Load must be called first, and Run
 // keeps it up to date. Rotate, Retire and List, in rotation.go, are for operators and need
@@ -33,12 +44,14 @@ type Keys struct {
 	AccessTTL time.Duration // of an access token, and so how long a key verifies when it no longer signs
 	Log       *slog.Logger  // of Run
 	Changed   func()        // if it is set, hears that the key set has changed
+	Hints     chan struct{} // if it is set, a value makes Run read the keys at once
 	Clock     Clock
 
-	set    atomic.Pointer[keySet]
-	reload sync.Mutex
-	asked  time.Time // when an unknown kid last made us look; under reload, as is
-	failed error     // what came of the last look, whoever made it
+	set     atomic.Pointer[keySet]
+	lookups singleflight.Group // of unknown kids
+	reload  sync.Mutex
+	asked   time.Time // when an unknown kid last made us look; under reload, as is
+	failed  error     // what came of the last look, whoever made it
 }
 
 // keySet is immutable: a newer one takes its place.
@@ -146,17 +159,37 @@ func (k *Keys) find(ctx context.Context) token.Find {
 		if found, ok := k.set.Load().byID[kid]; ok {
 			return found, nil
 		}
-		k.reload.Lock()
-		defer k.reload.Unlock()
-		if now := k.Clock.now(); now.Sub(k.asked) >= reloadEvery {
-			k.asked = now
-			_ = k.load(ctx) // k.failed is what came of it
+		looked := k.lookups.DoChan("", func() (any, error) { return nil, k.lookAgain(context.WithoutCancel(ctx)) })
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: signing keys: %w", auth.ErrUnavailable, ctx.Err())
+		case result := <-looked:
+			if found, ok := k.set.Load().byID[kid]; ok {
+				return found, nil
+			}
+			return nil, result.Err
 		}
-		if found, ok := k.set.Load().byID[kid]; ok {
-			return found, nil
-		}
-		return nil, k.failed
 	}
+}
+
+// lookAgain reads the keys for an unknown kid, unless that was done a moment ago, and returns why
+// they could not be read the last time. The request that brings the kid does not end it: others
+// wait for the outcome too.
+func (k *Keys) lookAgain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	k.reload.Lock()
+	defer k.reload.Unlock()
+	pause := reloadEvery
+	if k.failed != nil {
+		pause = retryEvery
+	}
+	now := k.Clock.now()
+	if age := now.Sub(k.asked); age >= 0 && age < pause { // a negative one is by a clock that was ahead
+		return k.failed
+	}
+	k.asked = now
+	return k.load(ctx)
 }
 
 // Keys answers auth.keys: the public keys, none of them in HS256 mode.
@@ -169,10 +202,17 @@ func (k *Keys) Keys(context.Context, auth.KeysRequest) (auth.KeySet, error) {
 func (k *Keys) Run(ctx context.Context) error {
 	tick := time.NewTicker(reloadEvery)
 	defer tick.Stop()
+	hints := k.Hints
+	var rest <-chan time.Time
 	for away := false; ; {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-rest:
+			hints, rest = k.Hints, nil
+			continue
+		case <-hints:
+			hints, rest = nil, time.After(hintPause)
 		case <-tick.C:
 		}
 		err := k.loadInTime(ctx)

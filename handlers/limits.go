@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -147,14 +148,17 @@ func (l *Limits) notice(ctx context.Context, tx *persistence.Store, address stri
 		return true, nil
 	}
 	c := &charge{limits: l, account: counter{l.digest("notice", "", mailbox(address).Key), l.MailAccount}}
-	held, err := c.hold(ctx, tx)
 	now := l.Clock.now()
+	held, err := c.hold(ctx, tx, now)
 	if err != nil {
 		return false, err
 	}
 	if held.wait(c.account, now) > 0 {
 		l.refused("notice")
-		return false, nil
+		if held.isCapped {
+			err = held.set(ctx, tx)
+		}
+		return false, err
 	}
 	held.pass(c.account, now)
 	return true, held.set(ctx, tx)
@@ -259,16 +263,26 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), chargeTimeout)
 	defer cancel()
+	var refused error
 	err := c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		return c.count(ctx, tx, now)
+		held, err := c.hold(ctx, tx, now)
+		if err != nil {
+			return err
+		}
+		// Capped times are kept although the try has to wait. Otherwise it would have to wait until
+		// the clock has come to where it had been.
+		if refused = c.count(ctx, tx, held, now); refused != nil && held.isCapped && errors.Is(refused, auth.ErrRateLimited) {
+			return held.set(ctx, tx)
+		}
+		return refused
 	})
+	if err = cmp.Or(err, refused); err == nil {
+		return c, nil
+	}
 	if errors.Is(err, auth.ErrRateLimited) {
 		c.limits.refused(c.kind)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
+	return nil, err
 }
 
 // refused tells that something has to wait.
@@ -279,11 +293,7 @@ func (l *Limits) refused(kind string) {
 }
 
 // count is pay in its transaction, which keeps nothing of a try that has to wait.
-func (c *charge) count(ctx context.Context, tx *persistence.Store, now time.Time) error {
-	held, err := c.hold(ctx, tx)
-	if err != nil {
-		return err
-	}
+func (c *charge) count(ctx context.Context, tx *persistence.Store, held *counters, now time.Time) (err error) {
 	own, source := held.wait(c.own, now), held.wait(c.source, now)
 	if own == 0 && source == 0 && held.wait(c.account, now) > 0 {
 		if c.waived, err = c.isKnownSource(ctx, tx, now); err != nil {
@@ -355,7 +365,7 @@ func (c *charge) tell(ctx context.Context, tx *persistence.Store, now time.Time,
 // settle is for the transaction of a success: the account's counters begin anew, and the source
 // gets back what it was charged.
 func (c *charge) settle(ctx context.Context, tx *persistence.Store) error {
-	return c.amend(ctx, tx, func(held counters) {
+	return c.amend(ctx, tx, func(held *counters) {
 		held.reset(c.own)
 		held.reset(c.account)
 		held.giveBack(c.source)
@@ -363,11 +373,11 @@ func (c *charge) settle(ctx context.Context, tx *persistence.Store) error {
 }
 
 // amend changes the counters after the fact.
-func (c *charge) amend(ctx context.Context, tx *persistence.Store, change func(counters)) error {
+func (c *charge) amend(ctx context.Context, tx *persistence.Store, change func(*counters)) error {
 	if c == nil {
 		return nil
 	}
-	held, err := c.hold(ctx, tx)
+	held, err := c.hold(ctx, tx, c.limits.Clock.now())
 	if err != nil {
 		return err
 	}
@@ -386,10 +396,12 @@ func (c *charge) remember(now time.Time, account, source time.Duration) {
 	}
 }
 
-// remembered is how long the try has to wait, as far as this instance knows.
+// remembered is how long the try has to wait, as far as this instance knows. A block that is known
+// since a later time is by a clock that was ahead, and says nothing.
 func (c *charge) remembered(now time.Time) (wait time.Duration) {
 	for _, key := range []string{c.own.key, c.source.key} {
-		if b, ok := c.limits.blocked.GetIfPresent(key); ok && now.Sub(b.known) < rememberFor {
+		b, ok := c.limits.blocked.GetIfPresent(key)
+		if age := now.Sub(b.known); ok && age >= 0 && age < rememberFor {
 			wait = max(wait, b.until.Sub(now))
 		}
 	}
@@ -401,51 +413,69 @@ func (c *charge) forget() {
 	c.limits.blocked.Invalidate(c.source.key)
 }
 
-// counters are what the database keeps of a charge's counters, by their keys.
-type counters map[string]persistence.Counter
+// counters are what the database keeps of a charge's counters.
+type counters struct {
+	byKey    map[string]persistence.Counter
+	isCapped bool // a time was later than it can be: see gcra.Limit.Cap
+}
 
-func (c *charge) hold(ctx context.Context, tx *persistence.Store) (counters, error) {
+// hold reads the counters of a charge, which nobody else changes until the transaction ends, as
+// they can be at now.
+func (c *charge) hold(ctx context.Context, tx *persistence.Store, now time.Time) (*counters, error) {
+	list := []counter{c.own, c.account, c.source}
 	var keys []string
-	for _, one := range []counter{c.own, c.account, c.source} {
+	for _, one := range list {
 		if one.key != "" {
 			keys = append(keys, one.key)
 		}
 	}
-	return tx.HoldCounters(ctx, keys...)
+	byKey, err := tx.HoldCounters(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	held := &counters{byKey: byKey}
+	for _, one := range list {
+		held.each(one, func(l gcra.Limit, due time.Time) time.Time {
+			capped := l.Cap(due, now)
+			held.isCapped = held.isCapped || !capped.Equal(due)
+			return capped
+		})
+	}
+	return held, nil
 }
 
-func (held counters) set(ctx context.Context, tx *persistence.Store) error {
-	return tx.SetCounters(ctx, slices.Collect(maps.Values(held))...)
+func (held *counters) set(ctx context.Context, tx *persistence.Store) error {
+	return tx.SetCounters(ctx, slices.Collect(maps.Values(held.byKey))...)
 }
 
 // wait is how long a counter holds up the next try.
-func (held counters) wait(c counter, now time.Time) (wait time.Duration) {
+func (held *counters) wait(c counter, now time.Time) (wait time.Duration) {
 	for i, limit := range c.tiers {
-		wait = max(wait, limit.Wait(held[c.key].Due[i], now))
+		wait = max(wait, limit.Wait(held.byKey[c.key].Due[i], now))
 	}
 	return wait
 }
 
-func (held counters) pass(c counter, now time.Time) {
+func (held *counters) pass(c counter, now time.Time) {
 	held.each(c, func(l gcra.Limit, due time.Time) time.Time { return l.Pass(due, now) })
 }
 
-func (held counters) giveBack(c counter) {
+func (held *counters) giveBack(c counter) {
 	held.each(c, func(l gcra.Limit, due time.Time) time.Time { return l.Return(due) })
 }
 
-func (held counters) reset(c counter) {
+func (held *counters) reset(c counter) {
 	held.each(c, func(gcra.Limit, time.Time) time.Time { return time.Time{} })
 }
 
 // each moves the time of each limit of a counter.
-func (held counters) each(c counter, move func(gcra.Limit, time.Time) time.Time) {
+func (held *counters) each(c counter, move func(gcra.Limit, time.Time) time.Time) {
 	if c.key == "" {
 		return
 	}
-	moved := held[c.key]
+	moved := held.byKey[c.key]
 	for i, limit := range c.tiers {
 		moved.Due[i] = move(limit, moved.Due[i])
 	}
-	held[c.key] = moved
+	held.byKey[c.key] = moved
 }

@@ -99,6 +99,7 @@ const (
 	reasonMoved         = "password_changed_meanwhile"
 	reasonTokenReuse    = string(auth.ReasonTokenReuse)
 	reasonCarrier       = "other_carrier"
+	reasonUncertain     = "clock_uncertain"
 )
 
 // refusal is an error whose reason only the log tells.

@@ -19,6 +19,9 @@ const (
 	// own clock may be visible to others later than what they wrote after it: its
 	// transaction takes a while, and its clock may be behind.
 	revocationsOverlap = time.Minute
+	// recentOverlap is the same for callers that ask at once when they hear of an event, and for the
+	// rest now and then: enough for the usual transaction and for clocks that differ by a second.
+	recentOverlap = 5 * time.Second
 )
 
 // Revocations answers auth.revocations: sessions that ended and whose access tokens may be
@@ -35,10 +38,12 @@ func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest)
 		return auth.RevocationsReply{}, err
 	}
 	more := len(list) == revocationsPage
+	reply := auth.RevocationsReply{Revoked: list, Cursor: cursor(last), More: more, Now: now}
 	if !more {
-		last = persistence.Ending{At: now.Add(-revocationsOverlap)}
+		reply.Cursor = cursor(persistence.Ending{At: now.Add(-revocationsOverlap)})
+		reply.Recent = cursor(persistence.Ending{At: now.Add(-recentOverlap)})
 	}
-	return auth.RevocationsReply{Revoked: list, Cursor: cursor(last), More: more, Now: now}, nil
+	return reply, nil
 }
 
 func cursor(e persistence.Ending) string { return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq) }

@@ -43,7 +43,7 @@ func TestRevocationsTellWhatEndedWhileItMatters(t *testing.T) {
 		want(t, "logout", s.logout(t, first.AccessToken, ""), nil)
 		page, err := s.sessions.Revocations(t.Context(), auth.RevocationsRequest{})
 		if err != nil || len(page.Revoked) != 1 || page.Revoked[0] != (auth.Revocation{
-			SessionID: first.SessionID, UserID: 1, RevokedAt: begin, ExpiresAt: begin.Add(accessTTL),
+			SessionID: first.SessionID, RevokedAt: begin, ExpiresAt: begin.Add(accessTTL),
 		}) {
 			t.Errorf("%+v, %v", page, err)
 		}

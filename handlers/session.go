@@ -19,8 +19,8 @@ import (
 // amrPassword is how a login by password is told (RFC 8176 §2).
 const amrPassword = "pwd"
 
-// Sessions makes, continues and ends logins. All fields but Clock, Grace, Limit, Limits,
-// OneTimes, Required, Notices and Log are required.
+// Sessions makes, continues and ends logins. All fields but Clock, Steady, Grace, Limit,
+// Limits, OneTimes, Required, Notices and Log are required.
 type Sessions struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
@@ -38,6 +38,7 @@ type Sessions struct {
 	Notices   *Notices      // nil is none
 	Log       *slog.Logger  // of outcomes; nil is none
 	Clock     Clock
+	Steady    func() time.Duration // for how long Clock has not jumped; nil if it never does
 }
 
 // loggedIn is the message of a login.
@@ -309,7 +310,7 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *atte
 		Limit: s.Limits.refreshes(),
 	})
 	if errors.Is(err, auth.ErrNotFound) {
-		session, err = s.repeat(ctx, presented, from.carrier, now)
+		session, err = s.repeat(ctx, presented, from.carrier)
 	}
 	if err != nil {
 		return auth.Tokens{}, err
@@ -321,9 +322,11 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *atte
 // predecessor within the grace window is answered again; any other spent one ends the
 // session. One that came in another carrier than its own means nothing. The current one is
 // here because it came too soon.
-func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier, now time.Time) (persistence.Session, error) {
+func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier) (persistence.Session, error) {
 	session, err := s.Store.Session(ctx, presented.SessionID)
-	wait := s.Limits.refreshes().Wait(session.RefreshDue, now)
+	now := s.Clock.now() // not before the session was read, which another request may just have refreshed
+	limit := s.Limits.refreshes()
+	wait := limit.Wait(session.RefreshDue, now)
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
 		return persistence.Session{}, auth.ErrTokenRevoked // deleted, with or without its user
@@ -337,14 +340,50 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 		return persistence.Session{}, auth.ErrTokenExpired
 	case presented.Generation == session.Generation && wait > 0:
 		s.Limits.refused("refresh")
+		if latest := limit.Cap(session.RefreshDue, now); latest.Before(session.RefreshDue) {
+			if err := s.Store.CapRefreshDue(ctx, session.ID, latest); err != nil {
+				return persistence.Session{}, err
+			}
+		}
 		return persistence.Session{}, auth.ErrRateLimited.After(wait)
-	case s.Grace > 0 && presented.Generation == session.Generation-1 && now.Sub(session.UsedAt) <= s.Grace:
+	case s.Grace > 0 && presented.Generation == session.Generation-1:
+		return s.repeatPredecessor(ctx, session, now)
+	}
+	return persistence.Session{}, s.endStolen(ctx, session)
+}
+
+// clockSkew is how far the clocks of instances on one database may differ.
+const clockSkew = 2 * time.Second
+
+// repeatPredecessor decides about the immediate predecessor of a session's current token. The age
+// of that token decides, and where the clock does not tell it there is neither a successor nor a
+// theft: an honest second tab is not to end the session because a clock was set.
+func (s *Sessions) repeatPredecessor(ctx context.Context, session persistence.Session, now time.Time) (persistence.Session, error) {
+	age := now.Sub(session.UsedAt)
+	switch {
+	case age < -clockSkew:
+		// It was refreshed by a clock that was ahead. Its grace must not begin when that time comes.
+		if err := s.Store.SetUsedAt(ctx, session.ID, session.Generation, now.Add(-s.Grace-time.Microsecond)); err != nil {
+			return persistence.Session{}, err
+		}
+		return persistence.Session{}, errUncertain
+	case age <= s.Grace:
 		return session, nil // and not counted: the limit is not to send away a tab or a retry
+	case s.Steady != nil && s.Steady() <= s.Grace:
+		return persistence.Session{}, errUncertain // the clock jumped, and may have passed over the grace
 	}
+	return persistence.Session{}, s.endStolen(ctx, session)
+}
+
+// errUncertain refuses a spent token of which the clock does not tell how long ago it was spent.
+var errUncertain = &refusal{auth.ErrInvalidToken, reasonUncertain}
+
+// endStolen ends a session of which a spent token was presented, and returns the refusal.
+func (s *Sessions) endStolen(ctx context.Context, session persistence.Session) error {
 	if err := s.endOne(ctx, session.ID, auth.ReasonTokenReuse); err != nil {
-		return persistence.Session{}, err
+		return err
 	}
-	return persistence.Session{}, &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
+	return &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
 }
 
 // tokens writes the tokens of a session as it is. The refresh token depends on the row

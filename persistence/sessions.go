@@ -137,6 +137,22 @@ func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 	return row.session(), nil
 }
 
+// CapRefreshDue moves a session's theoretical arrival time of a refresh back to latest if it is
+// later: see gcra.Limit.Cap.
+func (s *Store) CapRefreshDue(ctx context.Context, id string, latest time.Time) error {
+	_, err := s.write.NewUpdate().Model((*sessionRow)(nil)).Set("refresh_due = ?", micros(latest)).
+		Where("id = ? AND refresh_due > ?", id, micros(latest)).Exec(ctx)
+	return s.fault("cap refresh limit", err)
+}
+
+// SetUsedAt moves back when a session's current refresh token was issued, if it is still of that
+// generation and the time is later: it was written by a clock that was ahead.
+func (s *Store) SetUsedAt(ctx context.Context, id string, generation int64, at time.Time) error {
+	_, err := s.write.NewUpdate().Model((*sessionRow)(nil)).Set("used_at = ?", at).
+		Where("id = ? AND generation = ? AND used_at > ?", id, generation, at).Exec(ctx)
+	return s.fault("set use of session", err)
+}
+
 // EndSession ends a session and returns it: none if it had ended before, or never was.
 func (s *Store) EndSession(ctx context.Context, id string, reason auth.Reason, at time.Time) ([]Session, error) {
 	return s.endSessions(ctx, reason, at, "id = ?", id)

@@ -6,35 +6,62 @@ import (
 	"log/slog"
 	"testing"
 	"time"
+
+	"github.com/zyotra/auth/internal/clock"
+	"github.com/zyotra/auth/internal/testclock"
 )
 
 func TestTheClockFollowsTheDatabases(t *testing.T) {
-	there, here := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Duration(0)
+	there := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	machine := testclock.New(there)
 	var away error
-	c := &clock{
-		system: func() time.Time { return there.Add(here) },
-		ask:    func(context.Context) (time.Time, error) { return there, away },
-		log:    slog.New(slog.DiscardHandler),
+	c := &databaseClock{
+		clock: clock.New(machine.Read, clock.Tolerance),
+		ask:   func(context.Context) (time.Time, error) { return there, away },
+		log:   slog.New(slog.DiscardHandler),
 	}
-	for _, step := range []struct {
-		here time.Duration // how far this machine's clock is ahead
-		away error
-		want time.Duration // how far the service's is
+	at := time.Duration(0) // by which the machine's is ahead
+	for i, step := range []struct {
+		machine time.Duration
+		away    error
+		want    time.Duration // by which the service's is
 	}{
-		{here: 300 * time.Millisecond, want: 300 * time.Millisecond}, // not worth it
-		{here: 30 * time.Second},
-		{here: 30*time.Second + 300*time.Millisecond, want: 300 * time.Millisecond},
-		{here: 40 * time.Second, away: errors.New("away"), want: 10 * time.Second},
-		{here: 40 * time.Second},
-		{here: -30 * time.Second},
-		{here: 0},
+		{machine: 300 * time.Millisecond, want: 300 * time.Millisecond}, // within the tolerance
+		{machine: 30 * time.Second, want: 300 * time.Millisecond},       // time goes on as it did
+		{machine: 30*time.Second + 300*time.Millisecond, want: 600 * time.Millisecond},
+		{machine: 40 * time.Second, away: errors.New("away"), want: 600 * time.Millisecond},
+		{machine: -30 * time.Second, want: 600 * time.Millisecond},
+		{machine: 0, want: 600 * time.Millisecond},
 	} {
-		here, away = step.here, step.away
+		machine.Jump(step.machine - at)
+		at, away = step.machine, step.away
+		if got := c.clock.Now().Sub(there); got != step.want {
+			t.Errorf("%d: before the comparison the service's clock is off by %s, want %s", i, got, step.want)
+		}
 		if err := c.set(t.Context()); !errors.Is(err, step.away) {
 			t.Fatal(err)
 		}
-		if got := c.now().Sub(there); got != step.want {
-			t.Errorf("%s ahead: the service's clock is off by %s, want %s", step.here, got, step.want)
+		if got := c.clock.Now().Sub(there); got != step.want {
+			t.Errorf("%d: the service's clock is off by %s, want %s", i, got, step.want)
 		}
+	}
+	machine.Jump(time.Hour)
+	there = there.Add(time.Hour) // the machine was suspended
+	check(t, c.set(t.Context()))
+	if got := c.clock.Now().Sub(there); got.Abs() >= clock.Tolerance {
+		t.Errorf("after an hour of sleep the service's clock is off by %s", got)
+	}
+}
+
+func TestAClockThatIsWrongFromTheStart(t *testing.T) {
+	there := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	machine := testclock.New(there.Add(-time.Hour))
+	c := &databaseClock{
+		clock: clock.New(machine.Read, clock.Tolerance), log: slog.New(slog.DiscardHandler),
+		ask: func(context.Context) (time.Time, error) { return there, nil },
+	}
+	check(t, c.set(t.Context()))
+	if got := c.clock.Now(); !got.Equal(there) || c.clock.Ahead() != -time.Hour {
+		t.Errorf("%s, %s ahead", got, c.clock.Ahead())
 	}
 }

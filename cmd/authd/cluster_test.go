@@ -18,6 +18,7 @@ import (
 
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/testnats"
 	"github.com/zyotra/auth/internal/testpg"
 )
@@ -26,8 +27,14 @@ import (
 const skew = 30 * time.Second
 
 // The same program with another time. There is no setting for that.
-func ownedAhead()  { systemTime = func() time.Time { return time.Now().Add(skew) }; owned() }
-func ownedBehind() { systemTime = func() time.Time { return time.Now().Add(-skew) }; owned() }
+func ownedAhead()  { machineClock = clockOff(skew); owned() }
+func ownedBehind() { machineClock = clockOff(-skew); owned() }
+
+func clockOff(by time.Duration) func() *clock.Clock {
+	return func() *clock.Clock {
+		return clock.New(clock.Wall(func() time.Time { return time.Now().Add(by) }), clock.Tolerance)
+	}
+}
 
 // fleet is authd as it runs in earnest: replicas on one Postgres and a NATS cluster of three,
 // all of them processes of their own. Each replica reaches both through proxies.

@@ -37,10 +37,11 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/joho/godotenv"
+
+	"github.com/zyotra/auth/internal/clock"
 )
 
 // What "authd version" and the services protocol tell. A release stamps both by the linker
@@ -138,8 +139,8 @@ const gcPercent = 300
 // one of many in a process, it does not.
 var background bool
 
-// systemTime is the machine's clock. Tests put it wrong.
-var systemTime = time.Now
+// machineClock makes the clock of this machine. Tests put it wrong.
+var machineClock = clock.System
 
 // usageError is a command line that lacks something.
 type usageError string

@@ -467,6 +467,7 @@ var volatile = []struct{ pattern, name string }{
 	{`\b[0-9a-v]{36}\b`, "<session>"},
 	{`max-age=1(296000|2959\d\d);`, "max-age=<seconds>;"}, // of the refresh cookie
 	{`"cursor":"\d+\.\d+"`, `"cursor":"<cursor>"`},
+	{`"recent":"\d+\.\d+"`, `"recent":"<cursor>"`},
 	{`"(kid|ce-subject)":"[\w-]{16}"`, `"$1":"<kid>"`},
 	{`\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b`, "<uuid>"},
 	{`"sequence":\d+`, `"sequence":"<sequence>"`},

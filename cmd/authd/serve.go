@@ -21,6 +21,7 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/http"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/token"
@@ -48,8 +49,9 @@ type service struct {
 	config    config
 	settings  serveSettings
 	log       *slog.Logger
-	clock     handlers.Clock
-	shared    *clock           // what clock is on Postgres; nil on SQLite
+	machine   *clock.Clock     // which goes by the database's on Postgres
+	clock     handlers.Clock   // its wall time
+	shared    *databaseClock   // keeps machine in step; nil on SQLite
 	dir       *dataDir         // nil if nothing is kept in files
 	embedded  *embedded.Server // nil with an external cluster
 	store     *persistence.Store
@@ -88,7 +90,8 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 	if cmd.Edge && config.natsURL == "" {
 		return &settingError{"NATS_URL", "is empty, but an edge alone needs a bus", "nats://127.0.0.1:4222"}
 	}
-	s := &service{config: config, settings: cmd.serveSettings, log: log, clock: systemTime, metrics: metrics.New(version)}
+	machine := machineClock()
+	s := &service{config: config, settings: cmd.serveSettings, log: log, machine: machine, clock: machine.Now, metrics: metrics.New(version)}
 	defer func() { err = errors.Join(err, s.closeAll()) }()
 
 	if err := s.open(ctx, cmd); err != nil {
@@ -236,8 +239,7 @@ func (s *service) shareClock(ctx context.Context) error {
 	if !isPostgres(s.config.databaseURL) {
 		return nil
 	}
-	s.shared = &clock{system: systemTime, ask: s.store.Time, log: s.log}
-	s.clock = s.shared.now
+	s.shared = &databaseClock{clock: s.machine, ask: s.store.Time, log: s.log}
 	return s.shared.set(ctx)
 }
 
@@ -262,7 +264,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	}
 	s.keys = &handlers.Keys{
 		Store: s.store, Master: master, Secret: s.config.accessSecret,
-		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock,
+		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock, Hints: make(chan struct{}, 1),
 	}
 	if err := s.keys.Load(ctx); err != nil {
 		return wrongSecretKey(err)
@@ -289,7 +291,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		AccessTTL: s.config.accessTTL, IdleTTL: s.config.refreshTTL, MaxAge: s.config.maxAge, Grace: s.config.grace,
 		Limit: s.config.sessionLimit, Limits: limits,
 		OneTimes: oneTimes, Required: flows.verification == handlers.VerificationRequired, Notices: notices,
-		Clock: s.clock, Log: s.log,
+		Clock: s.clock, Steady: s.machine.Steady, Log: s.log,
 	}
 	accounts := &handlers.Accounts{
 		Store: s.store, Passwords: s.passwords, Sessions: sessions, Limits: limits, Reauth: s.config.reauth,
@@ -338,9 +340,15 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	s.keys.Changed = s.verifier.Refetch
 	s.store.Told = func(d events.Data) {
 		s.metrics.Told(d)
-		if ended, ok := d.(events.SessionRevoked); ok {
-			s.verifier.Refuse(ended.SessionID, ended.ExpiresAt)
+		switch d := d.(type) {
+		case events.SessionRevoked:
+			s.verifier.Refuse(d.SessionID, d.ExpiresAt)
+		case events.UserDeleted:
+			s.verifier.RefuseUser(d.UserID, d.DeletedAt.Add(token.MaxLifetime))
 		}
+	}
+	if err := s.hearKeys(back); err != nil {
+		return err
 	}
 	return errors.Join(
 		bus.HandleQueued(s.server, auth.Register, accounts.Register),
@@ -374,6 +382,21 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.Health, health.Check),
 		conn.Flush(), // the server has them all, so ready means ready
 	)
+}
+
+// hearKeys has the signing keys read at once when an instance has changed them, so that a withdrawn
+// key verifies nowhere after a moment.
+func (s *service) hearKeys(conn *nats.Conn) error {
+	_, err := conn.Subscribe(events.KeyRotated{}.Type(), func(*nats.Msg) {
+		select {
+		case s.keys.Hints <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("listen for changes of signing keys: %w", err)
+	}
+	return nil
 }
 
 // openHealth makes what tells whether requests would succeed. Without JetStream they do: events
@@ -455,7 +478,7 @@ func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) erro
 
 // openVerifier follows keys and revocations over a connection that is kept.
 func (s *service) openVerifier(conn *nats.Conn) (err error) {
-	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log, Clock: s.clock})
+	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log, Clock: s.machine})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -327,7 +328,7 @@ func (s passwordSettings) block(h *password.Hasher) error {
 }
 
 func (s accessSettings) accessTTL() (time.Duration, error) {
-	return duration("ACCESS_TOKEN_TTL", s.AccessTokenTTL, time.Second, 24*time.Hour, "15m")
+	return duration("ACCESS_TOKEN_TTL", s.AccessTokenTTL, time.Second, token.MaxLifetime, "15m")
 }
 
 const year = 365 * 24 * time.Hour

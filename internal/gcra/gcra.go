@@ -21,12 +21,26 @@ type Limit struct {
 // Slack is how far the theoretical arrival time may lie ahead for a call to pass.
 func (l Limit) Slack() time.Duration { return time.Duration(l.Burst-1) * l.Interval }
 
-// Wait is how long after now the next call would pass; 0 if it would now. due is the
-// theoretical arrival time.
+// Cap returns due, or the latest theoretical arrival time that calls until now can have led to if
+// due is later: then it comes from a clock that was ahead, or from a limit that was stricter.
+// Whoever keeps the time has to keep the capped one, or it stays as far away as it was.
+func (l Limit) Cap(due, now time.Time) time.Time {
+	if l.Interval <= 0 {
+		return due
+	}
+	if latest := now.Add(time.Duration(l.Burst) * l.Interval); due.After(latest) {
+		return latest
+	}
+	return due
+}
+
+// Wait is how long after now the next call would pass; 0 if it would now, and never more than the
+// interval. due is the theoretical arrival time.
 func (l Limit) Wait(due, now time.Time) time.Duration {
 	if l.Interval <= 0 {
 		return 0
 	}
+	due = l.Cap(due, now)
 	return max(0, due.Add(-l.Slack()).Sub(now)) // Sub saturates, so the subtraction is not to follow it
 }
 
@@ -35,7 +49,7 @@ func (l Limit) Pass(due, now time.Time) time.Time {
 	if due.Before(now) {
 		due = now
 	}
-	return due.Add(l.Interval)
+	return l.Cap(due, now).Add(l.Interval)
 }
 
 // Return is the theoretical arrival time as if one call fewer had passed. If nothing has been

@@ -103,3 +103,27 @@ func FuzzNoWindowLetsMorePass(f *testing.F) {
 		}
 	})
 }
+
+func TestATimeFromAClockThatWasAheadIsCapped(t *testing.T) {
+	l := gcra.Limit{Burst: 5, Interval: 30 * time.Second}
+	latest := begin.Add(150 * time.Second)
+	for name, due := range map[string]time.Time{"a day": begin.Add(24 * time.Hour), "just": latest.Add(1)} {
+		if got := l.Cap(due, begin); !got.Equal(latest) {
+			t.Errorf("%s too late: %s", name, got.Sub(begin))
+		}
+		if wait := l.Wait(due, begin); wait != 30*time.Second {
+			t.Errorf("%s too late: wait %s", name, wait)
+		}
+		if got := l.Pass(due, begin); !got.Equal(latest.Add(30 * time.Second)) {
+			t.Errorf("%s too late: passes to %s", name, got.Sub(begin))
+		}
+	}
+	for _, due := range []time.Time{{}, begin, latest} {
+		if got := l.Cap(due, begin); !got.Equal(due) {
+			t.Errorf("%s becomes %s", due, got)
+		}
+	}
+	if far := begin.Add(time.Hour); (gcra.Limit{}).Cap(far, begin) != far {
+		t.Error("the zero limit has no latest time")
+	}
+}

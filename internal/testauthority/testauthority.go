@@ -40,6 +40,9 @@ type Authority struct {
 	keys    map[string]ed25519.PrivateKey
 	revoked []auth.Revocation
 	silent  bool // does not tell revocations
+	now     func() time.Time
+	others  []auth.Key                  // in the key set, beside keys
+	answers func(subject, since string) // called before a request is answered
 }
 
 // Start starts an authority, which ends with the test. It has a key, "one".
@@ -54,7 +57,7 @@ func Start(t testing.TB) *Authority {
 	if !ns.ReadyForConnections(time.Minute) {
 		t.Fatal("no server")
 	}
-	a := &Authority{url: ns.ClientURL(), keys: map[string]ed25519.PrivateKey{}}
+	a := &Authority{url: ns.ClientURL(), keys: map[string]ed25519.PrivateKey{}, now: time.Now}
 	conn, err := bus.Connect(a.url)
 	if err != nil {
 		t.Fatal(err)
@@ -86,20 +89,66 @@ func (a *Authority) Connect(t testing.TB) *nats.Conn {
 	return conn
 }
 
-func (a *Authority) set(context.Context, auth.KeysRequest) (set auth.KeySet, err error) {
+// SetClock sets what the authority goes by, instead of the machine's clock.
+func (a *Authority) SetClock(now func() time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	set.Keys = []auth.Key{}
+	a.now = now
+}
+
+// Intercept has fn called before each answer, outside of any lock, with the subject and the cursor
+// of the request. It may hold the answer up; that of auth.keys has been made by then.
+func (a *Authority) Intercept(fn func(subject, since string)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers = fn
+}
+
+// Show puts further keys into the key set.
+func (a *Authority) Show(others ...auth.Key) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.others = others
+}
+
+func (a *Authority) intercept(subject, since string) {
+	a.mu.Lock()
+	fn := a.answers
+	a.mu.Unlock()
+	if fn != nil {
+		fn(subject, since)
+	}
+}
+
+// time is the authority's.
+func (a *Authority) time() time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.now()
+}
+
+func (a *Authority) set(_ context.Context, _ auth.KeysRequest) (set auth.KeySet, err error) {
+	set = a.KeySet()
+	a.intercept(string(auth.Keys), "")
+	return set, nil
+}
+
+// KeySet returns the keys as auth.keys shows them.
+func (a *Authority) KeySet() (set auth.KeySet) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	set.Keys = append([]auth.Key{}, a.others...)
 	for id, key := range a.keys {
 		x := base64.RawURLEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
 		set.Keys = append(set.Keys, auth.Key{KeyType: "OKP", Curve: "Ed25519", X: x, KeyID: id, Algorithm: "EdDSA", Use: "sig"})
 	}
-	return set, nil
+	return set
 }
 
 // list tells two sessions a page, and at the end begins again, as the service tells the last
 // minute again.
 func (a *Authority) list(_ context.Context, req auth.RevocationsRequest) (auth.RevocationsReply, error) {
+	a.intercept(string(auth.Revocations), req.Since)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.silent {
@@ -114,7 +163,7 @@ func (a *Authority) list(_ context.Context, req auth.RevocationsRequest) (auth.R
 	if to == len(a.revoked) {
 		next = 0
 	}
-	return auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(next), More: to < len(a.revoked), Now: time.Now()}, nil
+	return auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(next), More: to < len(a.revoked), Now: a.now()}, nil
 }
 
 // Add makes a key.
@@ -148,8 +197,8 @@ func (a *Authority) Sign(t testing.TB, kid, session string, life time.Duration) 
 	t.Helper()
 	a.mu.Lock()
 	key := a.keys[kid]
+	now := a.now()
 	a.mu.Unlock()
-	now := time.Now()
 	text, err := token.Issuer{Name: Issuer, Audience: Audience}.Sign(
 		token.Key{ID: kid, Public: key.Public().(ed25519.PublicKey), Private: key},
 		token.Access{ID: session + fmt.Sprint(now.UnixNano()), UserID: 7, SessionID: session, Scopes: []string{"read"}, AMR: []string{"pwd"},
@@ -163,8 +212,8 @@ func (a *Authority) Sign(t testing.TB, kid, session string, life time.Duration) 
 // Revoke ends a session, in the list and, if told, as news.
 func (a *Authority) Revoke(t testing.TB, session string, told bool) {
 	t.Helper()
-	now := time.Now()
-	r := auth.Revocation{SessionID: session, UserID: 7, RevokedAt: now, ExpiresAt: now.Add(time.Minute)}
+	now := a.time()
+	r := auth.Revocation{SessionID: session, RevokedAt: now, ExpiresAt: now.Add(time.Minute)}
 	a.mu.Lock()
 	a.revoked = append(a.revoked, r)
 	a.mu.Unlock()
@@ -184,7 +233,7 @@ func (a *Authority) Publish(t testing.TB, kind string, data []byte) {
 	m := nats.NewMsg(kind)
 	m.Data = data
 	for name, value := range map[string]string{
-		"ce-specversion": "1.0", "ce-id": "x", "ce-type": kind, "ce-time": time.Now().Format(time.RFC3339Nano),
+		"ce-specversion": "1.0", "ce-id": "x", "ce-type": kind, "ce-time": a.time().Format(time.RFC3339Nano),
 	} {
 		m.Header[name] = []string{value}
 	}

@@ -61,9 +61,9 @@ func (i Issuer) Sign(k Key, a Access) (string, error) {
 	})
 }
 
-// Read returns what a valid access token says. It returns auth.ErrTokenExpired for one
-// that was valid, and auth.ErrInvalidToken for anything else. Whether the session still
-// lives is another question.
+// Read returns the content of a valid access token. It returns auth.ErrTokenExpired for one
+// that was valid, and auth.ErrInvalidToken for anything else, which includes a lifetime of more
+// than MaxLifetime. It does not know whether the session still lives.
 func (i Issuer) Read(text string, find Find, now time.Time) (Access, error) {
 	if i.Name == "" || i.Audience == "" {
 		return Access{}, invalid(errors.New("no issuer or audience to check"))
@@ -79,6 +79,9 @@ func (i Issuer) Read(text string, find Find, now time.Time) (Access, error) {
 	if err := check(c, now, jwt.WithIssuer(i.Name), jwt.WithAudience(i.Audience)); err != nil {
 		return Access{}, err
 	}
+	if time.Unix(c.IssuedAt, 0).After(now.Add(Leeway)) {
+		return Access{}, invalid(errors.New("iat is in the future"))
+	}
 	return c.access()
 }
 
@@ -89,6 +92,9 @@ func (c accessClaims) access() (Access, error) {
 	}
 	if c.ID == "" || c.SessionID == "" || c.NotBefore == 0 || c.AuthTime == 0 || len(c.AMR) == 0 {
 		return Access{}, invalid(errors.New("a claim is missing"))
+	}
+	if life := c.Expires - c.IssuedAt; life <= 0 || life > int64(MaxLifetime/time.Second) {
+		return Access{}, invalid(errors.New("exp is not within the longest lifetime after iat"))
 	}
 	return Access{
 		ID: c.ID, UserID: auth.UserID(user), SessionID: c.SessionID,

@@ -41,7 +41,8 @@ func SignRefresh(k Key, r Refresh) (string, error) {
 // ReadRefresh returns what a valid refresh token says that was signed with one of the keys.
 // It returns auth.ErrTokenExpired for one that was valid, and auth.ErrInvalidToken for
 // anything else. Whether the session still lives, and at which generation, is another
-// question.
+// question. A token from the future is valid: only this service signs, so its clock was ahead,
+// and the session's row decides.
 func ReadRefresh(text string, keys []Key, now time.Time) (Refresh, error) {
 	c, err := openRefresh(text, keys)
 	if err != nil {

@@ -163,6 +163,13 @@ func TestAccessRefusesClaims(t *testing.T) {
 		"no nbf":             swap(`"nbf":1767323045,`, ``),
 		"nbf in the future":  swap(`"nbf":1767323045`, `"nbf":1767323106`),
 		"iat in the future":  swap(`"iat":1767323045`, `"iat":1767323106`),
+		"exp a year ahead":   swap(`"exp":1767323945`, `"exp":1798859045`),
+		"exp after a day":    swap(`"exp":1767323945`, `"exp":1767409446`),
+		"exp at iat":         swap(`"iat":1767323045,"nbf":1767323045,"exp":1767323945`, `"iat":1767323050,"nbf":1767323045,"exp":1767323050`),
+		"exp before iat":     swap(`"iat":1767323045,"nbf":1767323045,"exp":1767323945`, `"iat":1767323100,"nbf":1767323045,"exp":1767323099`),
+		"no amr":             swap(`"amr":["pwd"],`, ``),
+		"amr is empty":       swap(`"amr":["pwd"]`, `"amr":[]`),
+		"no auth_time":       swap(`,"auth_time":1767319445`, ``),
 		"exp in words":       swap(`"exp":1767323945`, `"exp":"1767323945"`),
 		"exp with fractions": swap(`"exp":1767323945`, `"exp":1767323945.5`),
 		"exp twice":          swap(`"exp":1767323945`, `"exp":1,"exp":1767323945`),
@@ -172,6 +179,14 @@ func TestAccessRefusesClaims(t *testing.T) {
 		if got, err := issuer.Read(text, keys(edKey), now); !errors.Is(err, auth.ErrInvalidToken) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+}
+
+func TestAccessMayLiveForADay(t *testing.T) {
+	a := access
+	a.ExpiresAt = a.IssuedAt.Add(token.MaxLifetime)
+	if got, err := issuer.Read(sign(t, edKey, a), keys(edKey), now); err != nil || !reflect.DeepEqual(got, a) {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -236,6 +251,17 @@ func TestAnIssuerWithoutNameAcceptsNothing(t *testing.T) {
 	}
 }
 
+func TestRefreshMayBeFromAClockThatWasAhead(t *testing.T) {
+	text := signRefresh(t, hmacKey, refresh)
+	if got, err := token.ReadRefresh(text, []token.Key{hmacKey}, now.Add(-30*24*time.Hour)); err != nil || got != refresh {
+		t.Errorf("%+v, %v", got, err)
+	}
+	none := forge(hmacKey, `{"alg":"HS256","typ":"rt+jwt"}`, `{"sub":"42","exp":1767326645,"jti":"s1.3","sid":"s1","gen":3}`)
+	if got, err := token.ReadRefresh(none, []token.Key{hmacKey}, now); !errors.Is(err, auth.ErrInvalidToken) {
+		t.Errorf("no iat: %+v, %v", got, err)
+	}
+}
+
 func TestRefreshRoundTrip(t *testing.T) {
 	text := signRefresh(t, hmacKey, refresh)
 	if again := signRefresh(t, hmacKey, refresh); again != text {
@@ -254,6 +280,24 @@ func TestRefreshRoundTrip(t *testing.T) {
 	}
 	if got, err := token.ReadRefreshToEnd(text, []token.Key{hmacKey}); err != nil || got != refresh {
 		t.Errorf("to end its session: %+v, %v", got, err)
+	}
+}
+
+// The secrets of refresh tokens have no kid. A token that names one was not made by this service.
+func TestRefreshRefusesAKid(t *testing.T) {
+	claims := `{"sub":"42","iat":1767323045,"exp":1767326645,"jti":"s1.3","sid":"s1","gen":3}`
+	good := forge(hmacKey, `{"alg":"HS256","typ":"rt+jwt"}`, claims)
+	if got, err := token.ReadRefresh(good, []token.Key{hmacKey}, now); err != nil || got != refresh {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for _, kid := range []string{"k1", " ", "0"} {
+		text := forge(hmacKey, `{"alg":"HS256","kid":"`+kid+`","typ":"rt+jwt"}`, claims)
+		if got, err := token.ReadRefresh(text, []token.Key{hmacKey}, now); !errors.Is(err, auth.ErrInvalidToken) {
+			t.Errorf("kid %q: %+v, %v", kid, got, err)
+		}
+		if got, err := token.ReadRefreshToEnd(text, []token.Key{hmacKey}); !errors.Is(err, auth.ErrInvalidToken) {
+			t.Errorf("kid %q, to end its session: %+v, %v", kid, got, err)
+		}
 	}
 }
 

@@ -1,0 +1,258 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/gcra"
+)
+
+const (
+	// catchUpEvery is how often a verifier reads what it may have missed, or more often if
+	// it may not be stale for long.
+	catchUpEvery = 5 * time.Second
+	// catchUpTimeout is how long it waits for one answer.
+	catchUpTimeout = 2 * time.Second
+	// retryEvery is how soon it tries again after a failure.
+	retryEvery = 250 * time.Millisecond
+	// rereadEvery is how often it reads all revocations instead of those since the last time:
+	// one may have been committed long after the time that it carries.
+	rereadEvery = 5 * time.Minute
+	// rereads is how often it begins again because the clock jumped meanwhile.
+	rereads = 3
+	// keysAgainAfter is how long after a hint the keys are fetched a second time. The instance that
+	// answered the first time may not have read the change yet.
+	keysAgainAfter = 500 * time.Millisecond
+)
+
+// hintLimit bounds how often hints make a verifier ask. Anybody who may publish on the bus can make
+// them up; the last one is followed within the interval.
+var hintLimit = gcra.Limit{Burst: 20, Interval: 250 * time.Millisecond}
+
+// pass is what the follower reads next.
+type pass int
+
+const (
+	passStop    pass = iota
+	passRegular      // keys, and revocations since the last regular pass or all of them
+	passHinted       // the latest revocations, and keys if the hint was about those
+	passKeys         // keys
+)
+
+// follower is the state of Verifier.follow.
+type follower struct {
+	*Verifier
+	cursor    string        // where the next regular pass begins; "" is at the oldest revocation
+	recent    string        // where the next hinted pass begins
+	jumps     uint64        // of the clock, up to the last regular pass
+	readAll   time.Duration // elapsed time of the last regular pass from the beginning
+	due       time.Time     // of the next regular pass
+	keysAgain time.Time     // of the second fetch after a hint; zero if none is due
+	hintDue   time.Time     // of hintLimit
+	isAway    bool          // the last pass failed
+}
+
+// follow reads the service's keys and revocations again and again until ctx ends.
+func (v *Verifier) follow(ctx context.Context) {
+	defer close(v.done)
+	reconnected := v.conn.StatusChanged(nats.CONNECTED)
+	defer v.conn.RemoveStatusListener(reconnected)
+	f := &follower{Verifier: v}
+	every := min(catchUpEvery, v.config.MaxStaleness/3)
+	for next := passRegular; next != passStop; next = f.wait(ctx, reconnected) {
+		err := f.run(ctx, next)
+		if ctx.Err() != nil {
+			return
+		}
+		f.report(err)
+		switch {
+		case f.isAway:
+			f.due = time.Now().Add(min(every, retryEvery))
+		case next == passRegular:
+			f.due = time.Now().Add(every)
+		}
+	}
+}
+
+func (f *follower) run(ctx context.Context, next pass) error {
+	switch next {
+	case passHinted:
+		return f.readRecent(ctx)
+	case passKeys:
+		return f.fetchKeys(ctx)
+	}
+	return f.catchUp(ctx)
+}
+
+// report logs that the service cannot be read, and that it can again.
+func (f *follower) report(err error) {
+	switch {
+	case err != nil && !f.isAway:
+		f.config.Log.Warn("revocations cannot be read", "err", err)
+	case err == nil && f.isAway:
+		f.config.Log.Info("revocations are read again")
+	}
+	f.isAway = err != nil
+}
+
+// wait returns what to read next, when it is time. After a failure it does not listen to hints, so
+// that nobody makes it ask faster than it retries.
+func (f *follower) wait(ctx context.Context, reconnected <-chan nats.Status) pass {
+	timer := time.NewTimer(time.Until(f.due))
+	defer timer.Stop()
+	hints, wanted, jumped := f.hints, f.wanted, f.jumped
+	var resume, again <-chan time.Time
+	if pause := hintLimit.Wait(f.hintDue, time.Now()); pause > 0 {
+		hints, resume = nil, time.After(pause)
+	}
+	if !f.keysAgain.IsZero() {
+		again = time.After(time.Until(f.keysAgain))
+	}
+	if f.isAway {
+		hints, wanted, jumped, resume, again = nil, nil, nil, nil, nil
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return passStop
+		case _, open := <-reconnected:
+			if open {
+				return passRegular
+			}
+			reconnected = nil // the connection is closed for good
+		case <-timer.C:
+			return passRegular
+		case <-jumped:
+			return passRegular
+		case <-again:
+			f.keysAgain = time.Time{}
+			return passKeys
+		case <-wanted:
+			return passKeys
+		case <-resume:
+			hints = f.hints
+		case <-hints:
+			f.hintDue = hintLimit.Pass(f.hintDue, time.Now())
+			return passHinted
+		}
+	}
+}
+
+// catchUp reads the keys and the sessions that have ended since the last time; all of them the
+// first time, now and then, and if the clock has jumped since. The verifier vouches for what
+// was so when catchUp began.
+func (f *follower) catchUp(ctx context.Context) error {
+	for range rereads {
+		begun := f.clock.Read()
+		if err := f.fetchKeys(ctx); err != nil {
+			return err
+		}
+		since, isAll := f.cursor, begun.Jumps != f.jumps || begun.Elapsed-f.readAll >= rereadEvery
+		if isAll {
+			since = ""
+		}
+		last, err := f.readSince(ctx, since)
+		if err != nil {
+			return err
+		}
+		if f.clock.Read().Jumps != begun.Jumps {
+			continue
+		}
+		f.cursor, f.recent, f.jumps = last.Cursor, last.Recent, begun.Jumps
+		if since == "" {
+			f.readAll = begun.Elapsed
+		}
+		f.forget()
+		if f.synced.Swap(&syncPoint{begun.Elapsed, begun.Jumps}) == nil {
+			close(f.ready)
+		}
+		return nil
+	}
+	return errors.New("the clock keeps jumping")
+}
+
+// readRecent follows a hint.
+func (f *follower) readRecent(ctx context.Context) error {
+	if f.keysHinted.Swap(false) {
+		if err := f.fetchKeys(ctx); err != nil {
+			return err
+		}
+		f.keysAgain = time.Now().Add(keysAgainAfter)
+	}
+	since := f.recent
+	if since == "" { // an older service does not say
+		since = f.cursor
+	}
+	last, err := f.readSince(ctx, since)
+	if err == nil {
+		f.recent = last.Recent
+	}
+	return err
+}
+
+// readSince takes in all revocations from a cursor on and returns the last page. With each page it
+// compares the clock with the service's.
+func (f *follower) readSince(ctx context.Context, since string) (auth.RevocationsReply, error) {
+	for {
+		asked := f.clock.Read()
+		page, err := f.readPage(ctx, since)
+		if err != nil {
+			return auth.RevocationsReply{}, err
+		}
+		answered := f.clock.Read()
+		if !page.Now.IsZero() && f.clock.Check(page.Now, asked, answered) {
+			f.config.Log.Warn("the clock differs from the service's, which counts", "ahead", f.clock.Ahead().Round(time.Millisecond).String())
+		}
+		f.revoked.addPage(page, answered)
+		if !page.More {
+			return page, nil
+		}
+		since = page.Cursor
+	}
+}
+
+func (f *follower) readPage(ctx context.Context, since string) (auth.RevocationsReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
+	defer cancel()
+	return Call(ctx, f.conn, auth.Revocations, auth.RevocationsRequest{Since: since})
+}
+
+// forget drops tokens that have expired, and sessions whose tokens all have.
+func (f *follower) forget() {
+	now := f.clock.Read()
+	for id, m := range f.known.All() {
+		if !now.Wall.Before(m.reply.ExpiresAt) || m.key.withdrawn.Load() {
+			f.known.Invalidate(id)
+		}
+	}
+	f.revoked.forget(now.Elapsed)
+}
+
+// hearRevoked takes an event as a hint to read the revocations: a message on the bus does not prove
+// who sent it.
+func (v *Verifier) hearRevoked(m *nats.Msg) {
+	_, data, err := events.Decode[events.SessionRevoked](m.Header, m.Data)
+	if err != nil || v.revoked.isRevoked(data.SessionID, 0) {
+		return
+	}
+	signal(v.hints)
+}
+
+// Refetch makes the verifier fetch the keys soon, for a caller that knows that they have changed.
+func (v *Verifier) Refetch() {
+	v.keysHinted.Store(true)
+	signal(v.hints)
+}
+
+// signal wakes whoever receives from a channel of one, if it is not being woken already.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,391 @@
+package bus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/internal/clock"
+	"github.com/zyotra/auth/internal/testauthority"
+	"github.com/zyotra/auth/internal/testclock"
+)
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for late := time.Now().Add(20 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
+
+// vouches waits until a verifier does.
+func vouches(t *testing.T, v *bus.Verifier) {
+	t.Helper()
+	eventually(t, "the verifier vouches", func() bool { return v.Err() == nil })
+}
+
+// driven starts an authority and the machine of a verifier, on which time stands still until the
+// test moves it. The authority's clock is right whatever becomes of the machine's.
+func driven(t *testing.T) (*testauthority.Authority, *testclock.Clock, *clock.Clock) {
+	t.Helper()
+	a, begin := testauthority.Start(t), time.Now()
+	machine := testclock.New(begin)
+	a.SetClock(func() time.Time { return begin.Add(machine.Read().Elapsed) })
+	return a, machine, clock.New(machine.Read, clock.Tolerance)
+}
+
+func TestVerifierRefusesTokensOfAWithdrawnKeyThatItVerifiedMeanwhile(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	old := a.Sign(t, "one", "s", time.Minute)
+	verify(t, v, old, nil)
+	const each = 500
+	var tokens [4 * each]string
+	for i := range tokens {
+		tokens[i] = a.Sign(t, "one", fmt.Sprint("s", i), time.Minute)
+	}
+	var group sync.WaitGroup
+	for part := range 4 {
+		group.Go(func() {
+			for _, text := range tokens[part*each : (part+1)*each] {
+				_, _ = v.Verify(context.Background(), text) // some before the key is gone, some after
+			}
+		})
+	}
+	a.Add(t, "two")
+	a.Remove("one")
+	v.Refetch()
+	soon(t, v, old, auth.ErrInvalidToken)
+	group.Wait()
+	for _, text := range tokens {
+		verify(t, v, text, auth.ErrInvalidToken)
+	}
+	verify(t, v, a.Sign(t, "two", "s", time.Minute), nil)
+}
+
+func TestVerifierRefusesATokenThatLivesTooLong(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{})
+	verify(t, v, a.Sign(t, "one", "s", 24*time.Hour), nil)
+	verify(t, v, a.Sign(t, "one", "s", 24*time.Hour+time.Second), auth.ErrInvalidToken)
+}
+
+func TestVerifierNeverPassesAnExpiredTokenThatItRemembers(t *testing.T) {
+	a, machine, c := driven(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour, Clock: c})
+	text := a.Sign(t, "one", "s", time.Minute)
+	verify(t, v, text, nil)
+	machine.Advance(time.Minute - time.Second)
+	verify(t, v, text, nil)
+	machine.Advance(time.Second)
+	verify(t, v, text, auth.ErrTokenExpired)
+}
+
+func TestVerifierRefusesEndedSessionsWhateverItsClockDoes(t *testing.T) {
+	a, machine, c := driven(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
+	good, ended := a.Sign(t, "one", "good", 10*time.Minute), a.Sign(t, "one", "ended", 10*time.Minute)
+	a.Revoke(t, "ended", false)
+	soon(t, v, ended, auth.ErrTokenRevoked)
+	for i, jump := range []time.Duration{time.Hour, -time.Hour, -time.Hour, time.Hour, 48 * time.Hour, -48 * time.Hour, 6 * time.Second, -6 * time.Second} {
+		late := fmt.Sprint("ended while the clock was wrong ", i)
+		text := a.Sign(t, "one", late, 10*time.Minute)
+		verify(t, v, text, nil)
+		a.Revoke(t, late, false)
+		machine.Jump(jump)
+		verify(t, v, text, auth.ErrUnavailable) // since it may have missed something
+		vouches(t, v)
+		verify(t, v, text, auth.ErrTokenRevoked)
+		verify(t, v, ended, auth.ErrTokenRevoked)
+		verify(t, v, good, nil)
+		machine.Advance(time.Second)
+		vouches(t, v)
+	}
+	if n := v.Stats().Revoked; n != 9 {
+		t.Errorf("%d sessions are refused", n)
+	}
+}
+
+func TestVerifierGoesByTheServicesClock(t *testing.T) {
+	a, machine, c := driven(t)
+	machine.Jump(-time.Hour)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
+	text := a.Sign(t, "one", "s", time.Minute)
+	verify(t, v, text, nil)
+	machine.Advance(time.Minute)
+	vouches(t, v)
+	verify(t, v, text, auth.ErrTokenExpired)
+	begin := time.Now().Add(time.Hour) // and it is the service's that jumps
+	a.SetClock(func() time.Time { return begin.Add(machine.Read().Elapsed) })
+	soon(t, v, a.Sign(t, "one", "s", time.Minute), nil)
+}
+
+func TestVerifierRefusesASessionUntilItsLastTokenHasExpiredForEveryone(t *testing.T) {
+	a, machine, c := driven(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
+	text, of := a.Sign(t, "one", "s", 5*time.Minute), time.Now()
+	v.Refuse("s", of.Add(time.Minute))
+	v.Refuse("for a day at most", of.Add(1000*time.Hour))
+	for _, step := range []struct {
+		advance time.Duration
+		wanted  error
+	}{
+		{0, auth.ErrTokenRevoked},
+		{119 * time.Second, auth.ErrTokenRevoked}, // clocks may differ by the leeway
+		{2 * time.Second, nil},
+	} {
+		machine.Advance(step.advance)
+		vouches(t, v) // it has caught up, and dropped what is over
+		verify(t, v, text, step.wanted)
+	}
+	machine.Advance(24 * time.Hour)
+	vouches(t, v)
+	if n := v.Stats().Revoked; n != 0 {
+		t.Errorf("%d sessions are refused", n)
+	}
+}
+
+func TestVerifierRefusesADeletedUser(t *testing.T) {
+	a, machine, c := driven(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour, Clock: c})
+	text := a.Sign(t, "one", "s", 5*time.Minute)
+	v.RefuseUser(8, time.Now().Add(time.Minute))
+	verify(t, v, text, nil)
+	v.RefuseUser(7, time.Now().Add(time.Minute))
+	verify(t, v, text, auth.ErrTokenRevoked)
+	verify(t, v, a.Sign(t, "one", "another", 5*time.Minute), auth.ErrTokenRevoked)
+	machine.Advance(2*time.Minute + time.Second)
+	soon(t, v, text, nil)
+}
+
+// What ended while it was catching up may be on a page that it had already read.
+func TestVerifierIsAsFreshAsTheBeginningOfItsLastPass(t *testing.T) {
+	a, machine, c := driven(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
+	asked, answer := make(chan struct{}), make(chan struct{})
+	a.Intercept(func(subject, _ string) {
+		if subject == string(auth.Revocations) {
+			asked <- struct{}{}
+			<-answer
+		}
+	})
+	<-asked
+	machine.Advance(1100 * time.Millisecond)
+	answer <- struct{}{}
+	<-asked // of the next pass: the former has ended
+	if err := v.Err(); !errors.Is(err, auth.ErrUnavailable) {
+		t.Errorf("it vouches by a pass that began %s ago: %v", v.Stats().Staleness, err)
+	}
+	a.Intercept(nil)
+	answer <- struct{}{}
+	vouches(t, v)
+}
+
+func TestVerifierTakesEventsAsHints(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	var requests atomic.Int64
+	a.Intercept(func(subject, _ string) {
+		if subject == string(auth.Revocations) {
+			requests.Add(1)
+		}
+	})
+	good := a.Sign(t, "one", "good", time.Minute)
+	verify(t, v, good, nil)
+	before := requests.Load()
+	a.Publish(t, "session.revoked", []byte(`{"sessionId":"good","userId":7,"expiresAt":"9999-01-01T00:00:00Z"}`))
+	eventually(t, "it reads the revocations", func() bool { return requests.Load() > before })
+	real := a.Sign(t, "one", "real", time.Minute)
+	verify(t, v, real, nil)
+	a.Revoke(t, "real", true)
+	soon(t, v, real, auth.ErrTokenRevoked)
+	verify(t, v, good, nil)
+}
+
+func TestVerifierIsNotDrivenByInventedEvents(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	var requests atomic.Int64
+	a.Intercept(func(string, string) { requests.Add(1) })
+	began := time.Now()
+	for i := range 500 {
+		a.Publish(t, "session.revoked", fmt.Appendf(nil, `{"sessionId":"invented %d","userId":7}`, i))
+		a.Publish(t, "key.rotated", []byte("{}"))
+	}
+	last := a.Sign(t, "one", "last", time.Minute)
+	a.Revoke(t, "last", true)
+	soon(t, v, last, auth.ErrTokenRevoked)
+	passes := 20 + int64(time.Since(began)/(250*time.Millisecond)) + 1 + 1 // the burst, one each interval, and a regular one
+	if n := requests.Load(); n > 3*passes+3 {                              // each asks for keys and revocations, and for the keys again
+		t.Errorf("%d requests within %s", n, time.Since(began))
+	}
+}
+
+func TestVerifierReadsAllRevocationsNowAndThen(t *testing.T) {
+	a, machine, c := driven(t)
+	a.Revoke(t, "some", false)
+	a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
+	var all atomic.Int64
+	a.Intercept(func(subject, since string) {
+		if subject == string(auth.Revocations) && since == "" {
+			all.Add(1)
+		}
+	})
+	for range 2 {
+		before := all.Load()
+		machine.Advance(5 * time.Minute)
+		eventually(t, "it reads all", func() bool { return all.Load() > before })
+	}
+}
+
+func TestVerifierConfiguration(t *testing.T) {
+	a := testauthority.Start(t)
+	for name, c := range map[string]bus.VerifierConfig{
+		"no issuer":          {Audience: audience},
+		"no audience":        {Issuer: issuer},
+		"negative staleness": {Issuer: issuer, Audience: audience, MaxStaleness: -1},
+		"tiny staleness":     {Issuer: issuer, Audience: audience, MaxStaleness: time.Second - 1},
+		"negative memory":    {Issuer: issuer, Audience: audience, Remember: -1},
+	} {
+		if _, err := bus.NewVerifier(a.Connect(t), c); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Remember: 1})
+	silent := testauthority.Start(t)
+	silent.Silence(true)
+	never := silent.Follow(t, bus.VerifierConfig{})
+	for _, closed := range []*bus.Verifier{v, never} {
+		waiting := make(chan error)
+		if closed == never {
+			go func() { waiting <- closed.Ready(context.Background()) }()
+		}
+		if err := closed.Close(); err != nil {
+			t.Error(err)
+		}
+		if closed == never {
+			if err := <-waiting; !errors.Is(err, auth.ErrUnavailable) {
+				t.Errorf("Ready while it was closed: %v", err)
+			}
+		}
+		if err := closed.Ready(context.Background()); !errors.Is(err, auth.ErrUnavailable) {
+			t.Errorf("Ready after Close: %v", err)
+		}
+	}
+}
+
+func TestVerifierIgnoresKeysThatItDoesNotUnderstand(t *testing.T) {
+	a := testauthority.Start(t)
+	one := a.KeySet().Keys[0]
+	with := func(change func(*auth.Key)) auth.Key {
+		k := one
+		k.KeyID = "another"
+		change(&k)
+		return k
+	}
+	a.Show(
+		auth.Key{KeyType: "RSA", KeyID: "rsa", Algorithm: "RS256", Use: "sig"},
+		auth.Key{KeyType: "EC", Curve: "P-256", X: "AA", KeyID: "one", Algorithm: "ES256", Use: "sig"}, // of a kid that is another's too
+		auth.Key{},
+		with(func(k *auth.Key) { k.KeyType = "oct" }),
+		with(func(k *auth.Key) { k.Curve = "X25519" }),
+		with(func(k *auth.Key) { k.Algorithm = "ES256" }),
+		with(func(k *auth.Key) { k.Use = "enc" }),
+		with(func(k *auth.Key) { k.X = "AAAA" }),
+		with(func(k *auth.Key) { k.X = "!" }),
+		with(func(k *auth.Key) { k.KeyID = "" }),
+	)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	verify(t, v, a.Sign(t, "one", "s", time.Minute), nil)
+	if n := v.Stats().Keys; n != 1 {
+		t.Errorf("%d keys", n)
+	}
+	// A missing use or alg is none that contradicts.
+	a.Add(t, "two")
+	two := a.KeySet().Keys
+	k := two[len(two)-1]
+	if k.KeyID != "two" {
+		k = two[len(two)-2]
+	}
+	k.KeyID, k.Use, k.Algorithm = "plain", "", ""
+	a.Show(k)
+	v.Refetch()
+	eventually(t, "three keys", func() bool { return v.Stats().Keys == 3 })
+	// Two keys of one kid leave open which one signed.
+	a.Add(t, "three")
+	a.Show(with(func(k *auth.Key) { k.KeyID = "three" }))
+	verify(t, v, a.Sign(t, "three", "s", time.Minute), auth.ErrUnavailable)
+	verify(t, v, a.Sign(t, "one", "s", time.Minute), nil)
+}
+
+func TestACallerThatLeavesDoesNotSpoilTheKeysForOthers(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	a.Add(t, "invented")
+	invented := a.Sign(t, "invented", "s", time.Minute)
+	a.Remove("invented")
+	a.Add(t, "two")
+	asked, answer := make(chan struct{}, 8), make(chan struct{})
+	a.Intercept(func(subject, _ string) {
+		if subject == string(auth.Keys) {
+			asked <- struct{}{}
+			<-answer
+		}
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := v.Verify(ctx, invented)
+		left <- err
+	}()
+	<-asked
+	leave()
+	if err := <-left; !errors.Is(err, auth.ErrUnavailable) {
+		t.Errorf("the caller that left: %v", err)
+	}
+	verify(t, v, a.Sign(t, "one", "s", time.Minute), nil) // whose key is known
+	close(answer)
+	verify(t, v, a.Sign(t, "two", "s", time.Minute), nil)
+	verify(t, v, invented, auth.ErrInvalidToken)
+}
+
+func TestAnUnknownKidIsNoVerdictWhileTheKeysCannotBeRead(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	a.Add(t, "two")
+	two := a.Sign(t, "two", "s", time.Minute)
+	one := a.KeySet().Keys[0]
+	one.KeyID = "one"
+	a.Show(one) // twice now, so the set is refused
+	verify(t, v, two, auth.ErrUnavailable)
+	verify(t, v, two, auth.ErrUnavailable)
+	verify(t, v, a.Sign(t, "one", "s", time.Minute), nil)
+	a.Show()
+	soon(t, v, two, nil)
+}
+
+// The instance that answers first may not have read the change yet.
+func TestVerifierFetchesTheKeysAgainAfterAHint(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	old := a.Sign(t, "one", "s", time.Minute)
+	verify(t, v, old, nil)
+	a.Add(t, "two")
+	var once sync.Once
+	a.Intercept(func(subject, _ string) {
+		if subject == string(auth.Keys) {
+			once.Do(func() { a.Remove("one") }) // the answer has been made
+		}
+	})
+	a.Publish(t, "key.rotated", []byte("{}"))
+	soon(t, v, old, auth.ErrInvalidToken)
+	verify(t, v, a.Sign(t, "two", "s", time.Minute), nil)
+}
