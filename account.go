@@ -56,7 +56,7 @@ type AccountDeleteRequest struct {
 // AccountDeleted is empty: the account is gone.
 type AccountDeleted struct{}
 
-// PasswordChangeRequest sets another password. Every other session ends.
+// PasswordChangeRequest sets another password. All sessions end, and a new one begins.
 type PasswordChangeRequest struct {
 	Bearer
 	CurrentPassword string `json:"currentPassword"`
@@ -64,9 +64,11 @@ type PasswordChangeRequest struct {
 	Origin
 }
 
-// PasswordChanged tells how many sessions ended.
+// PasswordChanged has the tokens of the new session, which takes the place of the one that asked.
 type PasswordChanged struct {
-	Ended int `json:"ended"`
+	SessionsEnded         // the one that asked among them
+	Carrier       Carrier `json:"carrier"` // of the tokens, as of the session that asked
+	Tokens
 }
 
 // User is an account as operators and services that keep a list of users see it.

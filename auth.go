@@ -56,12 +56,12 @@ const (
 
 // The subjects for operators. Only the role admin may ask them.
 const (
-	AdminUsersList        Op[AdminUsersListRequest, UserList]               = "auth.admin.users.list"
-	AdminUsersGet         Op[AdminUsersGetRequest, UserDetails]             = "auth.admin.users.get"
-	AdminUsersDisable     Op[AdminUsersDisableRequest, UserDisabled]        = "auth.admin.users.disable"
-	AdminUsersEnable      Op[AdminUsersEnableRequest, UserEnabled]          = "auth.admin.users.enable"
-	AdminUsersEndSessions Op[AdminUsersEndSessionsRequest, SessionsEnded]   = "auth.admin.users.end_sessions"
-	AdminUsersSetPassword Op[AdminUsersSetPasswordRequest, PasswordChanged] = "auth.admin.users.set_password"
+	AdminUsersList        Op[AdminUsersListRequest, UserList]             = "auth.admin.users.list"
+	AdminUsersGet         Op[AdminUsersGetRequest, UserDetails]           = "auth.admin.users.get"
+	AdminUsersDisable     Op[AdminUsersDisableRequest, UserDisabled]      = "auth.admin.users.disable"
+	AdminUsersEnable      Op[AdminUsersEnableRequest, UserEnabled]        = "auth.admin.users.enable"
+	AdminUsersEndSessions Op[AdminUsersEndSessionsRequest, SessionsEnded] = "auth.admin.users.end_sessions"
+	AdminUsersSetPassword Op[AdminUsersSetPasswordRequest, SessionsEnded] = "auth.admin.users.set_password"
 )
 
 // Bearer is embedded in requests made on behalf of a user. The access token is no member

@@ -83,14 +83,18 @@ type LogoutRequest struct {
 // LogoutReply is empty: the session is gone, whether it was there or not.
 type LogoutReply struct{}
 
-// SessionsListRequest asks for the live sessions of the access token's user.
+// SessionsListRequest asks for a page of the live sessions of the access token's user.
 type SessionsListRequest struct {
 	Bearer
+	After string `json:"after,omitempty"` // Next of the page before; "" is the first page
+	Limit int    `json:"limit,omitzero"`  // most sessions in it, up to 100; 0 is 100
 }
 
-// SessionList is a user's live sessions, the one used last first.
+// SessionList is a page of a user's live sessions, newest first. A session that lives from the
+// first page to the last is on exactly one of them.
 type SessionList struct {
 	Sessions []Session `json:"sessions"`
+	Next     string    `json:"next,omitempty"` // After of the next page; absent if this is the last one
 }
 
 // Session is a login as its user may see it.
@@ -120,7 +124,8 @@ type SessionsRevokeOthersRequest struct {
 	Bearer
 }
 
-// SessionsEnded tells how many sessions a request ended.
+// SessionsEnded says how many sessions a request ended. Of more than 1,000 sessions, all of which end
+// at once, it counts 1,000; the events of the others follow.
 type SessionsEnded struct {
 	Ended int `json:"ended"`
 }

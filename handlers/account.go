@@ -179,6 +179,9 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 		if account, err = tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: req.Name, Locale: req.Locale}, a.Clock.now()); err != nil {
 			return err
 		}
+		if _, err := live(ctx, tx, user.SessionID); err != nil { // now that the row is held
+			return err
+		}
 		return tx.Emit(ctx, account.UpdatedAt, updated(account))
 	})
 	if err != nil {
@@ -238,7 +241,7 @@ func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest,
 		return auth.AccountDeleted{}, gone(err)
 	}
 	if req.Password == "" {
-		return auth.AccountDeleted{}, a.delete(ctx, user.UserID, stored, nil)
+		return auth.AccountDeleted{}, a.delete(ctx, user, stored, nil)
 	}
 	account, err := a.Store.Account(ctx, user.UserID)
 	if err != nil {
@@ -248,40 +251,59 @@ func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest,
 	if err != nil {
 		return auth.AccountDeleted{}, err
 	}
-	return auth.AccountDeleted{}, a.delete(ctx, user.UserID, stored, try)
+	return auth.AccountDeleted{}, a.delete(ctx, user, stored, try)
 }
 
-// delete ends the sessions of an account, which go with it, and deletes it, if the stored
-// password is the one that was looked at; otherwise it returns auth.ErrConflict. It settles the
-// try that confirmed the password.
-func (a *Accounts) delete(ctx context.Context, id auth.UserID, password string, try *charge) error {
-	now := a.Clock.now()
+// delete ends the sessions of an account and deletes it with them, if the stored password is the
+// one that was looked at; otherwise it returns auth.ErrConflict. It returns auth.ErrTokenRevoked if
+// the session that asks has ended meanwhile. It settles the try that confirmed the password.
+func (a *Accounts) delete(ctx context.Context, user token.Access, password string, try *charge) error {
 	return a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		ended, err := tx.EndOtherSessions(ctx, id, "", auth.ReasonUserDeleted, now)
-		if err != nil {
+		if _, err := a.Sessions.holdFor(ctx, tx, user, password); err != nil {
 			return err
 		}
-		if err := a.Sessions.tellEnded(ctx, tx, ended); err != nil {
+		if err := a.Sessions.endOfDeleted(ctx, tx, user.UserID); err != nil {
 			return err
 		}
-		deleted, err := tx.DeleteUser(ctx, id, password)
+		deleted, err := tx.DeleteUser(ctx, user.UserID, password)
 		if err == nil && !deleted {
-			err = auth.ErrConflict // the password was changed meanwhile
+			err = auth.ErrConflict
 		}
 		if err != nil {
 			return err
 		}
-		if err := tx.Emit(ctx, now, events.UserDeleted{UserID: id, DeletedAt: now}); err != nil {
+		now := a.Clock.now()
+		if err := tx.Emit(ctx, now, events.UserDeleted{UserID: user.UserID, DeletedAt: now}); err != nil {
 			return err
 		}
 		return try.settle(ctx, tx)
 	})
 }
 
+// holdFor holds the row of a token's user for a change that was confirmed by a password, and returns
+// the session of the token. What was looked at before may have changed while the password was being
+// compared: it returns auth.ErrTokenRevoked if the session has ended or the user is disabled or
+// deleted, and auth.ErrConflict if another password is stored.
+func (s *Sessions) holdFor(ctx context.Context, tx *persistence.Store, user token.Access, password string) (persistence.Session, error) {
+	stored, err := tx.HoldPassword(ctx, user.UserID)
+	if err != nil {
+		return persistence.Session{}, gone(err)
+	}
+	session, err := live(ctx, tx, user.SessionID)
+	switch {
+	case err != nil:
+		return persistence.Session{}, err
+	case stored != password:
+		return persistence.Session{}, auth.ErrConflict
+	}
+	return session, nil
+}
+
 // ChangePassword answers auth.password.change: it needs the current password, however recent
-// the login, and ends every other session. It returns auth.ErrInvalidCredentials for a wrong
-// one, auth.ErrRateLimited after too many tries, and auth.ErrInvalid for a new one that is not
-// taken.
+// the login. All sessions end, and a new one takes the place of the one that asks, with the same
+// carrier: tokens that somebody else holds of the former one are refused. It returns
+// auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
+// auth.ErrInvalid for a new password that is not taken.
 func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChanged, error) {
 	tried := attempt{subject: string(auth.PasswordChange), method: byPassword, client: req.Client}
 	return logged(ctx, a.Log, tried, req, a.changePassword)
@@ -312,29 +334,19 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
-	var done auth.PasswordChanged
 	from, _ := client(req.Client) // which confirm has looked at
-	now := a.Clock.now()
+	var ended int
+	var session persistence.Session
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		changed, err := tx.ChangePassword(ctx, user.UserID, stored, fresh, now)
+		former, err := a.Sessions.holdFor(ctx, tx, user, stored)
 		if err != nil {
 			return err
 		}
-		if !changed {
-			return auth.ErrConflict // somebody else was faster
-		}
-		if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+		if ended, err = a.renewPassword(ctx, tx, account, fresh, from); err != nil {
 			return err
 		}
-		ended, err := tx.EndOtherSessions(ctx, user.UserID, user.SessionID, auth.ReasonPasswordChanged, now)
-		if err != nil {
-			return err
-		}
-		done.Ended = len(ended)
-		if err := a.Sessions.tellEnded(ctx, tx, ended); err != nil {
-			return err
-		}
-		if err := a.passwordChanged(ctx, tx, auth.User{Account: account}, from); err != nil {
+		session = a.Sessions.successor(former, from)
+		if err := a.Sessions.store(ctx, tx, session); err != nil {
 			return err
 		}
 		return try.settle(ctx, tx)
@@ -342,7 +354,36 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 	if err != nil {
 		return auth.PasswordChanged{}, err
 	}
-	return done, nil
+	tokens, err := a.Sessions.tokens(session, session.CreatedAt)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	return auth.PasswordChanged{SessionsEnded: auth.SessionsEnded{Ended: ended}, Carrier: session.Carrier, Tokens: tokens}, nil
+}
+
+// renewPassword stores another password of an account, whose row is held, ends all of its sessions
+// and tells the owner. It returns how many sessions ended.
+func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, account auth.Account, fresh string, from auth.Client) (int, error) {
+	now := a.Clock.now()
+	if err := tx.SetPassword(ctx, account.UserID, fresh, now); err != nil {
+		return 0, err
+	}
+	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: account.UserID, ChangedAt: now}); err != nil {
+		return 0, err
+	}
+	ended, err := a.Sessions.EndAll(ctx, tx, account.UserID, "", auth.ReasonPasswordChanged)
+	if err != nil {
+		return 0, err
+	}
+	return ended, a.passwordChanged(ctx, tx, auth.User{Account: account}, from)
+}
+
+// successor is a new session for the client of a former one, whose user has just given the password.
+func (s *Sessions) successor(former persistence.Session, from auth.Client) persistence.Session {
+	if from == (auth.Client{}) {
+		from = former.Used
+	}
+	return s.next(former.UserID, amrPassword, source{client: from, carrier: former.Carrier})
 }
 
 // passwordChanged voids the links and codes that were made before a change of the password, but

@@ -180,7 +180,7 @@ func TestDeletingAnAccountNeedsThePasswordOrARecentLogin(t *testing.T) {
 	})
 }
 
-func TestChangingThePasswordEndsAllOtherSessions(t *testing.T) {
+func TestChangingThePasswordEndsAllSessionsButANewOne(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		kept := s.begun(t)
 		other := s.login(t).Tokens
@@ -203,10 +203,11 @@ func TestChangingThePasswordEndsAllOtherSessions(t *testing.T) {
 		want(t, "the other session before", s.verify(t, other.AccessToken), nil)
 
 		done, err := change(horse, fresh)
-		if err != nil || done.Ended != 1 {
+		if err != nil || done.Ended != 2 {
 			t.Fatalf("%+v, %v", done, err)
 		}
-		want(t, "the session that asked", s.verify(t, kept.AccessToken), nil)
+		want(t, "the session that asked", s.verify(t, kept.AccessToken), auth.ErrTokenRevoked)
+		want(t, "the one in its place", s.verify(t, done.AccessToken), nil)
 		want(t, "the other", s.verify(t, other.AccessToken), auth.ErrTokenRevoked)
 		_, err = s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse})
 		want(t, "login with the old one", err, auth.ErrInvalidCredentials)
@@ -229,7 +230,7 @@ func TestOfTwoPasswordChangesAtOnceOneWins(t *testing.T) {
 			switch {
 			case err == nil:
 				won++
-			case !errors.Is(err, auth.ErrConflict) && !errors.Is(err, auth.ErrInvalidCredentials):
+			case !errors.Is(err, auth.ErrTokenRevoked):
 				t.Error(err)
 			}
 		}

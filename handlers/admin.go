@@ -14,9 +14,7 @@ import (
 
 // Admin does what operators ask for. All fields but Log and Clock are required.
 //
-// Whatever ends sessions holds the user's row first, as a login does, in the other mode: a
-// login that began before has stored its session by then, and one that comes after finds the
-// user as they are now. So none slips through.
+// Every change holds the user's row first, as a login does; see Sessions.EndAll.
 type Admin struct {
 	Store    *persistence.Store
 	Accounts *Accounts // knows which passwords are taken
@@ -119,7 +117,7 @@ func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, 
 			}
 		}
 		done.DisabledAt = user.DisabledAt
-		done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonUserDisabled, now)
+		done.Ended, err = a.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonUserDisabled)
 		return err
 	})
 	if err != nil {
@@ -153,8 +151,8 @@ func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsR
 }
 
 func (a *Admin) endSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest, _ *attempt) (done auth.SessionsEnded, err error) {
-	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
-		done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now)
+	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, _ time.Time) error {
+		done.Ended, err = a.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonAdmin)
 		return err
 	})
 	if err != nil {
@@ -166,24 +164,24 @@ func (a *Admin) endSessions(ctx context.Context, req auth.AdminUsersEndSessionsR
 // SetPassword answers auth.admin.users.set_password: all sessions of the user end. It returns
 // auth.ErrNotFound, and auth.ErrInvalid for a password that is not taken. Failed logins before
 // hold nobody up any more: the user is expected to get in. A disabled user stays disabled.
-func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (auth.PasswordChanged, error) {
+func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (auth.SessionsEnded, error) {
 	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersSetPassword), method: byOperator, user: req.UserID}, req, a.setPassword)
 }
 
-func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest, _ *attempt) (done auth.PasswordChanged, err error) {
+func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest, _ *attempt) (done auth.SessionsEnded, err error) {
 	if err := checkID(req.UserID); err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.SessionsEnded{}, err
 	}
 	account, err := a.Store.Account(ctx, req.UserID)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.SessionsEnded{}, err
 	}
 	if reason := a.Accounts.checkNew(ctx, req.Password, account); reason != "" {
-		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "password", Reason: reason})
+		return auth.SessionsEnded{}, auth.ErrInvalid.With(auth.Field{Field: "password", Reason: reason})
 	}
 	fresh, err := a.Accounts.Passwords.Hash(ctx, req.Password)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.SessionsEnded{}, err
 	}
 	var address string
 	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
@@ -193,7 +191,7 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 		if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
 			return err
 		}
-		if done.Ended, err = a.end(ctx, tx, user.UserID, auth.ReasonAdmin, now); err != nil {
+		if done.Ended, err = a.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonAdmin); err != nil {
 			return err
 		}
 		if err := a.Accounts.Limits.lift(ctx, tx, user.Email); err != nil {
@@ -203,7 +201,7 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 		return a.Accounts.passwordChanged(ctx, tx, user, auth.Client{})
 	})
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.SessionsEnded{}, err
 	}
 	a.Accounts.Limits.forget(address)
 	return done, nil
@@ -221,13 +219,4 @@ func (a *Admin) change(ctx context.Context, id auth.UserID, fn func(context.Cont
 		}
 		return fn(ctx, tx, user, a.Clock.now())
 	})
-}
-
-// end ends all sessions of a user, with their events, and tells how many.
-func (a *Admin) end(ctx context.Context, tx *persistence.Store, id auth.UserID, reason auth.Reason, now time.Time) (int, error) {
-	ended, err := tx.EndOtherSessions(ctx, id, "", reason, now)
-	if err != nil {
-		return 0, err
-	}
-	return len(ended), a.Sessions.tellEnded(ctx, tx, ended)
 }

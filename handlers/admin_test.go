@@ -240,7 +240,7 @@ func TestOperatorsSetPasswords(t *testing.T) {
 		id := s.register(t)
 		tokens := s.login(t).Tokens
 		s.told(t)
-		set := func(id auth.UserID, plain string) (auth.PasswordChanged, error) {
+		set := func(id auth.UserID, plain string) (auth.SessionsEnded, error) {
 			return s.admin().SetPassword(t.Context(), auth.AdminUsersSetPasswordRequest{UserID: id, Password: plain})
 		}
 		for plain, reason := range map[string]string{"": "required", "short": "too_short", "password": "too_common", "Ada@Example.com": "contains_context"} {

@@ -15,7 +15,8 @@ const (
 	keepEnded = 24 * time.Hour
 	// cleanEvery is how often an instance looks for what is over.
 	cleanEvery = 10 * time.Minute
-	// keepEvents is how long a published event can be published again.
+	// keepEvents is how long a published event can be published again. Revocations are read from
+	// events, so it is longer than access tokens may live, which is a day.
 	keepEvents = 7 * 24 * time.Hour
 	// keepMails is how long a mail that left the outbox can be sent again. Sealed or not, what lets
 	// somebody in is not kept for longer than it is of use.
@@ -29,10 +30,9 @@ const (
 // Every instance does it, at times of its own, and whichever comes first finds something. All
 // fields but Clock are required.
 type Cleanup struct {
-	Store     *persistence.Store
-	AccessTTL time.Duration // of an access token
-	Log       *slog.Logger
-	Clock     Clock
+	Store *persistence.Store
+	Log   *slog.Logger
+	Clock Clock
 }
 
 // Run cleans up now and again until ctx ends. What fails is logged and tried again later.
@@ -59,8 +59,12 @@ func (c *Cleanup) Run(ctx context.Context) error {
 // links, codes and counters, which nobody misses. If it returns an error, some may be gone.
 func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	now := c.Clock.now()
+	longest, err := c.Store.LongestLifetime(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
 	err = inBatches(ctx, func() (int, error) {
-		looked, n, err := c.Store.SweepSessions(ctx, now.Add(-c.AccessTTL-keepEnded), sweepBatch)
+		looked, n, err := c.Store.SweepSessions(ctx, now.Add(-longest-keepEnded), sweepBatch)
 		sessions += n
 		return looked, err
 	})

@@ -15,7 +15,7 @@ const kept = 24*time.Hour + accessTTL
 
 func (s *service) cleanUp(t *testing.T) int {
 	t.Helper()
-	c := handlers.Cleanup{Store: s.store, AccessTTL: accessTTL, Clock: s.now}
+	c := handlers.Cleanup{Store: s.store, Clock: s.now}
 	n, _, err := c.Once(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestCleanUpTakesAllThatIsOver(t *testing.T) {
 		live = s.refresh(t, s.login(t).Tokens)
 		total := make([]int, 4)
 		errs := atOnce(len(total), func(i int) (err error) {
-			c := handlers.Cleanup{Store: s.store, AccessTTL: accessTTL, Clock: s.now}
+			c := handlers.Cleanup{Store: s.store, Clock: s.now}
 			total[i], _, err = c.Once(context.Background())
 			return err
 		})
@@ -91,7 +91,7 @@ func TestCleanUpRunsUntilItIsStopped(t *testing.T) {
 		s.advance(kept)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		c := &handlers.Cleanup{Store: s.store, AccessTTL: accessTTL, Clock: s.now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+		c := &handlers.Cleanup{Store: s.store, Clock: s.now, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 		go func() { ended <- c.Run(ctx) }()
 		for s.count(t, "login_sessions") > 0 {
 		}

@@ -165,16 +165,8 @@ func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user aut
 	if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
 		return err
 	}
-	return s.endAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged)
-}
-
-// endAll ends all sessions of a user but one, or all if that is "".
-func (s *Sessions) endAll(ctx context.Context, tx *persistence.Store, id auth.UserID, keep string, reason auth.Reason) error {
-	ended, err := tx.EndOtherSessions(ctx, id, keep, reason, s.Clock.now())
-	if err != nil {
-		return err
-	}
-	return s.tellEnded(ctx, tx, ended)
+	_, err := s.EndAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged)
+	return err
 }
 
 // Resend answers auth.email.resend: another mail to verify an address with, if that is not yet.
@@ -347,7 +339,7 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 		if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
 			return err
 		}
-		if err := e.Sessions.endAll(ctx, tx, user.UserID, one.SessionID, auth.ReasonEmailChanged); err != nil {
+		if _, err := e.Sessions.EndAll(ctx, tx, user.UserID, one.SessionID, auth.ReasonEmailChanged); err != nil {
 			return err
 		}
 		told := ask{kind: events.MailChanged, purpose: purposeUndo, to: owner(user), client: from, address: one.Email}
@@ -388,7 +380,7 @@ func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt
 		if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
 			return err
 		}
-		if err := e.Sessions.endAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged); err != nil {
+		if _, err := e.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged); err != nil {
 			return err
 		}
 		if user.Email != one.Email {

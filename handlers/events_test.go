@@ -95,14 +95,15 @@ func TestEveryChangeIsTold(t *testing.T) {
 			t.Errorf("%v", data[2])
 		}
 		s.login(t)
-		_, err = s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: s.bearer(kept), CurrentPassword: horse, NewPassword: horse})
+		renewed, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: s.bearer(kept), CurrentPassword: horse, NewPassword: horse})
 		want(t, "change the password", err, nil)
-		if data = expect("password", "session.created 1", "user.password_changed 1", "session.revoked 1"); data[2]["reason"] != "password_changed" {
-			t.Errorf("%v", data[2])
+		data = expect("password", "session.created 1", "user.password_changed 1", "session.revoked 1", "session.revoked 1", "session.created 1")
+		if data[2]["reason"] != "password_changed" || data[3]["reason"] != "password_changed" || data[4]["sessionId"] != renewed.SessionID {
+			t.Errorf("%v", data[2:])
 		}
 		s.sessions.Limit = 1
 		last := s.login(t).Tokens
-		if data = expect("limit", "session.created 1", "session.revoked 1"); data[1]["reason"] != "session_limit" || data[1]["sessionId"] != kept.SessionID {
+		if data = expect("limit", "session.created 1", "session.revoked 1"); data[1]["reason"] != "session_limit" || data[1]["sessionId"] != renewed.SessionID {
 			t.Errorf("%v", data[1])
 		}
 		_, err = s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: s.bearer(last), Password: "wrong"})

@@ -141,14 +141,18 @@ func cut(agent string) string {
 		}
 		return r
 	}, agent)
-	if len(agent) <= maxAgentBytes {
-		return agent
+	return truncate(agent, maxAgentBytes)
+}
+
+// truncate shortens a text to n bytes at most, without splitting a character.
+func truncate(text string, n int) string {
+	if len(text) <= n {
+		return text
 	}
-	end := maxAgentBytes
-	for !utf8.RuneStart(agent[end]) {
-		end--
+	for !utf8.RuneStart(text[n]) {
+		n--
 	}
-	return agent[:end]
+	return text[:n]
 }
 
 // newID makes an id that nobody can guess: 128 random bits, behind 48 bits of time in
@@ -162,5 +166,8 @@ func newID(now time.Time) string {
 	rand.Read(id[6:]) // never fails
 	return strings.ToLower(idEncoding.EncodeToString(id[:]))
 }
+
+// sessionIDLength is the length of what newID makes.
+const sessionIDLength = 36
 
 var idEncoding = base32.HexEncoding.WithPadding(base32.NoPadding)

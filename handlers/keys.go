@@ -41,7 +41,7 @@ type Keys struct {
 	Master    secret.Keys   // seals the private halves
 	Secret    []byte        // set: tokens are HS256 with this secret, and the stored keys are not used
 	Rotation  time.Duration // age at which the next key takes over; 0 is never
-	AccessTTL time.Duration // of an access token, and so how long a key verifies when it no longer signs
+	AccessTTL time.Duration // of an access token
 	Log       *slog.Logger  // of Run
 	Changed   func()        // if it is set, hears that the key set has changed
 	Hints     chan struct{} // if it is set, a value makes Run read the keys at once
@@ -50,7 +50,8 @@ type Keys struct {
 	set     atomic.Pointer[keySet]
 	lookups singleflight.Group // of unknown kids
 	reload  sync.Mutex
-	asked   time.Time // when an unknown kid last made us look; under reload, as is
+	noted   time.Time // when AccessTTL was last noted; under reload, as are
+	asked   time.Time // when an unknown kid last made us look, and
 	failed  error     // what came of the last look, whoever made it
 }
 
@@ -80,11 +81,13 @@ func (k *Keys) Load(ctx context.Context) error {
 func (k *Keys) load(ctx context.Context) (err error) {
 	defer func() { k.failed = err }()
 	now := k.Clock.now()
-	stored, err := k.Store.SigningKeys(ctx)
+	if err := k.noteLifetime(ctx, now); err != nil {
+		return err
+	}
+	keys, err := k.timeline(ctx, k.Store)
 	if err != nil {
 		return err
 	}
-	keys := k.timeline(stored)
 	if k.outdated(keys, now) {
 		if keys, err = k.renew(ctx); err != nil {
 			return err
@@ -101,6 +104,28 @@ func (k *Keys) load(ctx context.Context) (err error) {
 	if k.Changed != nil && before != nil && !slices.Equal(before.public.Keys, set.public.Keys) {
 		k.Changed()
 	}
+	return nil
+}
+
+const (
+	// noteEvery is how often an instance notes the lifetime of the access tokens that it issues.
+	noteEvery = 10 * time.Minute
+	// noteFor is how long a note is good for. An instance that could not write a new one for longer
+	// has issued no tokens either: a login writes too.
+	noteFor = 24 * time.Hour
+)
+
+// noteLifetime notes the lifetime of this instance's access tokens before it issues any, so that all
+// instances remember long enough what was ended and withdrawn, now and after ACCESS_TOKEN_TTL has
+// changed.
+func (k *Keys) noteLifetime(ctx context.Context, now time.Time) error {
+	if since := now.Sub(k.noted); since >= 0 && since < noteEvery {
+		return nil
+	}
+	if err := k.Store.NoteLifetime(ctx, k.AccessTTL, now.Add(noteFor+k.AccessTTL+token.Leeway), now); err != nil {
+		return err
+	}
+	k.noted = now
 	return nil
 }
 

@@ -322,7 +322,11 @@ func (c *charge) everywhere() counter {
 	return c.account
 }
 
-// isKnownSource tells whether the account has a live session from where this try comes: its
+// knownSources is how many live sessions of an account are looked at for its owner's sources, the
+// newest first.
+const knownSources = 100
+
+// isKnownSource reports whether the account has a live session from the source of this try: its
 // owner, then, whom strangers elsewhere are not to keep out.
 func (c *charge) isKnownSource(ctx context.Context, tx *persistence.Store, now time.Time) (bool, error) {
 	source := sourceOf(c.from)
@@ -330,10 +334,8 @@ func (c *charge) isKnownSource(ctx context.Context, tx *persistence.Store, now t
 	if err != nil || source == "" {
 		return false, err
 	}
-	sessions, err := tx.LiveSessions(ctx, user, now)
-	return slices.ContainsFunc(sessions, func(s persistence.Session) bool {
-		return sourceOf(s.Used) == source || sourceOf(s.Created) == source
-	}), err
+	addresses, err := tx.SessionAddresses(ctx, user, knownSources, now)
+	return slices.ContainsFunc(addresses, func(ip string) bool { return sourceOf(auth.Client{IP: ip}) == source }), err
 }
 
 // user is whose password is tried; 0, which is nobody, if the address has no account.

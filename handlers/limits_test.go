@@ -250,7 +250,10 @@ func TestWhicheverRequestTriesThePasswordItCounts(t *testing.T) {
 		own := auth.Bearer{AccessToken: s.login(t).AccessToken}
 		from := auth.Origin{Client: &auth.Client{IP: home}}
 		change := func(plain string) error {
-			_, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: plain, NewPassword: "battery staple", Origin: from})
+			renewed, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: plain, NewPassword: "battery staple", Origin: from})
+			if err == nil {
+				own = s.bearer(renewed.Tokens)
+			}
 			return err
 		}
 		remove := func(plain string) error {

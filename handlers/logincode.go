@@ -57,7 +57,7 @@ func (c *CodeLogins) login(ctx context.Context, req auth.LoginCodeRequest, a *at
 	if err != nil {
 		return auth.LoginCodeReply{}, err
 	}
-	tokens, err := c.Sessions.tokens(session)
+	tokens, err := c.Sessions.tokens(session, session.CreatedAt)
 	if err != nil {
 		return auth.LoginCodeReply{}, err
 	}

@@ -109,7 +109,7 @@ func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.U
 	if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
 		return err
 	}
-	if err := r.Sessions.endAll(ctx, tx, user.UserID, "", auth.ReasonPasswordReset); err != nil {
+	if _, err := r.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonPasswordReset); err != nil {
 		return err
 	}
 	return r.Notices.passwordChanged(ctx, tx, user, from)
@@ -131,7 +131,7 @@ func (r *Recovery) notMe(ctx context.Context, req auth.NotMeRequest, a *attempt)
 		if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
 			return err
 		}
-		if err := r.Sessions.endAll(ctx, tx, user.UserID, "", auth.ReasonEndedByUser); err != nil {
+		if _, err := r.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonEndedByUser); err != nil {
 			return err
 		}
 		return r.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeReset, to: owner(user), client: from})

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -28,7 +27,11 @@ const (
 // good otherwise, oldest first. It returns auth.ErrInvalid for a cursor that is none.
 func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest) (auth.RevocationsReply, error) {
 	now := s.Clock.now()
-	oldest := persistence.Ending{At: now.Add(-s.AccessTTL - token.Leeway - revocationsOverlap)}
+	remembered, err := horizon(ctx, s.Store, s.AccessTTL)
+	if err != nil {
+		return auth.RevocationsReply{}, err
+	}
+	oldest := persistence.Ending{At: now.Add(-remembered - revocationsOverlap)}
 	after, err := parseCursor(req.Since, oldest)
 	if err != nil {
 		return auth.RevocationsReply{}, err

@@ -13,7 +13,6 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
-	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -36,10 +35,18 @@ type timedKey struct {
 func (t timedKey) retired() bool           { return !t.RetiredAt.IsZero() }
 func (t timedKey) gone(now time.Time) bool { return !t.until.IsZero() && !now.Before(t.until) }
 
-// timeline finds out when keys leave: once the last token has expired that was signed before
-// the successor began. A retired key verifies nothing any more, and is only shown as long.
-func (k *Keys) timeline(stored []persistence.SigningKey) timeline {
-	remains := k.AccessTTL + token.Leeway
+// timeline reads the keys and finds out when they leave: once the last token has expired that was
+// signed before the successor began, whatever ACCESS_TOKEN_TTL was then. A retired key verifies
+// nothing any more, and is only shown as long.
+func (k *Keys) timeline(ctx context.Context, store *persistence.Store) (timeline, error) {
+	stored, err := store.SigningKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	remains, err := horizon(ctx, store, k.AccessTTL)
+	if err != nil {
+		return nil, err
+	}
 	keys := make(timeline, len(stored))
 	var successor time.Time
 	for i, s := range stored {
@@ -53,7 +60,7 @@ func (k *Keys) timeline(stored []persistence.SigningKey) timeline {
 		}
 		successor = s.ActiveFrom
 	}
-	return keys
+	return keys, nil
 }
 
 // newest returns the index of the newest key that nobody retired, which may be waiting for
@@ -120,8 +127,7 @@ func (k *Keys) change(ctx context.Context, fn func(ctx context.Context, tx *pers
 		if err := fn(ctx, tx, keys, now); err != nil {
 			return err
 		}
-		stored, err := tx.SigningKeys(ctx)
-		after = k.timeline(stored)
+		after, err = k.timeline(ctx, tx)
 		return err
 	})
 	return after, err
@@ -129,12 +135,12 @@ func (k *Keys) change(ctx context.Context, fn func(ctx context.Context, tx *pers
 
 // sweep deletes the keys whose time is over and returns the others.
 func (k *Keys) sweep(ctx context.Context, tx *persistence.Store, now time.Time) (timeline, error) {
-	stored, err := tx.SigningKeys(ctx)
+	keys, err := k.timeline(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
 	var kept timeline
-	for _, key := range k.timeline(stored) {
+	for _, key := range keys {
 		if !key.gone(now) {
 			kept = append(kept, key)
 			continue
@@ -198,11 +204,11 @@ type StoredKey struct {
 
 // List returns the keys that are stored, newest first.
 func (k *Keys) List(ctx context.Context) ([]StoredKey, error) {
-	stored, err := k.Store.SigningKeys(ctx)
+	keys, err := k.timeline(ctx, k.Store)
 	if err != nil {
 		return nil, err
 	}
-	return k.timeline(stored).describe(k.Clock.now()), nil
+	return keys.describe(k.Clock.now()), nil
 }
 
 func (t timeline) describe(now time.Time) []StoredKey {

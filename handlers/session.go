@@ -27,7 +27,7 @@ type Sessions struct {
 	Keys      *Keys
 	Issuer    token.Issuer
 	Refreshes []token.Key   // sign refresh tokens; the first signs new ones
-	AccessTTL time.Duration // of an access token
+	AccessTTL time.Duration // of an access token; Keys notes it for as long as it matters
 	IdleTTL   time.Duration // of a refresh token, and so of a session that is not refreshed
 	MaxAge    time.Duration // of a session, however often it is refreshed
 	Grace     time.Duration // in which a spent refresh token gets its successor again; 0 is strict
@@ -80,7 +80,7 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *attempt)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	tokens, err := s.tokens(session)
+	tokens, err := s.tokens(session, session.CreatedAt)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
@@ -219,50 +219,55 @@ func (s *Sessions) next(user auth.UserID, amr string, from source) persistence.S
 	}
 }
 
-// create stores a session, tells of it and ends the oldest ones of its user beyond the limit. The lock
-// keeps logins at the same moment from passing over each other's.
-func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
-	if s.Limit > 0 {
-		if err := tx.Lock(ctx, fmt.Sprintf("login_sessions/%d", session.UserID)); err != nil {
-			return err
-		}
-	}
+// limitBatch is how many sessions beyond SESSION_LIMIT a login ends at most. More are there only
+// after the limit was lowered; the following logins end the rest.
+const limitBatch = 100
+
+// store stores a session, with its event. The transaction must hold the user's row.
+func (s *Sessions) store(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
 	if err := tx.CreateSession(ctx, session); err != nil {
 		return err
 	}
-	err := tx.Emit(ctx, session.CreatedAt, events.SessionCreated{
+	return tx.Emit(ctx, session.CreatedAt, events.SessionCreated{
 		UserID: session.UserID, SessionID: session.ID, AMR: session.AMR, Client: session.Created,
 		CreatedAt: session.CreatedAt, ExpiresAt: session.ExpiresAt,
 	})
-	if err != nil {
+}
+
+// create stores the session of a login and ends the oldest sessions of its user beyond the limit.
+// The transaction must hold the user's row, so that logins at the same moment count each other's
+// sessions.
+func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
+	if err := s.store(ctx, tx, session); err != nil {
 		return err
 	}
 	if err := s.Notices.login(ctx, tx, session); err != nil || s.Limit == 0 {
 		return err
 	}
-	ended, err := tx.EndOldestSessions(ctx, session.UserID, session.ID, s.Limit-1, auth.ReasonSessionLimit, session.CreatedAt)
+	ended, err := tx.EndOldestSessions(ctx, session.UserID, session.ID, s.Limit-1, limitBatch, auth.ReasonSessionLimit, session.CreatedAt)
 	if err != nil {
 		return err
 	}
 	return s.tellEnded(ctx, tx, ended)
 }
 
-// tellEnded emits the end of sessions that one statement has just ended.
+// tellEnded emits the events of sessions that one statement has just ended. Access tokens of them
+// may have been issued with another ACCESS_TOKEN_TTL than this instance's.
 func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, ended []persistence.Session) error {
 	if len(ended) == 0 {
 		return nil
 	}
 	data := make([]events.Data, len(ended))
 	for i, e := range ended {
+		own := earlier(e.RevokedAt.Add(s.AccessTTL), e.DeadlineAt)
 		data[i] = events.SessionRevoked{
-			UserID: e.UserID, SessionID: e.ID, Reason: e.Reason, RevokedAt: e.RevokedAt,
-			ExpiresAt: earlier(e.RevokedAt.Add(s.AccessTTL), e.DeadlineAt),
+			UserID: e.UserID, SessionID: e.ID, Reason: e.Reason, RevokedAt: e.RevokedAt, ExpiresAt: later(own, e.TokensEndAt),
 		}
 	}
 	return tx.Emit(ctx, ended[0].RevokedAt, data...)
 }
 
-// end ends the sessions that statement does, with their events, and tells how many.
+// end ends the sessions that a statement ends, with their events, and returns how many.
 func (s *Sessions) end(ctx context.Context, statement func(context.Context, *persistence.Store, time.Time) ([]persistence.Session, error)) (n int, err error) {
 	now := s.Clock.now()
 	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
@@ -276,7 +281,7 @@ func (s *Sessions) end(ctx context.Context, statement func(context.Context, *per
 	return n, err
 }
 
-// endOne ends a session, whoever's it is.
+// endOne ends a session by its id.
 func (s *Sessions) endOne(ctx context.Context, id string, reason auth.Reason) error {
 	_, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
 		return tx.EndSession(ctx, id, reason, now)
@@ -304,24 +309,39 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *atte
 		return auth.Tokens{}, err
 	}
 	a.user = presented.UserID
-	session, err := s.Store.AdvanceSession(ctx, persistence.Step{
+	step := persistence.Step{
 		SessionID: presented.SessionID, Generation: presented.Generation,
 		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
 		Limit: s.Limits.refreshes(),
-	})
-	if errors.Is(err, auth.ErrNotFound) {
+	}
+	session, err := s.Store.AdvanceSession(ctx, step)
+	for tries := 1; errors.Is(err, auth.ErrNotFound) && tries < refreshTries; tries++ {
 		session, err = s.repeat(ctx, presented, from.carrier)
+		if errors.Is(err, errStillCurrent) {
+			session, err = s.Store.AdvanceSession(ctx, step)
+		}
+	}
+	if errors.Is(err, auth.ErrNotFound) {
+		return auth.Tokens{}, fmt.Errorf("%w: session %s is changed again and again", auth.ErrUnavailable, presented.SessionID)
 	}
 	if err != nil {
 		return auth.Tokens{}, err
 	}
-	return s.tokens(session)
+	return s.tokens(session, now)
 }
 
-// repeat decides about a token that is not its session's current one. The immediate
-// predecessor within the grace window is answered again; any other spent one ends the
-// session. One that came in another carrier than its own means nothing. The current one is
-// here because it came too soon.
+// refreshTries is how often a refresh tries to move its session, whose row or whose user's row
+// may change between two statements.
+const refreshTries = 3
+
+// errStillCurrent means that a refresh token is the current one after all: an operation that
+// keeps its session, or one that has failed, was under way.
+var errStillCurrent = errors.New("the refresh token is current")
+
+// repeat decides about a token that did not move its session. The immediate predecessor of the
+// current token within the grace window is answered again; any other spent token ends the session.
+// A token that came in another carrier than its own has no effect. The current token is here if
+// it came too soon, or if the session was being changed: then it is errStillCurrent.
 func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier) (persistence.Session, error) {
 	session, err := s.Store.Session(ctx, presented.SessionID)
 	now := s.Clock.now() // not before the session was read, which another request may just have refreshed
@@ -334,7 +354,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 		return persistence.Session{}, err
 	case session.Carrier != carrier:
 		return persistence.Session{}, &refusal{auth.ErrInvalidToken, reasonCarrier}
-	case !session.RevokedAt.IsZero(), session.UserDisabled:
+	case session.HasEnded():
 		return persistence.Session{}, auth.ErrTokenRevoked
 	case !now.Before(session.ExpiresAt):
 		return persistence.Session{}, auth.ErrTokenExpired
@@ -346,6 +366,8 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 			}
 		}
 		return persistence.Session{}, auth.ErrRateLimited.After(wait)
+	case presented.Generation == session.Generation:
+		return persistence.Session{}, errStillCurrent
 	case s.Grace > 0 && presented.Generation == session.Generation-1:
 		return s.repeatPredecessor(ctx, session, now)
 	}
@@ -387,9 +409,10 @@ func (s *Sessions) endStolen(ctx context.Context, session persistence.Session) e
 }
 
 // tokens writes the tokens of a session as it is. The refresh token depends on the row
-// alone; the access token is new each time and ends with the session at the latest.
-func (s *Sessions) tokens(session persistence.Session) (auth.Tokens, error) {
-	now := s.Clock.now()
+// alone; the access token is new each time and ends with the session at the latest. It is issued
+// as of now, which must not be later than the moment at which the database knew the session to be
+// live: a revocation is kept for the lifetime of what was issued before it.
+func (s *Sessions) tokens(session persistence.Session, now time.Time) (auth.Tokens, error) {
 	expires := earlier(now.Add(s.AccessTTL), session.DeadlineAt)
 	jti, err := uuid.NewRandom()
 	if err != nil {
@@ -476,26 +499,36 @@ func (s *Sessions) user(ctx context.Context, b auth.Bearer) (token.Access, error
 	return s.authenticate(ctx, b.AccessToken)
 }
 
-// authenticate reads an access token and makes sure that its session lives.
+// authenticate reads an access token and returns auth.ErrTokenRevoked if its session has ended.
 func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access, error) {
 	access, err := s.Issuer.Read(text, s.Keys.find(ctx), s.Clock.now())
 	if err != nil {
 		return token.Access{}, err
 	}
-	session, err := s.Store.Session(ctx, access.SessionID)
-	switch {
-	case errors.Is(err, auth.ErrNotFound):
-		return token.Access{}, auth.ErrTokenRevoked
-	case err != nil:
+	if _, err := live(ctx, s.Store, access.SessionID); err != nil {
 		return token.Access{}, err
-	case !session.RevokedAt.IsZero(), session.UserDisabled:
-		return token.Access{}, auth.ErrTokenRevoked
 	}
 	return access, nil
 }
 
+// live returns a session that has not ended, or auth.ErrTokenRevoked.
+func live(ctx context.Context, store *persistence.Store, id string) (persistence.Session, error) {
+	session, err := store.Session(ctx, id)
+	if errors.Is(err, auth.ErrNotFound) || err == nil && session.HasEnded() {
+		return persistence.Session{}, auth.ErrTokenRevoked
+	}
+	return session, err
+}
+
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
 		return a
 	}
 	return b

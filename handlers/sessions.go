@@ -2,24 +2,38 @@ package handlers
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/persistence"
 )
 
-// List answers auth.sessions.list: the live sessions of the token's user, the one used last
-// first. It returns the errors of Verify for tokens that are not valid now.
+// maxSessions is the length of the longest page of sessions. User agents and devices may make one
+// 8 KiB of JSON, and a message of NATS takes 1 MiB.
+const maxSessions = 100
+
+// List answers auth.sessions.list: a page of the live sessions of the token's user, newest first.
+// It returns the errors of Verify for tokens that are not valid now, and an auth.ErrInvalid error
+// that names the members at fault.
 func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth.SessionList, error) {
 	access, err := s.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.SessionList{}, err
 	}
-	live, err := s.Store.LiveSessions(ctx, access.UserID, s.Clock.now())
+	limit, err := sessionsLimit(req)
 	if err != nil {
 		return auth.SessionList{}, err
 	}
-	list := auth.SessionList{Sessions: make([]auth.Session, len(live))}
+	live, err := s.Store.LiveSessions(ctx, access.UserID, req.After, limit+1, s.Clock.now())
+	if err != nil {
+		return auth.SessionList{}, err
+	}
+	var list auth.SessionList
+	if len(live) > limit {
+		live, list.Next = live[:limit], live[limit-1].ID
+	}
+	list.Sessions = make([]auth.Session, len(live))
 	for i, l := range live {
 		list.Sessions[i] = auth.Session{
 			SessionID: l.ID, CreatedAt: l.CreatedAt, LastUsedAt: l.UsedAt, ExpiresAt: l.ExpiresAt,
@@ -29,6 +43,29 @@ func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth
 		}
 	}
 	return list, nil
+}
+
+// sessionsLimit is the length of the page that is asked for.
+func sessionsLimit(req auth.SessionsListRequest) (int, error) {
+	var faults []auth.Field
+	if req.After != "" && !isSessionID(req.After) {
+		faults = append(faults, auth.Field{Field: "after", Reason: reasonInvalid})
+	}
+	if req.Limit < 0 || req.Limit > maxSessions {
+		faults = append(faults, auth.Field{Field: "limit", Reason: reasonInvalid})
+	}
+	switch {
+	case faults != nil:
+		return 0, auth.ErrInvalid.With(faults...)
+	case req.Limit == 0:
+		return maxSessions, nil
+	}
+	return req.Limit, nil
+}
+
+// isSessionID reports whether text has the form that newID gives session ids.
+func isSessionID(text string) bool {
+	return len(text) == sessionIDLength && strings.Trim(text, "0123456789abcdefghijklmnopqrstuv") == ""
 }
 
 // Revoke answers auth.sessions.revoke: it ends one session of the token's user, the one that
@@ -43,6 +80,9 @@ func (s *Sessions) revoke(ctx context.Context, req auth.SessionsRevokeRequest, a
 		return auth.SessionsEnded{}, err
 	}
 	a.user = access.UserID
+	if !isSessionID(req.SessionID) {
+		return auth.SessionsEnded{}, auth.ErrNotFound
+	}
 	n, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
 		return tx.EndSessionOf(ctx, access.UserID, req.SessionID, auth.ReasonEndedByUser, now)
 	})
@@ -56,7 +96,7 @@ func (s *Sessions) revoke(ctx context.Context, req auth.SessionsRevokeRequest, a
 }
 
 // RevokeOthers answers auth.sessions.revoke_others: it ends all sessions of the token's user
-// but the one that asks.
+// but the one that asks, and returns auth.ErrTokenRevoked if that has ended meanwhile.
 func (s *Sessions) RevokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest) (auth.SessionsEnded, error) {
 	return logged(ctx, s.Log, attempt{subject: string(auth.SessionsRevokeOthers), method: byAccessToken}, req, s.revokeOthers)
 }
@@ -67,11 +107,13 @@ func (s *Sessions) revokeOthers(ctx context.Context, req auth.SessionsRevokeOthe
 		return auth.SessionsEnded{}, err
 	}
 	a.user = access.UserID
-	n, err := s.end(ctx, func(ctx context.Context, tx *persistence.Store, now time.Time) ([]persistence.Session, error) {
-		return tx.EndOtherSessions(ctx, access.UserID, access.SessionID, auth.ReasonEndedByUser, now)
+	var done auth.SessionsEnded
+	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		done.Ended, err = s.EndAll(ctx, tx, access.UserID, access.SessionID, auth.ReasonEndedByUser)
+		return gone(err)
 	})
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
-	return auth.SessionsEnded{Ended: n}, nil
+	return done, nil
 }

@@ -51,7 +51,7 @@ func (s *service) list(t *testing.T, tokens auth.Tokens) []auth.Session {
 	return list.Sessions
 }
 
-func TestSessionsAreListedByTheirLastUse(t *testing.T) {
+func TestSessionsAreListedNewestFirst(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		phone := s.begun(t)
 		s.stranger(t)
@@ -70,11 +70,11 @@ func TestSessionsAreListedByTheirLastUse(t *testing.T) {
 
 		got := s.list(t, next)
 		wanted := []auth.Session{
-			{SessionID: phone.SessionID, CreatedAt: begin, LastUsedAt: begin.Add(2 * time.Minute), ExpiresAt: begin.Add(2*time.Minute + idleTTL),
-				IP: "2001:db8::1", UserAgent: agentOfPhone, Device: "Safari 17 on iPhone", Current: true},
 			{SessionID: laptop.SessionID, CreatedAt: begin.Add(time.Minute), LastUsedAt: begin.Add(time.Minute), ExpiresAt: begin.Add(time.Minute + idleTTL),
 				IP: "192.0.2.1", UserAgent: agentOfLaptop, Device: "Firefox 128 on Windows",
 				CreatedIP: "192.0.2.1", CreatedUserAgent: agentOfLaptop, CreatedDevice: "Firefox 128 on Windows"},
+			{SessionID: phone.SessionID, CreatedAt: begin, LastUsedAt: begin.Add(2 * time.Minute), ExpiresAt: begin.Add(2*time.Minute + idleTTL),
+				IP: "2001:db8::1", UserAgent: agentOfPhone, Device: "Safari 17 on iPhone", Current: true},
 		}
 		if !reflect.DeepEqual(got, wanted) {
 			t.Errorf("got  %+v\nwant %+v", got, wanted)

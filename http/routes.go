@@ -236,14 +236,60 @@ func (e *Edge) refresh(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if cookie == "" {
-		return c.JSON(reply)
+	carrier := auth.CarrierBody
+	if cookie != "" {
+		carrier = auth.CarrierCookie
 	}
-	kept, err := setCookies(c, reply)
+	return hand(c, reply, carrier)
+}
+
+// hand answers with tokens, in the body or in cookies.
+func hand(c *fiber.Ctx, tokens auth.Tokens, carrier auth.Carrier) error {
+	if carrier != auth.CarrierCookie {
+		return c.JSON(tokens)
+	}
+	kept, err := setCookies(c, tokens)
 	if err != nil {
 		return err
 	}
 	return c.JSON(kept)
+}
+
+// changePassword answers with the tokens of the session that takes the place of the one that asks,
+// in the carrier of that.
+func (e *Edge) changePassword(c *fiber.Ctx) error {
+	var req auth.PasswordChangeRequest
+	if err := e.read(c, &req); err != nil {
+		return err
+	}
+	reply, err := ask(e, c, auth.PasswordChange, req)
+	if err != nil {
+		return err
+	}
+	if former, err := readUnverified(req.AccessToken); err == nil { // the service has verified it
+		e.refuse(former.Sid)
+	}
+	return hand(c, reply.Tokens, reply.Carrier)
+}
+
+// listSessions is forward with the page from the query members after and limit.
+func (e *Edge) listSessions(c *fiber.Ctx) error {
+	var req auth.SessionsListRequest
+	if err := e.read(c, &req); err != nil {
+		return err
+	}
+	req.After = c.Query("after")
+	if text := c.Query("limit"); text != "" {
+		var err error
+		if req.Limit, err = strconv.Atoi(text); err != nil {
+			return auth.ErrInvalid.With(auth.Field{Field: "limit", Reason: "invalid"})
+		}
+	}
+	reply, err := ask(e, c, auth.SessionsList, req)
+	if err != nil {
+		return err
+	}
+	return c.JSON(reply)
 }
 
 // logout ends the session of whichever token the request has. Of a session in cookies the

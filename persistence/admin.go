@@ -78,9 +78,8 @@ func (s *Store) SetPassword(ctx context.Context, id auth.UserID, fresh string, a
 	return s.fault("set password", err)
 }
 
-// CountLiveSessions tells how many sessions of a user are neither ended nor expired.
+// CountLiveSessions returns how many sessions of a user have neither ended nor expired.
 func (s *Store) CountLiveSessions(ctx context.Context, user auth.UserID, now time.Time) (int, error) {
-	n, err := s.read.NewSelect().Model((*sessionRow)(nil)).
-		Where("user_id = ? AND revoked_at IS NULL AND expires_at > ?", user, now).Count(ctx)
+	n, err := s.liveOf(user, now).Count(ctx)
 	return int(n), s.fault("count sessions", err)
 }

@@ -53,7 +53,7 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 	return &Store{
 		write: db, read: db, db: db, close: db.Close, together: new(together), woken: make(chan struct{}, 1),
 		dialect: dialect{
-			forShare: "SHARE", forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
+			forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
 			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway, isTaken: isPostgresTaken,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
 			exclusively: exclusivelyPostgres, insertPending: insertPendingPostgres,

@@ -53,24 +53,6 @@ func TestHoldPasswordHoldsUntilTheTransactionEnds(t *testing.T) {
 	}
 }
 
-func TestHoldersOfAPasswordDoNotWaitForEachOther(t *testing.T) {
-	t.Parallel()
-	s := open(t, testpg.URL(t))
-	id := newUser(t, s, "a")
-	err := s.Tx(t.Context(), func(ctx context.Context, tx *persistence.Store) error {
-		if _, err := tx.HoldPassword(ctx, id); err != nil {
-			return err
-		}
-		return s.Tx(ctx, func(ctx context.Context, other *persistence.Store) error {
-			_, err := other.HoldPassword(ctx, id)
-			return err
-		})
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
 func TestStoppedPostgresIsUnavailableUntilItIsBack(t *testing.T) {
 	t.Parallel()
 	server, err := testpg.Start(t.Context(), testpg.Config{})

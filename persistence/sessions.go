@@ -32,14 +32,16 @@ type sessionRow struct {
 	Carrier      string      `bun:"carrier"`
 	SweepAt      time.Time   `bun:"sweep_at"` // no clean-up looks at it before
 	RefreshDue   int64       `bun:"refresh_due"`
+	Epoch        int64       `bun:"epoch"`
 
-	UserDisabled bool `bun:"user_disabled,scanonly"`
+	IsOfLiveUser bool  `bun:"is_of_live_user,scanonly"`
+	Longest      int64 `bun:"longest,scanonly"` // lifetime of access tokens, in microseconds
 }
 
 // sessionColumns are all of them by name: a statement that is kept must not find another one
 // when "*" has become more.
 const sessionColumns = "id, user_id, generation, amr, created_at, created_ip, created_agent, used_at, used_ip, used_agent, " +
-	"expires_at, deadline_at, revoked_at, revoke_reason, carrier, sweep_at, refresh_due"
+	"expires_at, deadline_at, revoked_at, revoke_reason, carrier, sweep_at, refresh_due, epoch"
 
 // Session is a login and what has become of it.
 type Session struct {
@@ -53,20 +55,34 @@ type Session struct {
 	Used       auth.Client
 	ExpiresAt  time.Time // of the current refresh token
 	DeadlineAt time.Time // beyond which no refreshing leads
-	RevokedAt  time.Time // zero while nobody ended it
+	RevokedAt  time.Time // zero while its row has not been ended
 	Reason     auth.Reason
 	Carrier    auth.Carrier
 	RefreshDue time.Time // theoretical arrival time of a refresh; see package gcra
 
-	UserDisabled bool // only Session tells
+	// UserEnded is set by Session alone: all sessions of the user have ended since this one began,
+	// or the user is disabled or deleted. The row may still wait to be ended.
+	UserEnded bool
+	// TokensEndAt is set for sessions that a statement has just ended: when the last access token
+	// of the session expires at the latest.
+	TokensEndAt time.Time
 }
 
-// ofDisabled holds for a session whose user is disabled. Disabling ends all of a user's
-// sessions, so this is the second lock on the same door. With EXISTS Postgres would plan a join,
-// for which it looks up the ends of both indexes each time: planning took twice as long.
-const ofDisabled = "(SELECT u.disabled_at FROM users AS u WHERE u.id = s.user_id) IS NOT NULL"
+// HasEnded reports whether the session was ended, alone or with all of its user's. A session that
+// has expired has not ended.
+func (s Session) HasEnded() bool { return !s.RevokedAt.IsZero() || s.UserEnded }
 
-// CreateSession stores a new session: its first generation, used when it was created.
+// ofLiveUser holds for a session whose user is not disabled and has not ended all sessions since
+// it began. Otherwise it is false or, for a deleted user, null. With EXISTS Postgres would plan a
+// join, for which it looks up the ends of both indexes each time: planning took twice as long.
+const ofLiveUser = "s.epoch = (SELECT u.session_epoch FROM users AS u WHERE u.id = s.user_id AND u.disabled_at IS NULL)"
+
+// ofEpoch is ofLiveUser for the sessions of one user, whose row is read once.
+const ofEpoch = "epoch = (SELECT u.session_epoch FROM users AS u WHERE u.id = ? AND u.disabled_at IS NULL)"
+
+// CreateSession stores a new session: its first generation, used when it was created. The
+// transaction must hold the row of its user (HoldPassword or HoldUser), so that the session is not
+// between those that an operation ends and those that begin afterwards.
 func (s *Store) CreateSession(ctx context.Context, n Session) error {
 	row := sessionRow{
 		ID: n.ID, UserID: n.UserID, Generation: n.Generation, AMR: strings.Join(n.AMR, " "),
@@ -75,18 +91,21 @@ func (s *Store) CreateSession(ctx context.Context, n Session) error {
 		ExpiresAt: n.ExpiresAt, DeadlineAt: n.DeadlineAt,
 		Carrier: string(n.Carrier), SweepAt: n.ExpiresAt,
 	}
-	_, err := s.write.NewInsert().Model(&row).Exec(ctx)
+	_, err := s.write.NewInsert().Model(&row).
+		Value("epoch", "(SELECT session_epoch FROM users WHERE id = ?)", n.UserID).Exec(ctx)
 	return s.fault("insert session", err)
 }
 
 // Session returns the session, live or ended, or auth.ErrNotFound.
 func (s *Store) Session(ctx context.Context, id string) (Session, error) {
 	var row sessionRow
-	err := s.read.NewSelect().Model(&row).ColumnExpr("s.*").ColumnExpr(ofDisabled+" AS user_disabled").Where("s.id = ?", id).Scan(ctx)
+	err := s.read.NewSelect().Model(&row).ColumnExpr("s.*").ColumnExpr("COALESCE("+ofLiveUser+", FALSE) AS is_of_live_user").Where("s.id = ?", id).Scan(ctx)
 	if err != nil {
 		return Session{}, s.fault("select session", err)
 	}
-	return row.session(), nil
+	session := row.session()
+	session.UserEnded = !row.IsOfLiveUser
+	return session, nil
 }
 
 // Step is one refresh.
@@ -103,7 +122,7 @@ type Step struct {
 // AdvanceSession moves the session of a current refresh token to its next generation, in
 // one statement, so that of several at once one succeeds. It returns the session as it is
 // then, or auth.ErrNotFound if the token is not the current one of a live session, if the
-// session's user is disabled, or if the limit does not let it pass.
+// user has ended all sessions since it began or is disabled, or if the limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	if s.together == nil {
 		return s.advanceAlone(ctx, step)
@@ -123,7 +142,7 @@ func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", expires, expires).
 		Where("id = ? AND generation = ? AND revoked_at IS NULL", p.value(step.SessionID), p.value(step.Generation)).
 		Where("carrier = ? AND expires_at > ?", p.value(string(step.Carrier)), at).
-		Where("NOT " + ofDisabled).
+		Where(ofLiveUser).
 		Returning(sessionColumns)
 	if limit := step.Limit; limit.Interval > 0 {
 		// What gcra.Limit says, in the database's words: to read first would be a round trip more.
@@ -158,14 +177,21 @@ func (s *Store) EndSession(ctx context.Context, id string, reason auth.Reason, a
 	return s.endSessions(ctx, reason, at, "id = ?", id)
 }
 
-// LiveSessions returns the sessions of a user that are neither ended nor expired, the one
-// used last first.
-func (s *Store) LiveSessions(ctx context.Context, user auth.UserID, now time.Time) ([]Session, error) {
+// liveOf selects the sessions of a user that have neither ended nor expired.
+func (s *Store) liveOf(user auth.UserID, now time.Time) *bun.SelectQuery {
+	return s.read.NewSelect().Model((*sessionRow)(nil)).
+		Where("user_id = ? AND revoked_at IS NULL AND expires_at > ?", user, now).Where(ofEpoch, user)
+}
+
+// LiveSessions returns sessions of a user that have neither ended nor expired, at most n, newest
+// first: those that are older than the session before, or from the newest on if before is "".
+func (s *Store) LiveSessions(ctx context.Context, user auth.UserID, before string, n int, now time.Time) ([]Session, error) {
 	var rows []sessionRow
-	err := s.read.NewSelect().Model(&rows).
-		Where("user_id = ? AND revoked_at IS NULL AND expires_at > ?", user, now).
-		Order("used_at DESC", "id DESC").Scan(ctx)
-	if err != nil {
+	q := s.liveOf(user, now).Order("id DESC").Limit(int64(n)) // ids sort as the times of creation do
+	if before != "" {
+		q = q.Where("id < ?", before)
+	}
+	if err := q.Scan(ctx, &rows); err != nil {
 		return nil, s.fault("select sessions", err)
 	}
 	sessions := make([]Session, len(rows))
@@ -175,25 +201,29 @@ func (s *Store) LiveSessions(ctx context.Context, user auth.UserID, now time.Tim
 	return sessions, nil
 }
 
+// SessionAddresses returns the addresses that the newest live sessions of a user, at most n, were
+// begun or last used from. It may return one twice.
+func (s *Store) SessionAddresses(ctx context.Context, user auth.UserID, n int, now time.Time) ([]string, error) {
+	var rows []sessionRow
+	err := s.liveOf(user, now).Column("created_ip", "used_ip").Order("id DESC").Limit(int64(n)).Scan(ctx, &rows)
+	addresses := make([]string, 0, 2*len(rows))
+	for _, r := range rows {
+		addresses = append(addresses, r.CreatedIP, r.UsedIP)
+	}
+	return addresses, s.fault("select addresses of sessions", err)
+}
+
 // EndSessionOf ends a session of a user and returns it: none if it had ended before, or is
 // not theirs.
 func (s *Store) EndSessionOf(ctx context.Context, user auth.UserID, id string, reason auth.Reason, at time.Time) ([]Session, error) {
 	return s.endSessions(ctx, reason, at, "user_id = ? AND id = ?", user, id)
 }
 
-// EndOtherSessions ends all sessions of a user but one, or all if that is "", and returns
-// them.
-func (s *Store) EndOtherSessions(ctx context.Context, user auth.UserID, keep string, reason auth.Reason, at time.Time) ([]Session, error) {
-	return s.endSessions(ctx, reason, at, "user_id = ? AND id <> ?", user, keep)
-}
-
-// EndOldestSessions ends all live sessions of a user but one and the keep newest of the
-// others, and returns those it ended.
-func (s *Store) EndOldestSessions(ctx context.Context, user auth.UserID, newest string, keep int, reason auth.Reason, at time.Time) ([]Session, error) {
-	const others = "user_id = ? AND id <> ? AND revoked_at IS NULL AND expires_at > ?"
-	return s.endSessions(ctx, reason, at, others+
-		" AND id NOT IN (SELECT id FROM login_sessions WHERE "+others+" ORDER BY created_at DESC, id DESC LIMIT ?)",
-		user, newest, at, user, newest, at, keep)
+// EndOldestSessions ends the live sessions of a user beyond one and the keep newest of the others,
+// at most n of them, and returns those it ended. The transaction must hold the user's row.
+func (s *Store) EndOldestSessions(ctx context.Context, user auth.UserID, newest string, keep, n int, reason auth.Reason, at time.Time) ([]Session, error) {
+	oldest := s.liveOf(user, at).Column("id").Where("id <> ?", newest).Order("created_at DESC", "id DESC").Offset(int64(keep)).Limit(int64(n))
+	return s.endSessions(ctx, reason, at, "id IN (?)", oldest)
 }
 
 // SweepSessions deletes sessions that ended or expired before a time, in one small batch,
@@ -235,13 +265,17 @@ func (s *Store) endSessions(ctx context.Context, reason auth.Reason, at time.Tim
 	var rows []sessionRow
 	err := s.write.NewUpdate().Model(&rows).
 		Set("revoked_at = ?", at).Set("revoke_reason = ?", reason).Set("sweep_at = ?", at).
-		Where("revoked_at IS NULL").Where(condition, args...).Returning("*").Scan(ctx)
+		Where("revoked_at IS NULL").Where(condition, args...).Returning("*, " + longestLifetime + " AS longest").Scan(ctx)
 	if err != nil {
 		return nil, s.fault("end sessions", err)
 	}
 	ended := make([]Session, len(rows))
 	for i, row := range rows {
 		ended[i] = row.session()
+		ended[i].TokensEndAt = ended[i].RevokedAt.Add(time.Duration(row.Longest) * time.Microsecond)
+		if deadline := ended[i].DeadlineAt; deadline.Before(ended[i].TokensEndAt) {
+			ended[i].TokensEndAt = deadline
+		}
 	}
 	slices.SortFunc(ended, func(a, b Session) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	return ended, nil
@@ -254,6 +288,5 @@ func (r sessionRow) session() Session {
 		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
 		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier), RefreshDue: fromMicros(r.RefreshDue),
-		UserDisabled: r.UserDisabled,
 	}
 }

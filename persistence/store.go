@@ -40,9 +40,9 @@ type Store struct {
 
 // dialect is what the two databases do differently.
 type dialect struct {
-	// forShare keeps a row as it is until the transaction ends, and forUpdate waits for those
-	// who do that too; "" where only one transaction writes at a time anyway.
-	forShare, forUpdate string
+	// forUpdate keeps a row as it is until the transaction ends; "" where only one transaction
+	// writes at a time anyway.
+	forUpdate string
 	// skipLocked locks the rows of a subselect and passes over those that others have locked;
 	// "" where only one transaction writes.
 	skipLocked string

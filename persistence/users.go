@@ -83,8 +83,8 @@ func (s *Store) UpdateUser(ctx context.Context, id auth.UserID, c Change, at tim
 	return row.account(), s.fault("update user", err)
 }
 
-// DeleteUser deletes an account, with all that hangs on it, if its stored password is still
-// the given one and its user not disabled, and tells whether it did.
+// DeleteUser deletes an account, with all that hangs on it but its sessions, if its stored
+// password is still the given one and its user not disabled, and reports whether it did.
 func (s *Store) DeleteUser(ctx context.Context, id auth.UserID, password string) (bool, error) {
 	deleted, err := changed(s.write.NewDelete().Model((*userRow)(nil)).Where("id = ? AND password = ? AND disabled_at IS NULL", id, password).Exec(ctx))
 	return deleted, s.fault("delete user", err)
@@ -95,14 +95,6 @@ func (s *Store) Password(ctx context.Context, id auth.UserID) (string, error) {
 	var password string
 	err := s.read.NewSelect().Model((*userRow)(nil)).Column("password").Where("id = ?", id).Scan(ctx, &password)
 	return password, s.fault("select password", err)
-}
-
-// ChangePassword stores another password, if the stored one is still old and the user not
-// disabled, and tells whether it did.
-func (s *Store) ChangePassword(ctx context.Context, id auth.UserID, old, fresh string, at time.Time) (bool, error) {
-	changed, err := changed(s.write.NewUpdate().Model((*userRow)(nil)).Set("password = ?", fresh).Set("updated_at = ?", at).
-		Where("id = ? AND password = ? AND disabled_at IS NULL", id, old).Exec(ctx))
-	return changed, s.fault("change password", err)
 }
 
 func (r userRow) account() auth.Account {
@@ -129,13 +121,13 @@ func (s *Store) Credentials(ctx context.Context, emailKey string) (Credentials, 
 	return c, s.fault("select credentials", err)
 }
 
-// HoldPassword returns the stored password of a user who is not disabled; both then stay so
-// until the transaction ends. For anybody else it returns auth.ErrNotFound.
+// HoldPassword returns the stored password of a user who is not disabled, and holds the user's
+// row until the transaction ends, as HoldUser does. For any other id it returns auth.ErrNotFound.
 func (s *Store) HoldPassword(ctx context.Context, id auth.UserID) (string, error) {
 	var password string
 	q := s.write.NewSelect().Model((*userRow)(nil)).Column("password").Where("id = ? AND disabled_at IS NULL", id)
-	if s.forShare != "" {
-		q = q.For(s.forShare)
+	if s.forUpdate != "" {
+		q = q.For(s.forUpdate)
 	}
 	return password, s.fault("hold password", q.Scan(ctx, &password))
 }

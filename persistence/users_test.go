@@ -71,15 +71,21 @@ func TestUserIDsAreNotReused(t *testing.T) {
 	})
 }
 
-func TestDeletingAUserDeletesTheirSessionsOnly(t *testing.T) {
+func TestDeletingAUserEndsTheirSessionsOnly(t *testing.T) {
 	each(t, func(t *testing.T, s *persistence.Store) {
 		gone, stays := newSession(t, s, "gone"), newSession(t, s, "stays")
 		execute(t, s, "DELETE FROM users WHERE id = ?", gone.UserID)
-		if _, err := s.Session(t.Context(), gone.ID); !errors.Is(err, auth.ErrNotFound) {
-			t.Errorf("the deleted user's session: %v", err)
+		if got := stored(t, s, gone.ID); !got.HasEnded() {
+			t.Errorf("the deleted user's session: %+v", got)
 		}
-		if _, err := s.Session(t.Context(), stays.ID); err != nil {
-			t.Errorf("the other user's session: %v", err)
+		if _, err := s.AdvanceSession(t.Context(), step(gone, now)); !errors.Is(err, auth.ErrNotFound) {
+			t.Errorf("a refresh of the deleted user's session: %v", err)
+		}
+		if got := stored(t, s, stays.ID); got.HasEnded() {
+			t.Errorf("the other user's session: %+v", got)
+		}
+		if n, err := s.DeleteSessions(t.Context(), gone.UserID, 10); err != nil || n != 0 {
+			t.Errorf("%d deleted before their rows have ended, %v", n, err)
 		}
 	})
 }

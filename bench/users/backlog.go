@@ -81,7 +81,7 @@ func (s *service) work(ctx context.Context, rows int) error {
 	var cleaned, published error
 	group.Go(func() {
 		began := time.Now()
-		cleanup := &handlers.Cleanup{Store: s.store, AccessTTL: accessTTL, Log: slog.New(slog.DiscardHandler)}
+		cleanup := &handlers.Cleanup{Store: s.store, Log: slog.New(slog.DiscardHandler)}
 		var sessions, events int
 		sessions, events, cleaned = cleanup.Once(ctx)
 		report("clean-up", sessions+events, time.Since(began))

@@ -335,7 +335,7 @@ func browserKeepsTheSession(t *testing.T, w *world) {
 
 	app.ask(t, "GET /me", "", 200, loggedIn)
 	app.ask(t, "PATCH /me", asks(`{"name":"Ada"}`), 200, account)
-	app.ask(t, "POST /me/password", asks(`{"currentPassword":"correct horse battery","newPassword":"battery staple correct"}`), 204, "")
+	app.ask(t, "POST /me/password", asks(`{"currentPassword":"correct horse battery","newPassword":"battery staple correct"}`), 200, `{`+kept+`}`)
 	app.ask(t, "GET /verify", "", 200, verified)
 	before := app.cookies(t)
 	app.ask(t, "POST /refresh", "", 200, `{`+kept+`}`)

@@ -192,14 +192,20 @@ func (p *people) live(ctx context.Context, who string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.request(ctx, "auth.password.change", second, `{"currentPassword":"`+password+`","newPassword":"`+next+`"}`); err != nil {
+	reply, err := p.request(ctx, "auth.password.change", second, `{"currentPassword":"`+password+`","newPassword":"`+next+`"}`)
+	if err != nil {
 		return err
 	}
 	p.over(firstID)
-	if _, err := p.request(ctx, "auth.account.delete", second, `{"password":"`+next+`"}`); err != nil {
+	p.over(secondID)
+	var third struct{ AccessToken, SessionID string }
+	if err := json.Unmarshal(reply, &third); err != nil {
 		return err
 	}
-	p.over(secondID)
+	if _, err := p.request(ctx, "auth.account.delete", third.AccessToken, `{"password":"`+next+`"}`); err != nil {
+		return err
+	}
+	p.over(third.SessionID)
 	return nil
 }
 

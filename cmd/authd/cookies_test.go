@@ -320,7 +320,7 @@ func TestTokenInTheBodyOfAPost(t *testing.T) {
 	access := a.post(t, "/login", credentials).member(t, "accessToken")
 	with := func(rest string) string { return `{"token":"` + access + `"` + rest + `}` }
 
-	a.post(t, "/me/password", with(`,"currentPassword":"correct horse battery","newPassword":"battery staple"`)).answered(t, 204, "")
+	a.post(t, "/me/password", with(`,"currentPassword":"correct horse battery","newPassword":"battery staple"`)).answered(t, 200, `{`+tokens+`}`)
 	a.post(t, "/me/password", with(`,"currentPassword":"battery staple","newPassword":"battery staple","admin":true`)).
 		refused(t, 400, "malformed_request", `[{"field":"admin","reason":"unknown_member"}]`)
 	a.post(t, "/me/password", `{"token":1}`).refused(t, 400, "malformed_request", `[{"field":"token","reason":"wrong_type"}]`)

@@ -89,13 +89,17 @@ func TestGoldenHTTP(t *testing.T) {
 	own := bearer(access)
 	own["Content-Type"] = []string{"application/json"}
 	keep("me-patch", a.do(t, "PATCH /me", own, `{"name":"Countess"}`))
-	keep("me-password", a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"correct horse battery"}`))
+	login = keep("me-password", a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"correct horse battery"}`))
+	access = login.member(t, "accessToken")
 	keep("sessions", a.get(t, "/sessions", access))
 	keep("sessions-delete", a.do(t, "DELETE /sessions", bearer(access), ""))
 	next := keep("refresh", a.post(t, "/refresh", refresh(login.member(t, "refreshToken")))).member(t, "refreshToken")
 	b := from(a)
 	keep("login-cookie", b.send(t, "POST /login", cookieLogin))
 	keep("refresh-cookie", b.send(t, "POST /refresh", ""))
+	keep("me-password-cookie", b.send(t, "POST /me/password", `{"currentPassword":"correct horse battery","newPassword":"correct horse battery"}`))
+	login = a.post(t, "/login", credentials) // in place of what that ended
+	access, next = login.member(t, "accessToken"), login.member(t, "refreshToken")
 	b.header = nil
 	keep("forbidden", b.send(t, "PATCH /me", `{"name":"Mallory"}`))
 	b.header = from(a).header
@@ -152,7 +156,8 @@ func TestGoldenNATS(t *testing.T) {
 	keep("insufficient-scope", "auth.verify", nil, `{"token":"`+access+`","scopes":["admin"]}`)
 	keep("account-get", "auth.account.get", bearer(access), "{}")
 	keep("account-update", "auth.account.update", bearer(access), `{"name":"Countess"}`)
-	keep("password-change", "auth.password.change", bearer(access), `{"currentPassword":"correct horse battery","newPassword":"correct horse battery"}`)
+	login = keep("password-change", "auth.password.change", bearer(access), `{"currentPassword":"correct horse battery","newPassword":"correct horse battery"}`)
+	access = login.member(t, "accessToken")
 	keep("sessions-list", "auth.sessions.list", bearer(access), "{}")
 	keep("sessions-revoke-others", "auth.sessions.revoke_others", bearer(access), "{}")
 	other := ask(t, conn, "auth.login", nil, credentials).member(t, "sessionId")
@@ -291,7 +296,7 @@ func TestGoldenEvents(t *testing.T) {
 	own := bearer(access)
 	own["Content-Type"] = []string{"application/json"}
 	a.do(t, "PATCH /me", own, `{"name":"Countess"}`)
-	a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"battery horse correct"}`).answered(t, 204, "")
+	a.do(t, "POST /me/password", own, `{"currentPassword":"correct horse battery","newPassword":"battery horse correct"}`).answered(t, 200, `{`+tokens+`}`)
 	operator := asAdmin(t, a)
 	ask(t, operator, "auth.admin.users.disable", nil, `{"userId":1}`)
 	ask(t, operator, "auth.admin.users.enable", nil, `{"userId":1}`).replied(t, "{}")

@@ -192,7 +192,8 @@ func TestNothingSecretIsToldAnywhere(t *testing.T) {
 	own["Content-Type"] = []string{"application/json"}
 	w.saw(a.do(t, "PATCH /me", own, `{"name":"Lovelace hunter26"}`)).done(t)
 	w.saw(a.do(t, "POST /me/password", own, `{"currentPassword":"wrong hunter27","newPassword":"hunter28 hunter28"}`))
-	w.saw(a.do(t, "POST /me/password", own, `{"currentPassword":"battery staple horse","newPassword":"hunter29 hunter29"}`)).done(t)
+	session = w.saw(a.do(t, "POST /me/password", own, `{"currentPassword":"battery staple horse","newPassword":"hunter29 hunter29"}`)).done(t)
+	own["Authorization"] = bearer(session.member(t, "accessToken"))["Authorization"]
 	refresh := `{"refreshToken":"` + session.member(t, "refreshToken") + `"}`
 	w.saw(a.post(t, "/refresh", refresh)).done(t)
 	tampered := session.member(t, "accessToken") + "x"

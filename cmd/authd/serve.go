@@ -59,6 +59,7 @@ type service struct {
 	pool      *password.Pool    // this
 	keys      *handlers.Keys    // and this
 	cleanup   *handlers.Cleanup // and this
+	endings   *handlers.Endings // and this
 	relay     *events.Relay     // and this
 	mails     *handlers.Mails   // and this
 	mailer    *mail.Mailer      // and this, and if nothing sends mails
@@ -302,7 +303,8 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Clock: s.clock, Log: s.log}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Clock: s.clock, Log: s.log}
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
-	s.cleanup = &handlers.Cleanup{Store: s.store, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock}
+	s.endings = &handlers.Endings{Sessions: sessions, Log: s.log, Clock: s.clock}
+	s.cleanup = &handlers.Cleanup{Store: s.store, Log: s.log, Clock: s.clock}
 
 	// A reply that is made while the connection changes servers is not lost.
 	buffer := nats.ReconnectBufSize(replyBuffer)
@@ -652,6 +654,7 @@ func (s *service) run(ctx context.Context) error {
 			g.Go(func() error { return s.shared.run(busCtx) })
 		}
 		g.Go(func() error { return s.cleanup.Run(busCtx) })
+		g.Go(func() error { return s.endings.Run(busCtx) })
 		g.Go(func() error { return s.relay.Run(busCtx) })
 	}
 	if s.mailer != nil {

@@ -98,7 +98,7 @@ type serveSettings struct {
 
 	RefreshTokenTTL string `name:"refresh-token-ttl" env:"REFRESH_TOKEN_TTL" default:"360h" placeholder:"DURATION" help:"Lifetime of a refresh token, and so of an idle session."`
 	SessionMaxAge   string `env:"SESSION_MAX_AGE" default:"2160h" placeholder:"DURATION" help:"Lifetime of a session, however often it is refreshed."`
-	SessionLimit    string `env:"SESSION_LIMIT" default:"0" placeholder:"NUMBER" help:"Most live sessions of a user; the oldest end first. 0 is no limit."`
+	SessionLimit    string `env:"SESSION_LIMIT" default:"100" placeholder:"NUMBER" help:"Most live sessions of a user; the oldest end first. 0 is no limit."`
 	RefreshGrace    string `env:"REFRESH_GRACE" default:"10s" placeholder:"DURATION" help:"How long a spent refresh token still yields its successor, for a second tab or a lost reply; 0 is strict."`
 
 	ReauthWindow string `env:"REAUTH_WINDOW" default:"15m" placeholder:"DURATION" help:"How long after a login a sensitive change needs no password; 0 always asks."`
@@ -277,7 +277,7 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 	if c.maxAge, err = duration("SESSION_MAX_AGE", s.SessionMaxAge, time.Second, 10*year, "2160h"); err != nil {
 		return err
 	}
-	if c.sessionLimit, err = integer("SESSION_LIMIT", s.SessionLimit, 0, 10_000, "5"); err != nil {
+	if c.sessionLimit, err = integer("SESSION_LIMIT", s.SessionLimit, 0, 10_000, "100"); err != nil {
 		return err
 	}
 	if c.grace, err = duration("REFRESH_GRACE", s.RefreshGrace, 0, time.Minute, "10s"); err != nil {

@@ -1,0 +1,162 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/persistence"
+)
+
+// endBatch is how many rows of sessions one transaction ends or deletes at most.
+const endBatch = 1000
+
+// EndAll ends all sessions of a user in the caller's transaction, or all but keep, which must be
+// live. Every operation that ends all of a user's sessions calls it, before it changes what logs in.
+//
+// It raises the user's epoch, which holds the user's row as logins do: a login that began before
+// has stored its session by then, and one that comes after meets the user as the transaction
+// leaves them. From the commit on no session of a former epoch is live, and no token of it is
+// renewed. The rows of the sessions used last, at most endBatch of them, end at once with their
+// events; Endings ends the others. So the transaction takes the same time for any number of
+// sessions.
+//
+// It returns how many rows it ended, auth.ErrNotFound if there is no such user, and
+// auth.ErrTokenRevoked if keep is not live.
+func (s *Sessions) EndAll(ctx context.Context, tx *persistence.Store, user auth.UserID, keep string, reason auth.Reason) (int, error) {
+	epoch, err := tx.RaiseEpoch(ctx, user)
+	if err != nil {
+		return 0, err
+	}
+	if keep != "" {
+		kept, err := tx.KeepSession(ctx, user, keep, epoch)
+		if err == nil && !kept {
+			err = auth.ErrTokenRevoked
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	ending := persistence.SessionEnding{UserID: user, Epoch: epoch, Reason: reason}
+	ended, err := tx.EndLastUsed(ctx, ending, endBatch, s.Clock.now())
+	if err != nil {
+		return 0, err
+	}
+	if len(ended) == endBatch {
+		if err := tx.AddEnding(ctx, ending); err != nil {
+			return 0, err
+		}
+	}
+	return len(ended), s.tellEnded(ctx, tx, ended)
+}
+
+// endOfDeleted is EndAll for a user whom the transaction deletes: the rows that have ended go too.
+func (s *Sessions) endOfDeleted(ctx context.Context, tx *persistence.Store, user auth.UserID) error {
+	if _, err := s.EndAll(ctx, tx, user, "", auth.ReasonUserDeleted); err != nil {
+		return err
+	}
+	deleted, err := tx.DeleteSessions(ctx, user, endBatch)
+	if err != nil || deleted < endBatch {
+		return err
+	}
+	return tx.AddEnding(ctx, persistence.SessionEnding{UserID: user, Reason: auth.ReasonUserDeleted})
+}
+
+// Endings ends the rows of sessions that EndAll has left, with their events. Every instance does
+// so, and after a crash another one goes on. Sessions, Log and Clock are those of the service.
+type Endings struct {
+	Sessions *Sessions
+	Log      *slog.Logger
+	Clock    Clock
+}
+
+// endingsEvery is how often an instance looks for rows to end. Until then local verifiers accept
+// the access tokens of more than endBatch sessions that one operation ended.
+const endingsEvery = time.Second
+
+// Run ends what is left again and again until ctx ends. It logs what fails and tries again.
+func (e *Endings) Run(ctx context.Context) error {
+	tick := time.NewTicker(endingsEvery)
+	defer tick.Stop()
+	for failed := false; ; {
+		err := e.Once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failed:
+			e.Log.Warn("sessions cannot be ended", "err", err)
+		case err == nil && failed:
+			e.Log.Info("sessions are ended again")
+		}
+		failed = err != nil
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Once ends all that is left and that no other instance is ending, in one transaction for each
+// batch.
+func (e *Endings) Once(ctx context.Context) error {
+	left, err := e.Sessions.Store.HasEndings(ctx)
+	for left && err == nil {
+		left, err = e.batch(ctx)
+	}
+	return err
+}
+
+// batch ends one batch, and reports whether there was one.
+func (e *Endings) batch(ctx context.Context) (found bool, err error) {
+	err = e.Sessions.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		ending, err := tx.HoldEnding(ctx)
+		if errors.Is(err, auth.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		found = true
+		return e.end(ctx, tx, ending)
+	})
+	return found, err
+}
+
+// end ends a batch of the rows of an ending, and removes the ending with the last one. It holds the
+// user's row first, as all do that end several sessions of a user: nobody waits in a circle.
+func (e *Endings) end(ctx context.Context, tx *persistence.Store, ending persistence.SessionEnding) error {
+	_, err := tx.HoldUser(ctx, ending.UserID)
+	isDeleted := errors.Is(err, auth.ErrNotFound)
+	if err != nil && !isDeleted {
+		return err
+	}
+	ended, err := tx.EndNext(ctx, ending, endBatch, e.Clock.now())
+	if err != nil {
+		return err
+	}
+	if err := e.Sessions.tellEnded(ctx, tx, ended); err != nil {
+		return err
+	}
+	deleted := 0
+	if isDeleted {
+		if deleted, err = tx.DeleteSessions(ctx, ending.UserID, endBatch); err != nil {
+			return err
+		}
+	}
+	if len(ended) == endBatch || deleted == endBatch {
+		return nil
+	}
+	return tx.RemoveEnding(ctx, ending)
+}
+
+// horizon is how long something that an access token may still need has to be remembered: for the
+// longest lifetime of tokens that may be valid, whatever ACCESS_TOKEN_TTL is now, and the leeway of
+// those that verify them. own is the lifetime of this instance's.
+func horizon(ctx context.Context, store *persistence.Store, own time.Duration) (time.Duration, error) {
+	longest, err := store.LongestLifetime(ctx)
+	return max(longest, own) + token.Leeway, err
+}
