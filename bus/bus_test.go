@@ -110,6 +110,52 @@ func TestCallReturnsWhatTheHandlerReturned(t *testing.T) {
 	}
 }
 
+// A client with a key says whom it asks for. A guest does not: the service takes the address of the
+// connection, whatever the request and its headers say.
+func TestAGuestCannotSayWhereItComesFrom(t *testing.T) {
+	t.Parallel()
+	b := broker(t)
+	seen := make(chan *auth.Client, 1)
+	serve(t, b, io.Discard, func(s *bus.Server) error {
+		return bus.HandleQueued(s, auth.Login, func(_ context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
+			seen <- req.Client
+			return auth.LoginReply{}, nil
+		})
+	})
+	const body = `{"email":"ada@example.com","password":"x","client":{"ip":"192.0.2.1","userAgent":"forged"}}`
+	from := func(options ...nats.Option) auth.Client {
+		t.Helper()
+		conn, err := bus.Connect(b.URL(), options...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		m := nats.NewMsg(string(auth.Login))
+		m.Data = []byte(body)
+		if len(options) == 0 {
+			m.Header.Set("Nats-Request-Info", `{"host":"192.0.2.2"}`)
+		}
+		if _, err := conn.RequestMsg(m, 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if client := <-seen; client != nil {
+			return *client
+		}
+		return auth.Client{}
+	}
+	if got := from(); got != (auth.Client{IP: "127.0.0.1"}) {
+		t.Errorf("a guest comes from %+v", got)
+	}
+	if got := from(b.InProcess()); got != (auth.Client{}) {
+		t.Errorf("a guest within the process comes from %+v", got)
+	}
+	for _, role := range []string{embedded.App, embedded.Edge, embedded.Service, embedded.Subscriber} {
+		if got := from(b.As(role)); got != (auth.Client{IP: "192.0.2.1", UserAgent: "forged"}) {
+			t.Errorf("%s asks for %+v", role, got)
+		}
+	}
+}
+
 func TestAnAuthorizationHeaderIsReadStrictly(t *testing.T) {
 	t.Parallel()
 	b := broker(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -197,6 +198,9 @@ func decode(r request, req any) error {
 	if err := strictjson.Unmarshal(data, req); err != nil {
 		return err
 	}
+	if o, ok := req.(originated); ok {
+		trustSource(r.header.Get(headerRequestInfo), o.From())
+	}
 	b, ok := req.(bearer)
 	if !ok {
 		return nil
@@ -204,6 +208,32 @@ func decode(r request, req any) error {
 	token, err := auth.BearerToken(r.header.Values(headerAuthorization))
 	*b.Credential() = token
 	return err
+}
+
+// headerRequestInfo is the header in which the NATS server says which connection a request of a guest came
+// from. The server replaces whatever the guest has put there. Requests of clients with a key have none.
+const headerRequestInfo = "Nats-Request-Info"
+
+// originated is a request that says where it comes from.
+type originated interface{ From() **auth.Client }
+
+// trustSource puts the address of a guest's connection in the place of what the guest says: only clients
+// with a key ask for others. An address that the server does not tell is unknown, so such guests are
+// limited as one source.
+func trustSource(info string, client **auth.Client) {
+	if info == "" {
+		return
+	}
+	var from struct {
+		Host string `json:"host"`
+	}
+	_ = json.Unmarshal([]byte(info), &from) // then it is unknown
+	ip, err := netip.ParseAddr(from.Host)
+	if err != nil {
+		*client = nil
+		return
+	}
+	*client = &auth.Client{IP: ip.WithZone("").String()}
 }
 
 // refuse answers a request with an error that was logged.

@@ -31,8 +31,14 @@ const (
 	ackWait = 5 * time.Second
 )
 
-// Outbox is where events wait to be published. It hands out the oldest ones, in their order,
-// to one relay at a time. See persistence.Store.
+// UrgentTypes are the types of the events by which verifiers refuse tokens. They do not wait behind
+// events of other subjects.
+func UrgentTypes() []string {
+	return []string{SessionRevoked{}.Type(), UserDisabled{}.Type(), UserDeleted{}.Type(), KeyRotated{}.Type()}
+}
+
+// Outbox is where events wait to be published. It hands out the urgent ones first, then the oldest, to
+// one relay at a time. Events of one subject come in their order. See persistence.Store.
 type Outbox interface {
 	Take(ctx context.Context, n int, publish func(context.Context, []Event) (int, error)) (taken int, err error)
 	Woken() <-chan struct{}

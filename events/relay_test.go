@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,15 @@ import (
 // opening starts a relay that opens events so, on a bus of its own.
 func opening(t *testing.T, open func(events.Event) (events.Event, error)) (*outbox, jetstream.JetStream, *events.Relay) {
 	t.Helper()
+	js, box := relayJetStream(t), &outbox{woken: make(chan struct{}, 1)}
+	relay := &events.Relay{Outbox: box, JS: js, Replicas: 1, Log: slog.New(slog.DiscardHandler), Open: open}
+	relaying(t, relay)
+	return box, js, relay
+}
+
+// relayJetStream is that of a bus of its own, in the role of the relay.
+func relayJetStream(t *testing.T) jetstream.JetStream {
+	t.Helper()
 	bus, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), Listen: embedded.Off})
 	check(t, err)
 	t.Cleanup(bus.Shutdown)
@@ -29,13 +39,67 @@ func opening(t *testing.T, open func(events.Event) (events.Event, error)) (*outb
 	t.Cleanup(conn.Close)
 	js, err := jetstream.New(conn)
 	check(t, err)
-	box := &outbox{woken: make(chan struct{}, 1)}
-	relay := &events.Relay{Outbox: box, JS: js, Replicas: 1, Log: slog.New(slog.DiscardHandler), Open: open}
+	return js
+}
+
+// relaying runs a relay until the test ends.
+func relaying(t *testing.T, relay *events.Relay) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- relay.Run(ctx) }()
 	t.Cleanup(func() { stop(); check(t, <-ended) })
-	return box, js, relay
+}
+
+// missing is a JetStream that does not get the first event of a user once, as when its leader changes:
+// the event is lost on the way, and the publisher hears so later.
+type missing struct {
+	jetstream.JetStream
+	user string
+	once sync.Once
+}
+
+func (m *missing) PublishMsgAsync(msg *nats.Msg, opts ...jetstream.PublishOpt) (future jetstream.PubAckFuture, err error) {
+	if msg.Header.Get("ce-subject") == m.user {
+		m.once.Do(func() { future = lost{msg} })
+	}
+	if future != nil {
+		return future, nil
+	}
+	return m.JetStream.PublishMsgAsync(msg, opts...)
+}
+
+// lost is the acknowledgement of a message that was lost.
+type lost struct{ msg *nats.Msg }
+
+func (l lost) Ok() <-chan *jetstream.PubAck { return nil }
+func (l lost) Msg() *nats.Msg               { return l.msg }
+func (l lost) Err() <-chan error {
+	failed := make(chan error, 1)
+	failed <- errors.New("no leader")
+	return failed
+}
+
+// If the stream misses an event, the later ones of the same user are not there before it.
+func TestAnEventThatIsMissedComesBeforeTheLaterOnesOfItsUser(t *testing.T) {
+	t.Parallel()
+	box, js := &outbox{woken: make(chan struct{}, 1)}, relayJetStream(t)
+	box.add(made(registered(1)[0], registered(2)[0], events.UserUpdated{UserID: 1}, events.UserUpdated{UserID: 2}, events.UserDeleted{UserID: 1})...)
+	relaying(t, &events.Relay{Outbox: box, JS: &missing{JetStream: js, user: "1"}, Replicas: 1, Log: slog.New(slog.DiscardHandler)})
+	box.emptied(t)
+	var types []string
+	stream, err := js.Stream(t.Context(), events.Stream)
+	check(t, err)
+	for seq := uint64(1); seq <= stream.CachedInfo().State.LastSeq; seq++ {
+		m, err := stream.GetMsg(t.Context(), seq)
+		check(t, err)
+		if m.Header.Get("ce-subject") == "1" {
+			types = append(types, m.Header.Get("ce-type"))
+		}
+	}
+	if want := []string{"user.registered", "user.updated", "user.deleted"}; !slices.Equal(types, want) {
+		t.Errorf("the stream has %q, want %q", types, want)
+	}
 }
 
 // emptied waits until nothing is in the outbox.

@@ -1,11 +1,14 @@
 package persistence
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,7 +35,9 @@ type outboxRow struct {
 type pendingRow struct {
 	bun.BaseModel `bun:"table:outbox_pending,alias:p"`
 
-	Seq int64 `bun:"seq,pk"`
+	Seq     int64  `bun:"seq,pk"`
+	Subject string `bun:"subject"` // that of the event; NULL until the relay fills in what an earlier version left out
+	Urgent  bool   `bun:"urgent"`  // it goes before those that are not
 }
 
 // isPending holds for an event that waits to be published.
@@ -87,7 +92,8 @@ func (s *Store) tell(emitted []events.Data, err error) {
 // noteTimeout bounds noting what was published, with a database that says nothing.
 const noteTimeout = 5 * time.Second
 
-// Take hands the oldest unpublished events, at most n, to publish, notes as many of them as
+// Take hands unpublished events, at most n, to publish: urgent ones (events.UrgentTypes) first, then the
+// oldest. Events of one subject keep their order, so those that precede an urgent one go before it. Take notes as many of them as
 // published as that says, and tells how many it handed over. Of all instances one does so
 // at a time, and the others wait. If the note fails the events are published again. The
 // error is publish's, or the database's.
@@ -114,22 +120,100 @@ func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, [
 	return taken, errors.Join(failed, s.fault("take events", err))
 }
 
-// pending returns the oldest events that wait, at most n. It asks twice, since a join could be
-// planned as one that reads the outbox from its beginning.
-func (s *Store) pending(ctx context.Context, n int) (rows []outboxRow, err error) {
-	var seqs []int64
-	err = s.read.NewSelect().Model((*pendingRow)(nil)).Column("seq").Order("seq").Limit(int64(n)).Scan(ctx, &seqs)
+// pending returns the events whose turn it is, at most n. It asks for them by number, since a join
+// could be planned as one that reads the outbox from its beginning.
+func (s *Store) pending(ctx context.Context, n int) ([]outboxRow, error) {
+	seqs, err := s.turns(ctx, n)
 	if err != nil || len(seqs) == 0 {
 		return nil, err
 	}
-	err = s.read.NewSelect().Model(&rows).Where("seq IN (?)", bun.List(seqs)).Order("seq").Scan(ctx)
-	if err != nil || len(rows) == len(seqs) {
-		return rows, err
+	var rows []outboxRow
+	if err := s.read.NewSelect().Model(&rows).Where("seq IN (?)", bun.List(seqs)).Scan(ctx); err != nil {
+		return nil, err
+	}
+	turn := make(map[int64]int, len(seqs))
+	for i, seq := range seqs {
+		turn[seq] = i
+	}
+	slices.SortFunc(rows, func(a, b outboxRow) int { return cmp.Compare(turn[a.Seq], turn[b.Seq]) })
+	if len(rows) == len(seqs) {
+		return rows, nil
 	}
 	// The others were deleted just when somebody let them be published once more.
 	_, err = s.write.NewDelete().Model((*pendingRow)(nil)).Where("seq IN (?)", bun.List(seqs)).
 		Where("NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.seq = p.seq)").Exec(ctx)
 	return rows, err
+}
+
+// sortPending fills in subject and urgency of rows that instances of an earlier version have written.
+func (s *Store) sortPending(ctx context.Context) error {
+	_, err := s.write.NewRaw("UPDATE outbox_pending SET subject = o.subject, urgent = o.type IN (?)"+
+		" FROM outbox AS o WHERE o.seq = outbox_pending.seq AND outbox_pending.subject IS NULL", bun.List(events.UrgentTypes())).Exec(ctx)
+	return err
+}
+
+// turns returns the numbers of the events whose turn it is, at most n: the urgent ones and those of
+// the same subjects that precede them, then the oldest of the rest.
+func (s *Store) turns(ctx context.Context, n int) ([]int64, error) {
+	urgent, err := s.urgent(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	seqs := inTurns(urgent)
+	if len(seqs) >= n { // some may be left out, which the rest must not overtake
+		return seqs[:n], nil
+	}
+	rest := s.read.NewSelect().Model((*pendingRow)(nil)).Column("seq").Order("seq").Limit(int64(n - len(seqs)))
+	if len(seqs) > 0 {
+		rest.Where("seq NOT IN (?)", bun.List(seqs))
+	}
+	var more []int64
+	if err := rest.Scan(ctx, &more); err != nil {
+		return nil, err
+	}
+	return append(seqs, more...), nil
+}
+
+// urgent returns the oldest urgent rows, at most n, and the rows of their subjects that precede them, at
+// most n of each. What precedes a row that is seen was committed before it, so the latter are looked for
+// when all of them have a subject.
+func (s *Store) urgent(ctx context.Context, n int) (rows []pendingRow, err error) {
+	err = s.read.NewSelect().Model(&rows).Where("urgent").Order("seq").Limit(int64(n)).Scan(ctx)
+	if err := errors.Join(err, s.sortPending(ctx)); err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	last := map[string]int64{}
+	for _, r := range rows {
+		last[r.Subject] = r.Seq
+	}
+	numbered := s.read.NewSelect().Model((*pendingRow)(nil)).Column("seq", "subject").
+		ColumnExpr("row_number() OVER (PARTITION BY subject ORDER BY seq) AS place").
+		Where("NOT urgent AND subject IN (?)", bun.List(slices.Collect(maps.Keys(last)))).Where("seq < ?", rows[len(rows)-1].Seq)
+	var earlier []pendingRow
+	err = s.read.NewSelect().TableExpr("(?) AS e", numbered).Column("seq", "subject").Where("place <= ?", n).Scan(ctx, &earlier)
+	for _, r := range earlier {
+		if r.Seq < last[r.Subject] {
+			rows = append(rows, r)
+		}
+	}
+	return rows, err
+}
+
+// inTurns orders rows: the first of each subject, then the second of each, and so on. So a subject with
+// many does not hold up the others, and each keeps its own order.
+func inTurns(rows []pendingRow) []int64 {
+	slices.SortFunc(rows, func(a, b pendingRow) int { return cmp.Compare(a.Seq, b.Seq) })
+	place, count := make(map[int64]int, len(rows)), map[string]int{}
+	for _, r := range rows {
+		place[r.Seq] = count[r.Subject]
+		count[r.Subject]++
+	}
+	slices.SortStableFunc(rows, func(a, b pendingRow) int { return cmp.Compare(place[a.Seq], place[b.Seq]) })
+	seqs := make([]int64, len(rows))
+	for i, r := range rows {
+		seqs[i] = r.Seq
+	}
+	return seqs
 }
 
 // Backlog tells what waits to be published.
@@ -149,14 +233,15 @@ func (s *Store) Backlog(ctx context.Context) (b events.Backlog, err error) {
 
 // Republish lets events since a time be published once more, and tells how many. The stream drops
 // those it has had within its window. Mails would be sent once more: they are left out unless
-// they are what is asked for, and then nothing else is published.
+// they are what is asked for, and then nothing else is published. None of them is urgent: what happens
+// now goes before.
 func (s *Store) Republish(ctx context.Context, since time.Time, mails bool) (int, error) {
 	compare := "type <> ?"
 	if mails {
 		compare = "type = ?"
 	}
-	again := s.write.NewSelect().Model((*outboxRow)(nil)).Column("seq").Where("time >= ?", since).Where(compare, events.MailType)
-	result, err := s.write.NewRaw("INSERT INTO outbox_pending (seq) ? ON CONFLICT (seq) DO NOTHING", again).Exec(ctx)
+	again := s.write.NewSelect().Model((*outboxRow)(nil)).Column("seq", "subject").Where("time >= ?", since).Where(compare, events.MailType)
+	result, err := s.write.NewRaw("INSERT INTO outbox_pending (seq, subject) ? ON CONFLICT (seq) DO NOTHING", again).Exec(ctx)
 	return count(result, s.fault("republish events", err))
 }
 

@@ -148,7 +148,7 @@ func TestPublishedEventsAreKeptAWhileAndCanBePublishedAgain(t *testing.T) {
 		if n, err := s.Republish(t.Context(), now, false); n != 2 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
-		if got := take(t, s, 10); !slices.Equal(got, append(first, "3")) {
+		if got := take(t, s, 10); !slices.Equal(got, append([]string{"3"}, first...)) { // what is new goes first
 			t.Errorf("%v", got)
 		}
 		emit(t, s, 4)
@@ -256,4 +256,115 @@ func TestInstancesTakeTurns(t *testing.T) {
 	if len(got) != 100 {
 		t.Errorf("%d taken", len(got))
 	}
+}
+
+// wait commits an event of each kind in one transaction, in their order: they wait to be published.
+func wait(t *testing.T, s *persistence.Store, data ...events.Data) {
+	t.Helper()
+	err := s.Tx(t.Context(), func(ctx context.Context, tx *persistence.Store) error { return tx.Emit(ctx, now, data...) })
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// taken publishes a batch of at most n and returns what it was, as in "user.updated 7".
+func taken(t *testing.T, s *persistence.Store, n int) (list []string) {
+	t.Helper()
+	_, err := s.Take(t.Context(), n, func(_ context.Context, batch []events.Event) (int, error) {
+		for _, e := range batch {
+			list = append(list, e.Type+" "+e.Subject)
+		}
+		return len(batch), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func registrations(users ...auth.UserID) (list []events.Data) {
+	for _, u := range users {
+		list = append(list, events.UserRegistered{UserID: u})
+	}
+	return list
+}
+
+// The end of a session goes before what waits of other users, and after what waits of its own.
+func TestARevocationDoesNotWaitBehindAnImport(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		var many []auth.UserID
+		for u := range 300 {
+			many = append(many, auth.UserID(u+1))
+		}
+		wait(t, s, registrations(many...)...)
+		wait(t, s, events.SessionCreated{UserID: 250}, events.SessionRevoked{UserID: 250}, events.SessionCreated{UserID: 250},
+			events.SessionRevoked{UserID: 999}, events.UserUpdated{UserID: 999}, events.SessionRevoked{UserID: 3})
+		want := []string{
+			"user.registered 3", "user.registered 250", "session.revoked 999", // the first of each
+			"session.created 250", "session.revoked 3", "session.revoked 250",
+			"user.registered 1", "user.registered 2", "user.registered 4", "user.registered 5",
+		}
+		if got := taken(t, s, 10); !slices.Equal(got, want) {
+			t.Errorf("%q\nwant %q", got, want)
+		}
+		rest := taken(t, s, 1000)
+		if len(rest) != 300-6+2 || !slices.Equal(rest[len(rest)-2:], []string{"session.created 250", "user.updated 999"}) {
+			t.Errorf("%d left: %q", len(rest), rest[max(0, len(rest)-3):])
+		}
+	})
+}
+
+// A user with more events than fit into a batch holds up nobody, and their own order stays.
+func TestAUserWithManyEventsHoldsUpNobody(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		for range 25 {
+			wait(t, s, events.UserUpdated{UserID: 1})
+		}
+		wait(t, s, events.SessionRevoked{UserID: 1}, events.UserUpdated{UserID: 1}, events.SessionRevoked{UserID: 2})
+		first := taken(t, s, 10)
+		if !slices.Contains(first, "session.revoked 2") {
+			t.Errorf("it waits behind another user: %q", first)
+		}
+		var own []string
+		for batch := first; len(batch) > 0; batch = taken(t, s, 10) {
+			for _, e := range batch {
+				if strings.HasSuffix(e, " 1") {
+					own = append(own, e)
+				}
+			}
+		}
+		if at := slices.Index(own, "session.revoked 1"); len(own) != 27 || at != 25 {
+			t.Errorf("place %d of %d: %q", at, len(own), own)
+		}
+	})
+}
+
+// Rows that an instance of an earlier version writes have neither subject nor urgency.
+func TestRowsOfAnEarlierVersionKeepTheirOrder(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		wait(t, s, registrations(1, 2, 3)...)
+		wait(t, s, events.SessionRevoked{UserID: 3}, events.SessionRevoked{UserID: 2})
+		execute(t, s, "UPDATE outbox_pending SET subject = NULL, urgent = FALSE WHERE seq <> (SELECT max(seq) FROM outbox_pending)")
+		if got, want := taken(t, s, 2), []string{"user.registered 2", "session.revoked 2"}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if got, want := taken(t, s, 10), []string{"user.registered 3", "session.revoked 3", "user.registered 1"}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
+// Published once more, the end of a session is not urgent: those of today go before it.
+func TestRepublishedEventsYield(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		wait(t, s, events.SessionRevoked{UserID: 1}, events.SessionRevoked{UserID: 2})
+		taken(t, s, 10)
+		if _, err := s.Republish(t.Context(), now, false); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, s, events.SessionRevoked{UserID: 3})
+		if got, want := taken(t, s, 1), []string{"session.revoked 3"}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/uptrace/bun/dialect/pgdialect"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
 )
 
 // connectTimeout bounds one attempt to reach Postgres.
@@ -100,8 +101,9 @@ func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context,
 
 // insertPendingPostgres is one statement, as each is a round trip.
 func insertPendingPostgres(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
-	told := tx.NewInsert().Model(&rows).Returning("seq")
-	_, err := tx.NewInsert().With("told", told).Table("outbox_pending", "told").Column("seq").Exec(ctx)
+	told := tx.NewInsert().Model(&rows).Returning("seq, subject, type")
+	_, err := tx.NewRaw("WITH told AS (?) INSERT INTO outbox_pending (seq, subject, urgent) SELECT seq, subject, type IN (?) FROM told",
+		told, bun.List(events.UrgentTypes())).Exec(ctx)
 	return err
 }
 

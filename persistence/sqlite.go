@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/sqlitedialect"
@@ -15,6 +16,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/events"
 )
 
 // openSQLite opens the file, made readable by its owner alone if it is new: one connection
@@ -89,7 +91,7 @@ func insertPendingSQLite(ctx context.Context, tx bun.IDB, rows []outboxRow) erro
 	}
 	pending := make([]pendingRow, len(rows))
 	for i, r := range rows {
-		pending[i].Seq = r.Seq
+		pending[i] = pendingRow{Seq: r.Seq, Subject: r.Subject, Urgent: slices.Contains(events.UrgentTypes(), r.Type)}
 	}
 	_, err := tx.NewInsert().Model(&pending).Exec(ctx)
 	return err

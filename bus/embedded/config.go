@@ -2,8 +2,6 @@ package embedded
 
 import (
 	"fmt"
-	"net"
-	"strconv"
 	"strings"
 	"text/template"
 
@@ -28,6 +26,10 @@ const (
 	// descriptors with HTTP and the database: an app that leaks connections must not take all.
 	maxConnections = 4096
 
+	// maxGuests bounds the connections of all guests together. The rest is for clients with keys, so
+	// that guests cannot shut out operators.
+	maxGuests = maxConnections / 4
+
 	// writeDeadline is how long a client may leave its socket unread. What it has not
 	// read meanwhile is our memory.
 	writeDeadline = "5s"
@@ -38,8 +40,18 @@ const (
 	pingMax      = 2
 )
 
-// accountsText is the account of the service with the roles, and that of the system.
-const accountsText = `{{define "accounts"}}system_account: SYS
+// accountsText is the account of the service with the roles, that of the guests if there are any, and
+// that of the system.
+const accountsText = `{{define "user"}}
+      {
+        nkey: "{{.Key}}"
+        permissions: {
+          publish: {{.Role.Publish}}
+          subscribe: {{.Role.Subscribe}}
+        }
+      }
+{{- end}}
+{{- define "accounts"}}system_account: SYS
 accounts {
   SYS {
 {{- with .System}}
@@ -52,19 +64,42 @@ accounts {
     users = [
 {{- range .Users}}
       # {{.Role.Name}}: {{.Role.About}}{{if .Former}} (the former key){{end}}
-      {
-        nkey: "{{.Key}}"
-        permissions: {
-          publish: {{.Role.Publish}}
-          subscribe: {{.Role.Subscribe}}
-        }
-      }
+      {{- template "user" .}}
+{{- end}}
+    ]
+{{- if .Guest}}
+    exports = [
+{{- range .Public}}
+      { service: {{quote .}}, accounts: [GUESTS] }
+{{- end}}
+      { service: {{quote .Discovery}}, response_type: stream, accounts: [GUESTS] } # every instance answers
+{{- range .Events}}
+      { stream: {{quote .}}, accounts: [GUESTS] }
+{{- end}}
+    ]
+{{- end}}
+  }
+{{- with .Guest}}
+  # Clients without credentials. "share" has the server say in each request where it came from.
+  GUESTS {
+    limits { max_connections: {{$.MaxGuests}} } # the rest of max_connections is for clients with keys
+    users = [
+      {{- template "user" .}}
+    ]
+    imports = [
+{{- range $.Public}}
+      { service: { account: APP, subject: {{quote .}} }, share: true }
+{{- end}}
+      { service: { account: APP, subject: {{quote $.Discovery}} } }
+{{- range $.Events}}
+      { stream: { account: APP, subject: {{quote .}} } }
 {{- end}}
     ]
   }
+{{- end}}
 }
-{{- with .NoAuthUser}}
-no_auth_user: "{{.}}" # an app: whoever has no credentials
+{{- with .Guest}}
+no_auth_user: "{{.Key}}" # the guest
 {{- end}}
 {{end}}`
 
@@ -98,15 +133,22 @@ type configUser struct {
 }
 
 // options makes the server's options: keys name the roles that have one.
-func options(c Config, host string, port int, keys map[string]nkeys.KeyPair) (*server.Options, error) {
-	users, app, err := configUsers(keys)
+func options(c Config, at listener, keys map[string]nkeys.KeyPair) (*server.Options, error) {
+	users, err := configUsers(keys)
 	if err != nil {
 		return nil, err
 	}
+	var anonymous *configUser
+	if c.Guests.allowed(at.loopback) {
+		if anonymous, err = newGuest(); err != nil {
+			return nil, err
+		}
+	}
 	var text strings.Builder
 	err = configText.Execute(&text, map[string]any{
-		"Listening": c.Listen != Off, "Host": host, "Port": port,
-		"Dir": c.Dir, "System": "", "Users": users, "NoAuthUser": app,
+		"Listening": c.Listen != Off, "Host": at.host, "Port": at.port,
+		"Dir": c.Dir, "System": "", "Users": users,
+		"Guest": anonymous, "MaxGuests": maxGuests, "Public": public, "Discovery": discovery, "Events": events,
 		"MaxConnections": maxConnections, "WriteDeadline": writeDeadline,
 		"PingInterval": pingInterval, "PingMax": pingMax,
 		"MaxMemory": maxMemory, "MaxDisk": maxDisk, "MaxConsumers": maxConsumers,
@@ -121,49 +163,31 @@ func options(c Config, host string, port int, keys map[string]nkeys.KeyPair) (*s
 	return opts, nil
 }
 
-// configUsers lists the user of each role, and which of them is the app's.
-//
-// The app's user is an nkey whose seed is thrown away: nobody can sign for it, and nobody
-// has to, being the user of those without credentials. A random password would do the same
-// but has to stand in the text in the clear, of which the server warns at each start.
-func configUsers(keys map[string]nkeys.KeyPair) (users []configUser, app string, err error) {
+// configUsers lists the user of each role.
+func configUsers(keys map[string]nkeys.KeyPair) (users []configUser, err error) {
 	for _, role := range Roles() {
-		key := keys[role.Name]
-		if role.Name == App {
-			if key, err = nkeys.CreateUser(); err != nil {
-				return nil, "", fmt.Errorf("app key: %w", err)
-			}
-		}
-		public, err := key.PublicKey()
+		public, err := keys[role.Name].PublicKey()
 		if err != nil {
-			return nil, "", fmt.Errorf("%s key: %w", role.Name, err)
-		}
-		if role.Name == App {
-			app = public
+			return nil, fmt.Errorf("%s key: %w", role.Name, err)
 		}
 		users = append(users, configUser{Role: role, Key: public})
 	}
-	return users, app, nil
+	return users, nil
 }
 
-// parseListen splits a "host:port" in the server's terms, in which any free port is -1 and 0
-// would be 4222.
-func parseListen(listen string) (host string, port int, err error) {
-	if listen == Off {
-		return "", 0, nil
-	}
-	host, digits, err := net.SplitHostPort(listen)
+// newGuest makes the user of clients without credentials, an nkey whose seed is thrown away: no
+// client signs for it. A random password would do the same but stands in the text in the clear, of
+// which the server warns at each start.
+func newGuest() (*configUser, error) {
+	key, err := nkeys.CreateUser()
 	if err != nil {
-		return "", 0, fmt.Errorf("NATS_LISTEN %q: want host:port or %s: %w", listen, Off, err)
+		return nil, fmt.Errorf("guest key: %w", err)
 	}
-	port, err = strconv.Atoi(digits)
-	if err != nil || port < -1 || port > 65535 {
-		return "", 0, fmt.Errorf("NATS_LISTEN %q: want host:port or %s: bad port %q", listen, Off, digits)
+	public, err := key.PublicKey()
+	if err != nil {
+		return nil, fmt.Errorf("guest key: %w", err)
 	}
-	if port == 0 {
-		port = -1
-	}
-	return host, port, nil
+	return &configUser{Role: guest(), Key: public}, nil
 }
 
 // quote writes s as a string of the configuration language. It knows these escapes only,

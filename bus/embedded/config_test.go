@@ -11,14 +11,14 @@ import (
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	keys := map[string]nkeys.KeyPair{}
-	for _, role := range []string{Service, Relay, Edge, Admin, Subscriber, Mailer} {
+	for _, role := range names() {
 		key, err := nkeys.CreateUser()
 		if err != nil {
 			t.Fatal(err)
 		}
 		keys[role] = key
 	}
-	o, err := options(Config{Dir: "/data", Listen: "127.0.0.1:4222"}, "127.0.0.1", 4222, keys)
+	o, err := options(Config{Dir: "/data", Listen: "127.0.0.1:4222"}, listener{"127.0.0.1", 4222, true}, keys)
 	if err != nil {
 		t.Fatal(err)
 	}

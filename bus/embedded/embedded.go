@@ -7,15 +7,17 @@
 // what an operator could write down for a real cluster. It returns once the listener is open
 // and JetStream has recovered its streams.
 //
-//	keys.go     seeds: <Dir>/keys/{service,relay,edge,admin,subscriber}.nk
+//	keys.go     seeds: <Dir>/keys/{service,relay,edge,admin,app,subscriber,mailer}.nk
 //	roles.go    who may publish and subscribe what
-//	config.go   both put into configuration text, with the limits
+//	listener.go the address of the listener, and whether it lets guests in
+//	config.go   all of it put into configuration text, with the limits
 //	external.go the same for servers outside of authd
 //	nsc.go      the same in operator mode, as commands
 //	log.go      the server's log into slog, its fatal errors into Start and Failed
 //
-// Whoever connects without credentials is an app: it may ask the public subjects, hear the
-// events and read its inbox. The parts of authd connect as one of the other roles:
+// A client without credentials is a guest: it may ask the public subjects, hear the events and read
+// the inboxes of guests. Guests are let in on loopback alone, unless Config.Guests says otherwise.
+// Other services connect with the key of the role app, and the parts of authd in their roles:
 //
 //	nats.Connect("", s.InProcess(), s.As(embedded.Service))
 //
@@ -46,6 +48,7 @@ const Off = "off"
 type Config struct {
 	Dir    string       // keys and JetStream files; made with mode 0700 if absent, one process at a time
 	Listen string       // "host:port", where port 0 or -1 means any free one, or Off
+	Guests Guests       // which clients are let in without credentials
 	Log    *slog.Logger // nil logs nothing
 }
 
@@ -55,6 +58,7 @@ type Server struct {
 	lock   *flock.Flock
 	keys   map[string]nkeys.KeyPair
 	url    string
+	guests bool
 	failed chan error
 }
 
@@ -65,7 +69,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	host, port, err := parseListen(c.Listen)
+	at, err := parseListen(ctx, c.Listen)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +78,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{lock: lock, failed: make(chan error, 1)}
-	if err := s.start(c, host, port); err != nil {
+	if err := s.start(c, at); err != nil {
 		s.Shutdown()
 		return nil, err
 	}
@@ -85,12 +89,13 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) start(c Config, host string, port int) error {
+func (s *Server) start(c Config, at listener) error {
 	var err error
-	if s.keys, err = loadKeys(keysDir(c.Dir), keyed()); err != nil {
+	if s.keys, err = loadKeys(keysDir(c.Dir), names()); err != nil {
 		return err
 	}
-	opts, err := options(c, host, port, s.keys)
+	s.guests = c.Guests.allowed(at.loopback)
+	opts, err := options(c, at, s.keys)
 	if err != nil {
 		return err
 	}
@@ -159,6 +164,9 @@ func clientURL(addr net.Addr) string {
 // URL is where clients on this machine connect, such as nats://127.0.0.1:4222. It is empty
 // if the server does not listen.
 func (s *Server) URL() string { return s.url }
+
+// AllowsGuests reports whether clients without credentials are let in.
+func (s *Server) AllowsGuests() bool { return s.guests }
 
 // InProcess connects without a socket.
 func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }

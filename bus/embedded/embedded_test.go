@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -175,6 +176,7 @@ func keepAndWait(dir string) {
 		panic(err)
 	}
 	fmt.Println("kept")
+	defer runtime.KeepAlive(s) // a server that is collected unlocks its directory
 	select {}
 }
 
@@ -298,7 +300,7 @@ func TestListen(t *testing.T) {
 		if !strings.HasPrefix(s.URL(), want) {
 			t.Errorf("%s: URL %s, want %s", listen, s.URL(), want)
 		}
-		nc, err := nats.Connect(s.URL())
+		nc, err := nats.Connect(s.URL(), s.As(embedded.App))
 		if err != nil {
 			t.Errorf("%s: connect to %q: %v", listen, s.URL(), err)
 		} else {

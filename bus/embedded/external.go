@@ -30,8 +30,14 @@ const (
 	// leastServers is how many a cluster needs to go on when one is lost.
 	leastServers = 3
 
-	// maxExternalConnections is that of a server that shares its process with nothing.
+	// maxExternalConnections is that of a server that shares its process with nothing, and
+	// maxExternalGuests that of its guests.
 	maxExternalConnections = 10_000
+	maxExternalGuests      = maxExternalConnections / 4
+
+	// visitor is the name of the key of guests. It is kept, so that the same configuration comes out
+	// again; no client needs it.
+	visitor = "guest"
 )
 
 // External says what the configuration of NATS servers outside of authd is made from. The
@@ -43,7 +49,7 @@ type External struct {
 	Dir string
 	// Servers are the hosts of a cluster, three or more; none for a server alone.
 	Servers []string
-	// AnonymousApp lets in clients without credentials, as apps.
+	// AnonymousApp lets in clients without credentials, as guests: see Guests.
 	AnonymousApp bool
 	// TLS is the directory on the servers that has ca.pem, server.pem and server-key.pem.
 	TLS string
@@ -128,12 +134,13 @@ func (e External) Config() (string, error) {
 	}
 	defer func() { _ = lock.Close() }() // it was locked
 
-	keys, err := loadKeys(e.Dir, append(keyed(), App, system))
+	keys, err := loadKeys(e.Dir, e.keyNames())
 	if err != nil {
 		return "", err
 	}
 	values := map[string]any{
 		"Servers": servers, "RoutesPort": routesPort, "TLS": strings.TrimRight(e.TLS, "/"),
+		"Public": public, "Discovery": discovery, "Events": events, "MaxGuests": maxExternalGuests,
 		"MaxConnections": maxExternalConnections, "WriteDeadline": writeDeadline,
 		"PingInterval": pingInterval, "PingMax": pingMax,
 		"MaxMemory": maxMemory, "MaxDisk": maxDisk, "MaxConsumers": maxConsumers,
@@ -162,9 +169,6 @@ func (e External) users(keys map[string]nkeys.KeyPair, values map[string]any) er
 			return fmt.Errorf("%s key: %w", role.Name, err)
 		}
 		users = append(users, configUser{Role: role, Key: key})
-		if role.Name == App && e.AnonymousApp {
-			values["NoAuthUser"] = key
-		}
 		former, err := publicKey(seedPath(e.Dir, role.Name+".former"))
 		switch {
 		case err == nil:
@@ -178,7 +182,23 @@ func (e External) users(keys map[string]nkeys.KeyPair, values map[string]any) er
 		return fmt.Errorf("%s key: %w", system, err)
 	}
 	values["Users"], values["System"] = users, key
+	if !e.AnonymousApp {
+		return nil
+	}
+	if key, err = keys[visitor].PublicKey(); err != nil {
+		return fmt.Errorf("%s key: %w", visitor, err)
+	}
+	values["Guest"] = &configUser{Role: guest(), Key: key}
 	return nil
+}
+
+// keyNames are the names of all keys that the configuration has.
+func (e External) keyNames() []string {
+	list := append(names(), system)
+	if e.AnonymousApp {
+		list = append(list, visitor)
+	}
+	return list
 }
 
 func publicKey(file string) (string, error) {

@@ -170,6 +170,7 @@ func TestExternalServersAskForCredentials(t *testing.T) {
 	}
 	open := testnats.Start(t, testnats.Config{Text: at(external(t, embedded.External{Dir: dir, AnonymousApp: true}))})
 	rights[0].hold(t, dialURL(t, open.URL())) // the app's
+	guestsAreApart(t, func() client { return dialURL(t, open.URL()) }, func(role string) client { return inRole(t, open.URL(), dir, role) })
 }
 
 func TestExternalServersHaveOperators(t *testing.T) {
@@ -189,6 +190,14 @@ func TestExternalIsTheSameAgain(t *testing.T) {
 	first := external(t, e)
 	if second := external(t, e); second != first {
 		t.Errorf("another configuration:\n%s\n%s", first, second)
+	}
+	open := e
+	open.AnonymousApp = true
+	if external(t, open) != external(t, open) {
+		t.Error("another configuration with guests")
+	}
+	if err := os.Remove(filepath.Join(dir, "guest.nk")); err != nil {
+		t.Error(err)
 	}
 	if other := external(t, embedded.External{Dir: t.TempDir() + "/keys", Servers: three, TLS: "/etc/nats/"}); other == first {
 		t.Error("two directories have the same keys")
@@ -330,6 +339,7 @@ func TestOperatorModeHasTheRights(t *testing.T) {
 	}
 	s := testnats.Start(t, testnats.Config{Text: at(servers + string(resolver))})
 	allRights(t, s.URL(), dir)
+	passes(t, s.URL(), dir, nil)
 	admin := jetStream(t, inRole(t, s.URL(), dir, embedded.Admin).Conn)
 	if _, err := admin.AccountInfo(t.Context()); err != nil {
 		t.Errorf("JetStream: %v", err)

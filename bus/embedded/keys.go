@@ -32,8 +32,8 @@ func Credentials(dir, role string) nats.Option {
 func asRole(name string, key func() (nkeys.KeyPair, error)) nats.Option {
 	return func(o *nats.Options) error {
 		role, err := lookup(name)
-		if err != nil || name == App {
-			return err // an app has no key, and the usual inbox
+		if err != nil {
+			return err
 		}
 		pair, err := key()
 		if err != nil {

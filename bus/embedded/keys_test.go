@@ -14,7 +14,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-var keyed = []string{embedded.Service, embedded.Relay, embedded.Edge, embedded.Admin, embedded.Subscriber, embedded.Mailer}
+var keyed = []string{embedded.Service, embedded.Relay, embedded.Edge, embedded.Admin, embedded.App, embedded.Subscriber, embedded.Mailer}
 
 func seeds(t *testing.T, dir string) map[string]string {
 	t.Helper()

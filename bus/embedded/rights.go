@@ -46,8 +46,10 @@ func Lacking(role string, reply []byte, alone bool) (lacks []string, err error) 
 // those who are there.
 func isNeeded(subject string, alone bool) bool {
 	switch {
-	case subject == RightsSubject, subject == "$SRV.>":
+	case subject == RightsSubject, subject == discovery:
 		return false // to be looked at, or by
+	case subject == "_R_.>":
+		return false // for guests, whom most servers refuse
 	case strings.HasPrefix(subject, "_INBOX_service"):
 		return true
 	case strings.HasPrefix(subject, "_INBOX_admin"), strings.HasPrefix(subject, "_INBOX_subscriber"):

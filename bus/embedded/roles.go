@@ -16,6 +16,34 @@ const (
 	Mailer     = "mailer"
 )
 
+var (
+	// events are the subjects that every client may hear.
+	events = []string{"user.>", "session.>", "apikey.>", "key.>"}
+	// public are the subjects that every client may ask.
+	public = []string{
+		"auth.register", "auth.login", "auth.login.code", "auth.verify", "auth.refresh", "auth.logout",
+		"auth.keys", "auth.revocations",
+		"auth.account.*", "auth.password.*", "auth.sessions.*", "auth.email.*",
+	}
+)
+
+// discovery are the subjects of the services protocol: who serves this?
+const discovery = "$SRV.>"
+
+// guest has the rights of clients without credentials. They are those of an app, in an account of
+// their own: the account of the service imports nothing from it, so a guest sees no inbox but those
+// of other guests, and the server stamps each of their requests with the address that it came from
+// (the header Nats-Request-Info), which no client can do for itself.
+func guest() Role {
+	return Role{
+		Name:        "guest",
+		About:       "clients without credentials",
+		InboxPrefix: "_INBOX",
+		Publish:     Subjects{Allow: join(public, discovery)},
+		Subscribe:   Subjects{Allow: join(events, "_INBOX.>")},
+	}
+}
+
 // Role is a set of rights on the bus. What neither list allows is refused.
 type Role struct {
 	Name        string
@@ -48,22 +76,17 @@ type Subjects struct {
 // The parts of authd and operators may ask the server what they may (RightsSubject), which "authd
 // doctor" does. Apps may not: the server answers there on whatever subject it is told to.
 //
+// Clients without credentials are no role of this table: see guest.
+//
 // A subscriber can have events, and a mailer mails, sent to any subject: who pulls from a
 // stream says where to. So their keys are for services of one's own.
 func Roles() []Role {
-	events := []string{"user.>", "session.>", "apikey.>", "key.>"}
-	public := []string{
-		"auth.register", "auth.login", "auth.login.code", "auth.verify", "auth.refresh", "auth.logout",
-		"auth.keys", "auth.revocations",
-		"auth.account.*", "auth.password.*", "auth.sessions.*", "auth.email.*",
-		"$SRV.>", // discovery: who serves this?
-	}
 	return []Role{
 		{
 			Name:        App,
 			About:       "whoever asks: verifies, registers, hears the events",
 			InboxPrefix: "_INBOX",
-			Publish:     Subjects{Allow: public},
+			Publish:     Subjects{Allow: join(public, discovery)},
 			Subscribe:   Subjects{Allow: join(events, "_INBOX.>")},
 		},
 		{
@@ -80,6 +103,7 @@ func Roles() []Role {
 			InboxPrefix: "_INBOX_service",
 			Publish: Subjects{Allow: []string{
 				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", "_INBOX_subscriber.>", // replies
+				"_R_.>",  // replies to guests, which the server maps to their account
 				"auth.>", // an instance with the edge in it asks as the service
 				RightsSubject,
 			}, Deny: []string{"auth.admin.>"}}, // which no stranger's request may lead to
@@ -104,7 +128,7 @@ func Roles() []Role {
 			Name:        Subscriber,
 			About:       "services that must miss no event: events.Subscribe",
 			InboxPrefix: "_INBOX_subscriber",
-			Publish: Subjects{Allow: join(public,
+			Publish: Subjects{Allow: join(public, discovery,
 				"auth.users.snapshot", // everybody's addresses
 				"$JS.API.CONSUMER.INFO.AUTH_EVENTS.*", "$JS.API.CONSUMER.CREATE.AUTH_EVENTS.*",
 				"$JS.API.CONSUMER.MSG.NEXT.AUTH_EVENTS.*", "$JS.ACK.AUTH_EVENTS.>",
@@ -153,14 +177,12 @@ func join(a []string, b ...string) []string {
 	return append(a[:len(a):len(a)], b...)
 }
 
-// keyed are the names of the roles that have a key: an app of the embedded server has none.
-func keyed() (names []string) {
+// names are the names of all roles. Each has a key.
+func names() (list []string) {
 	for _, r := range Roles() {
-		if r.Name != App {
-			names = append(names, r.Name)
-		}
+		list = append(list, r.Name)
 	}
-	return names
+	return list
 }
 
 // lookup finds a role by its name.

@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -47,7 +48,7 @@ var rights = []right{
 	},
 	{
 		role:    embedded.Service,
-		publish: `_INBOX.x _INBOX_edge.x _INBOX_service.x _INBOX_admin.x _INBOX_subscriber.x auth.revocations $SYS.REQ.USER.INFO`,
+		publish: `_INBOX.x _INBOX_edge.x _INBOX_service.x _INBOX_admin.x _INBOX_subscriber.x _R_.x auth.revocations $SYS.REQ.USER.INFO`,
 		notPublish: `auth.admin.users.disable user.registered session.revoked apikey.created key.rotated mail.send $SRV.PING
 			$JS.API.INFO $JS.ACK.X.Y anything $SYS.REQ.SERVER.PING _INBOX_other.x _INBOX_relay.x`,
 		subscribe:    `auth.> auth.login $SRV.PING $SRV.> _INBOX_service.x.* session.revoked user.> key.rotated apikey.>`,
@@ -103,6 +104,10 @@ func TestRights(t *testing.T) {
 			r.hold(t, dial(t, s, r.role))
 		})
 	}
+	t.Run("guest", func(t *testing.T) {
+		t.Parallel()
+		rights[0].hold(t, dialURL(t, s.URL())) // the app's
+	})
 }
 
 // hold checks that they are the rights of a client.
@@ -196,22 +201,112 @@ func TestEachRoleHearsItsReply(t *testing.T) {
 	}
 }
 
-// Strangers are apps, whichever way in they take.
+// A client without credentials is a guest, over the socket and in the process.
 func TestNoCredentials(t *testing.T) {
 	t.Parallel()
 	s := start(t, t.TempDir())
 	for name, in := range map[string]nats.Option{"socket": nats.Name("stranger"), "in process": s.InProcess()} {
 		t.Run(name, func(t *testing.T) {
-			c := client{errs: make(chan error, 1)}
-			var err error
-			c.Conn, err = nats.Connect(s.URL(), in, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.errs <- err }))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
+			c := dialURL(t, s.URL(), in)
 			allowed(t, c, "ask", func(nc *nats.Conn) error { return nc.Publish("auth.verify", nil) })
 			refused(t, c, `for Publish to "session.revoked"`, func(nc *nats.Conn) error { return nc.Publish("session.revoked", nil) })
 		})
+	}
+}
+
+// Guests are let in on a listener that only this machine can reach, unless the configuration says
+// otherwise. The key of an app is good everywhere.
+func TestGuestsAreLetInOnLoopback(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		listen string
+		guests embedded.Guests
+		want   bool
+	}{
+		{"127.0.0.1:0", embedded.GuestsOnLoopback, true},
+		{"127.8.8.8:0", embedded.GuestsOnLoopback, true},
+		{"localhost:0", embedded.GuestsOnLoopback, true},
+		{"0.0.0.0:0", embedded.GuestsOnLoopback, false},
+		{"[::]:0", embedded.GuestsOnLoopback, false},
+		{":0", embedded.GuestsOnLoopback, false},
+		{"0.0.0.0:0", embedded.GuestsAnywhere, true},
+		{"127.0.0.1:0", embedded.GuestsNever, false},
+	} {
+		s, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), Listen: c.listen, Guests: c.guests})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Shutdown)
+		nc, err := nats.Connect(s.URL())
+		switch {
+		case err == nil:
+			nc.Close()
+		case !errors.Is(err, nats.ErrAuthorization):
+			t.Fatal(err)
+		}
+		if (err == nil) != c.want || s.AllowsGuests() != c.want {
+			t.Errorf("%s, %d: a guest connects with %v, and AllowsGuests is %v", c.listen, c.guests, err, s.AllowsGuests())
+		}
+		dial(t, s, embedded.App)
+	}
+}
+
+func TestIsLoopback(t *testing.T) {
+	t.Parallel()
+	for listen, want := range map[string]bool{
+		embedded.Off: true, "127.0.0.1:4222": true, "[::1]:0": true, "[::ffff:127.0.0.1]:0": true, "localhost:4222": true,
+		"0.0.0.0:4222": false, ":4222": false, "[::]:4222": false, "192.0.2.1:4222": false, "[fe80::1%eth0]:4222": false, "169.254.1.1:1": false,
+	} {
+		if got, err := embedded.IsLoopback(t.Context(), listen); err != nil || got != want {
+			t.Errorf("%s: %v, %v", listen, got, err)
+		}
+	}
+	if _, err := embedded.IsLoopback(t.Context(), "nowhere.invalid:4222"); err == nil {
+		t.Error("a host that does not exist has an address")
+	}
+}
+
+// A guest reads no inbox of a client with a key, and hears the events and the answers to itself.
+func TestGuestsReadNoInboxOfOthers(t *testing.T) {
+	t.Parallel()
+	s := start(t, t.TempDir())
+	guestsAreApart(t, func() client { return dialURL(t, s.URL()) }, func(role string) client { return dial(t, s, role) })
+}
+
+// guestsAreApart checks what a guest gets of what others send, and what others get of its requests.
+func guestsAreApart(t *testing.T, dialGuest func() client, in func(role string) client) {
+	t.Helper()
+	service, app, guest := in(embedded.Service), in(embedded.App), dialGuest()
+	seen := make(chan *nats.Msg, 16)
+	_, err := service.QueueSubscribe("auth.verify", "q", func(m *nats.Msg) { seen <- m; _ = m.Respond([]byte("yes")) })
+	if err := errors.Join(err, service.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	inboxes, heard := subscribe(t, guest, "_INBOX.>"), subscribe(t, guest, "session.>")
+
+	asked(t, app, "auth.verify")
+	if info := (<-seen).Header.Get("Nats-Request-Info"); info != "" {
+		t.Errorf("the request of an app is stamped with %s", info)
+	}
+	publish(t, in(embedded.Relay), "session.revoked")
+	if _, err := heard.NextMsg(10 * time.Second); err != nil {
+		t.Errorf("a guest hears no event: %v", err)
+	}
+	if n, _, _ := inboxes.Pending(); n != 0 { // it was sent before the event
+		t.Error("a guest reads the inbox of an app")
+	}
+
+	forged := nats.NewMsg("auth.verify")
+	forged.Header.Set("Nats-Request-Info", `{"acc":"APP","host":"192.0.2.1"}`)
+	if _, err := guest.RequestMsg(forged, 10*time.Second); err != nil {
+		t.Fatalf("a guest is not answered: %v", err)
+	}
+	var info struct{ Acc, Host string }
+	if err := json.Unmarshal([]byte((<-seen).Header.Get("Nats-Request-Info")), &info); err != nil || info.Acc != "GUESTS" || info.Host != "127.0.0.1" {
+		t.Errorf("the request of a guest is stamped with %+v, %v", info, err)
+	}
+	if _, err := dialGuest().Request("auth.logout", nil, 10*time.Second); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("nobody answers a guest, which it learns with %v", err)
 	}
 }
 

@@ -38,6 +38,7 @@ func (p *patient) examineBus(ctx context.Context, t tell) {
 		return
 	}
 	if p.config.natsURL == "" {
+		t.one(ctx, inspection{"strangers", w.guests})
 		if f, reachable := w.embeddedServer(); !reachable {
 			f.Check = servers.name
 			t(f)
@@ -56,6 +57,9 @@ func (p *patient) examineBus(ctx context.Context, t tell) {
 func (w *busWard) beyondServers() (list []inspection) {
 	for _, role := range w.roles() {
 		list = append(list, inspection{"rights", func(ctx context.Context) finding { return w.rights(ctx, role) }})
+	}
+	if w.config.natsURL != "" {
+		list = append(list, inspection{"strangers", w.strangers})
 	}
 	if !w.Edge {
 		list = append(list, inspection{"JetStream", w.jetStream}, inspection{"streams", w.lookAtStreams})

@@ -34,6 +34,9 @@ type diagnosis []finding
 func doctor(t *testing.T, code int, args ...string) (d diagnosis) {
 	t.Helper()
 	var out, said bytes.Buffer
+	if usesOpenNATS(args) {
+		args = append([]string{"--nats-open=on"}, args...)
+	}
 	got := run(t.Context(), append([]string{"doctor", "--json"}, args...), &out, &said)
 	decoder := json.NewDecoder(&out)
 	for decoder.More() {
@@ -200,24 +203,24 @@ func TestDoctorFindsNothingOnPostgresAndANATSCluster(t *testing.T) {
 	})
 	beside := append(a.beside(), flags...)
 	d := doctor(t, exitStopped, beside...)
-	d.only(t)
+	d.only(t, "strangers")
 	d.has(t, "database", fine, "Postgres")
 	d.has(t, "mail server", fine, "no mail was sent")
 	d.has(t, "instances", fine, "1")
 	d.has(t, "this instance", fine, "ready")
 	d = doctor(t, exitStopped, append(beside, "--handlers")...)
-	d.only(t)
+	d.only(t, "strangers")
 
 	edge := start(t, "serve", "--edge", "--nats-url="+bus)
 	d = doctor(t, exitStopped, append(edge.beside(), "--edge", "--nats-url="+bus)...)
-	d.only(t)
+	d.only(t, "strangers")
 	d.has(t, "verifier", fine, "")
 	d.has(t, "this instance", fine, "ready")
 
 	inbox.Down()
 	check(t, pg.Stop())
 	d = doctor(t, exitFailed, beside...)
-	d.only(t, "database", "mail server", "this instance", "verifier")
+	d.only(t, "database", "mail server", "this instance", "verifier", "strangers")
 	d.has(t, "database", broken, "does not answer")
 	d.has(t, "schema", skipped, "no database")
 	d.has(t, "mail server", broken, "refused")
@@ -375,7 +378,7 @@ func TestDoctorFindsTheFaultsOfTheBus(t *testing.T) {
 		settled("there are three copies of all", true)
 		flags := append(a.beside(), "--nats-url="+all)
 		d := doctor(t, exitStopped, flags...)
-		d.only(t)
+		d.only(t, "strangers")
 		d.has(t, events.Stream, fine, "copies: 3")
 		stop("n0")
 		settled("the others have noticed", false)

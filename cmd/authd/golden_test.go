@@ -133,7 +133,7 @@ func asAdmin(t *testing.T, a *instance) *nats.Conn {
 func TestGoldenNATS(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	keep := func(name, subject string, header map[string][]string, body string) exchange {
 		t.Helper()
 		e := ask(t, conn, subject, header, body)
@@ -179,7 +179,7 @@ func TestGoldenNATS(t *testing.T) {
 func TestGoldenMail(t *testing.T) {
 	t.Parallel()
 	a := startInside(t, "--mailer=off", "--email-verification=required", "--mail-login=on", "--rate-limits=off")
-	conn, box := connect(t, a.nats), lettersOf(t, a)
+	conn, box := a.asApp(t), lettersOf(t, a)
 	over := func(name, path, body string) {
 		t.Helper()
 		golden(t, "http-"+name, a.post(t, path, body))
@@ -247,7 +247,7 @@ func TestGoldenAdmin(t *testing.T) {
 func TestGoldenDeletion(t *testing.T) {
 	t.Parallel()
 	a := startInside(t, "--reauth-window=0s")
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	const give = `{"password":"correct horse battery"}`
 	signUp(t, a)
 	own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
@@ -278,7 +278,7 @@ func TestGoldenTokenExpired(t *testing.T) {
 	e := a.get(t, "/verify", signed)
 	e.refused(t, 401, "token_expired", "")
 	golden(t, "http-token-expired", e)
-	e = ask(t, connect(t, a.nats), "auth.verify", nil, `{"token":"`+signed+`"}`)
+	e = ask(t, a.asApp(t), "auth.verify", nil, `{"token":"`+signed+`"}`)
 	e.refused(t, 401, "token_expired", "")
 	golden(t, "nats-token-expired", e)
 }

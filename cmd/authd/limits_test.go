@@ -43,7 +43,7 @@ func eachHouse(t *testing.T, f func(t *testing.T, h house), flags ...string) {
 			t.Parallel()
 			h := open(t)
 			for _, a := range h.instances {
-				h.conns = append(h.conns, connect(t, a.nats))
+				h.conns = append(h.conns, a.asApp(t))
 			}
 			h.instances[0].post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
 			f(t, h)
@@ -227,7 +227,7 @@ func TestOfManyAtOnceJustTheBurstIsCompared(t *testing.T) {
 func TestHangingUpCounts(t *testing.T) {
 	t.Parallel()
 	a := startInside(t, "--limit-login=5/15m")
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	a.post(t, "/register", credentials)
 	locked, err := conn.SubscribeSync("user.locked")
 	check(t, err)
@@ -293,7 +293,7 @@ func TestForwardingHeadersDoNotMakeSources(t *testing.T) {
 			forwarded(t, a, fmt.Sprintf("203.0.113.%d, 2001:db8:1:2::%d", i, i), wrong).refused(t, 401, "invalid_credentials", "")
 		}
 		forwarded(t, a, "2001:db8:1:2:ffff:ffff:ffff:ffff", credentials).limited(t)
-		ask(t, connect(t, a.nats), "auth.login", nil, sentFrom("2001:db8:1:2::", credentials)).limited(t)
+		ask(t, a.asApp(t), "auth.login", nil, sentFrom("2001:db8:1:2::", credentials)).limited(t)
 		forwarded(t, a, "2001:db8:1:3::1", credentials).member(t, "accessToken")
 	})
 }
@@ -413,7 +413,7 @@ func TestGoldenRateLimited(t *testing.T) {
 	a.post(t, "/login", credentials)
 	for name, e := range map[string]exchange{
 		"http-rate-limited": a.post(t, "/login", credentials),
-		"nats-rate-limited": ask(t, connect(t, a.nats), "auth.login", nil, sentFrom(loopback, credentials)),
+		"nats-rate-limited": ask(t, a.asApp(t), "auth.login", nil, sentFrom(loopback, credentials)),
 	} {
 		e.Answer.Body = e.limited(t)
 		if e.Answer.Status != 0 {

@@ -23,6 +23,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/zyotra/auth/bus/embedded"
 )
 
 // The tests use authd as others do: literal JSON over sockets, with the real program either
@@ -87,6 +89,9 @@ func launch(t *testing.T, dir string, args ...string) *instance {
 
 func execute(t *testing.T, dir string, cmd *exec.Cmd) *instance {
 	t.Helper()
+	if usesOpenNATS(cmd.Args) {
+		cmd.Env = append(cmd.Env, "NATS_OPEN=on")
+	}
 	a := &instance{dir: dir, stderr: newTranscript(), exited: make(chan struct{})}
 	cmd.Dir, cmd.Stderr, cmd.Stdout = dir, a.stderr, io.Discard
 	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH"), "TMPDIR="+os.TempDir(), "GOCOVERDIR="+os.Getenv("GOCOVERDIR"), "HASH_QUEUE_WAIT="+hashQueueWait)
@@ -123,6 +128,9 @@ func startInside(t *testing.T, args ...string) *instance {
 	if !slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--hash-queue-wait") }) {
 		args = append([]string{"--hash-queue-wait=" + hashQueueWait}, args...)
 	}
+	if usesOpenNATS(args) {
+		args = append([]string{"--nats-open=on"}, args...)
+	}
 	args = slices.Concat([]string{"--data-dir=" + filepath.Join(dir, "data")}, listenAnywhere, args)
 	go func() {
 		a.code = run(ctx, args, io.Discard, a.stderr)
@@ -135,6 +143,15 @@ func startInside(t *testing.T, args ...string) *instance {
 		}
 	})
 	return a.ready(t)
+}
+
+// usesOpenNATS reports whether the flags name an external server without credentials for it: the tests'
+// own, which restricts nobody.
+func usesOpenNATS(args []string) bool {
+	has := func(prefix string) bool {
+		return slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, prefix) })
+	}
+	return has("--nats-url=") && !has("--nats-nkey-seed-file=") && !has("--nats-creds=")
 }
 
 // ready waits until authd serves and learns where.
@@ -341,6 +358,17 @@ func connect(t *testing.T, url string, options ...nats.Option) *nats.Conn {
 	check(t, err)
 	t.Cleanup(conn.Close)
 	return conn
+}
+
+// asApp connects as other services do: with the key of the role app on the embedded server, and without
+// any where the tests' own server restricts nobody.
+func (a *instance) asApp(t *testing.T) *nats.Conn {
+	t.Helper()
+	files := filepath.Join(a.dir, "data", "nats")
+	if _, err := os.Stat(embedded.SeedFile(files, embedded.App)); err != nil {
+		return connect(t, a.nats)
+	}
+	return connect(t, a.nats, embedded.Credentials(files, embedded.App))
 }
 
 // withJetStream is a server that keeps streams.

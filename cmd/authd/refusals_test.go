@@ -19,7 +19,7 @@ func padded(n int) string {
 func TestBothDoorsRefuseAlike(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	for _, c := range []struct{ name, body, fields string }{
 		{"no JSON", `email=ada`, `[{"field":"","reason":"syntax"}]`},
 		{"cut off", `{"email":"ada@example.com"`, `[{"field":"","reason":"syntax"}]`},
@@ -46,7 +46,7 @@ func TestBothDoorsRefuseAlike(t *testing.T) {
 func TestRequestsEndAt64KiB(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	a.post(t, "/login", padded(64<<10)).refused(t, 401, "invalid_credentials", "")
 	ask(t, conn, "auth.login", nil, padded(64<<10)).refused(t, 401, "invalid_credentials", "")
 	a.post(t, "/login", padded(64<<10+1)).refused(t, 413, "payload_too_large", "")
@@ -142,7 +142,7 @@ func TestUnknownMethodIsAProblem(t *testing.T) {
 func TestClientIsTakenOverTheBus(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
 	login := func(client string) exchange {
 		return ask(t, conn, "auth.login", nil, strings.Replace(credentials, "}", `,"client":`+client+`}`, 1))
@@ -155,7 +155,7 @@ func TestClientIsTakenOverTheBus(t *testing.T) {
 func TestTwoCredentialsAreAnError(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
 	login := a.post(t, "/login", credentials)
 	access, body := login.member(t, "accessToken"), `{"refreshToken":"`+login.member(t, "refreshToken")+`"}`
@@ -173,7 +173,7 @@ func TestTwoCredentialsAreAnError(t *testing.T) {
 func TestAddressIsTakenOnce(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
 	again := strings.Replace(credentials, "ada@example.com", "ADA@Example.COM", 1)
 	a.post(t, "/register", again).refused(t, 409, "email_taken", "")
@@ -183,7 +183,7 @@ func TestAddressIsTakenOnce(t *testing.T) {
 func TestFailedLoginsLookAlike(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
 
 	var first []exchange
@@ -221,7 +221,7 @@ func TestNothingIsDoneWithoutAnInbox(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := startInside(t, flags...)
-			conn := connect(t, a.nats)
+			conn := a.asApp(t)
 			heard, err := conn.SubscribeSync("user.>")
 			check(t, err)
 
@@ -246,7 +246,7 @@ func TestNothingIsDoneWithoutAnInbox(t *testing.T) {
 func TestDiscoveryCannotForgeEvents(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	heard, err := conn.SubscribeSync("user.>")
 	check(t, err)
 	for range 10 {

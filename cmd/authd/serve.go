@@ -73,6 +73,8 @@ type service struct {
 	metrics   *metrics.Metrics
 	health    func(context.Context) (auth.HealthReply, error) // of this process, or of what its edge asks
 	conns     []connection                                    // to the bus
+	strangers strangerCheck                                   // of an external cluster
+	unchecked []string                                        // URLs of servers that it could not ask
 	close     []func() error
 }
 
@@ -124,6 +126,13 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 		if err := s.openEmbedded(ctx); err != nil {
 			return err
 		}
+	}
+	role := embedded.Service
+	if cmd.Edge {
+		role = embedded.Edge
+	}
+	if err := s.checkStrangers(ctx, role); err != nil {
+		return err
 	}
 	if !cmd.Edge {
 		if err := s.openStore(ctx, cmd.Migrate); err != nil {
@@ -199,13 +208,13 @@ func (s *service) openSecrets(cmd serveCommand) (keys secret.Keys, err error) {
 
 func (s *service) openEmbedded(ctx context.Context) (err error) {
 	s.embedded, err = embedded.Start(ctx, embedded.Config{
-		Dir: filepath.Join(s.dir.path, "nats"), Listen: s.settings.NATSListen, Log: s.log,
+		Dir: filepath.Join(s.dir.path, "nats"), Listen: s.settings.NATSListen, Guests: s.config.guests, Log: s.log,
 	})
 	if err != nil {
 		return err
 	}
 	s.onClose(func() error { s.embedded.Shutdown(); return nil })
-	return nil
+	return s.warnOfGuests(ctx)
 }
 
 // openStore opens the database with the schema that this binary knows.
@@ -660,6 +669,7 @@ func (s *service) run(ctx context.Context) error {
 	if s.mailer != nil {
 		g.Go(func() error { return s.mailer.Run(busCtx) })
 	}
+	g.Go(func() error { return s.watchStrangers(ctx) })
 	if s.operator != nil {
 		g.Go(func() error { return s.operator.Run(ctx, s.operators) })
 	}
@@ -720,7 +730,11 @@ func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 	fmt.Fprintf(stdout, "  HTTP      %s\n\nTry:\n", http)
 	fmt.Fprintf(stdout, "  curl -s %s/register -H 'Content-Type: application/json' -d '{\"email\":\"ada@example.com\",\"password\":\"correct horse\"}'\n", http)
 	if s.embedded != nil && s.embedded.URL() != "" {
-		fmt.Fprintf(stdout, "  nats -s %s service info auth\n", natsURL)
+		key := ""
+		if !s.embedded.AllowsGuests() {
+			key = " --nkey " + embedded.SeedFile(filepath.Join(s.dir.path, "nats"), embedded.App)
+		}
+		fmt.Fprintf(stdout, "  nats -s %s%s service info auth\n", natsURL, key)
 	}
 }
 

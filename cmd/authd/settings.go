@@ -78,6 +78,7 @@ type passwordSettings struct {
 type serveSettings struct {
 	databaseSettings
 	natsSettings
+	strangerSettings
 	secretSettings
 	accessSettings
 	passwordSettings
@@ -158,6 +159,8 @@ type limitSettings struct {
 type config struct {
 	databaseURL  string // complete
 	natsURL      string // "" for the embedded server
+	natsOpen     bool   // the check of strangers is switched off
+	guests       embedded.Guests
 	publicOrigin string
 	origins      []string
 	proxies      []netip.Prefix
@@ -200,6 +203,9 @@ func (s serveSettings) check() (c config, err error) {
 		return c, err
 	}
 	c.natsURL = s.NATSURL
+	if err := s.checkStrangers(&c); err != nil {
+		return c, err
+	}
 	publicURL, err := webURL("PUBLIC_URL", s.PublicURL, "https://auth.example.com")
 	if err != nil {
 		return c, err
@@ -389,6 +395,16 @@ func (s natsSettings) checkListen() error {
 // natsCredentials reads the files that let us into the external cluster in a role, so that one
 // that will not do is named here.
 func (s natsSettings) natsCredentials(role string) (options []nats.Option, err error) {
+	user, err := s.natsUser(role)
+	if err != nil {
+		return nil, err
+	}
+	authorities, err := s.natsAuthorities()
+	return append(user, authorities...), err
+}
+
+// natsUser reads the files of the user of a role.
+func (s natsSettings) natsUser(role string) (options []nats.Option, err error) {
 	add := func(option nats.Option) { options = append(options, option) }
 	if s.NATSCreds != "" {
 		err := ofRole(s.NATSCreds, role+".creds", func(file string) error {
@@ -412,13 +428,18 @@ func (s natsSettings) natsCredentials(role string) (options []nats.Option, err e
 			return nil, err
 		}
 	}
-	if s.NATSTLSCA != "" {
-		if err := checkFile("NATS_TLS_CA", s.NATSTLSCA, "/etc/ssl/nats-ca.pem", x509.NewCertPool().AppendCertsFromPEM); err != nil {
-			return nil, err
-		}
-		add(nats.RootCAs(s.NATSTLSCA))
-	}
 	return options, nil
+}
+
+// natsAuthorities reads the authorities that servers are checked against.
+func (s natsSettings) natsAuthorities() ([]nats.Option, error) {
+	if s.NATSTLSCA == "" {
+		return nil, nil
+	}
+	if err := checkFile("NATS_TLS_CA", s.NATSTLSCA, "/etc/ssl/nats-ca.pem", x509.NewCertPool().AppendCertsFromPEM); err != nil {
+		return nil, err
+	}
+	return []nats.Option{nats.RootCAs(s.NATSTLSCA)}, nil
 }
 
 // ofRole reads the file at path, or the one of that name if path is a directory, which an error

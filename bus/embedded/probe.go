@@ -1,0 +1,230 @@
+package embedded
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Probe finds out what the clients of a NATS server may do that are no part of authd: strangers, who
+// have no credentials, and apps. It leaves nothing behind: its subjects are new ones on which no
+// client listens, no stream stores its messages, and it names no stream that exists. A server that
+// refuses one of its attempts logs that.
+type Probe struct {
+	URL  string        // of one server
+	TLS  []nats.Option // that the server's certificate is checked by
+	Role string        // that the caller has on the server: Service or Edge
+	Ours []nats.Option // the credentials of that role, besides those in URL
+	App  []nats.Option // the credentials of an app; nil probes what clients without credentials may do
+}
+
+const (
+	// probeConnect bounds the time until a server lets a client in, and probeWithin a whole probe.
+	probeConnect = 2 * time.Second
+	probeWithin  = 5 * time.Second
+)
+
+// The findings of a probe, which complete "clients may …".
+const (
+	mayAskAsOperator = "ask auth.admin.>"
+	mayPublishEvents = "publish events"
+	mayPublishMails  = "publish mails"
+	mayUseStreams    = "administer streams"
+	mayReadRequests  = "read requests"
+	mayReadReplies   = "read inboxes of others"
+	mayForgeReplies  = "publish to inboxes of others"
+)
+
+// attempts are the subjects of a probe. theirs maps those that others try to what it means if they
+// may; ours are those by which messages are seen to pass from one side to the other.
+type attempts struct {
+	theirSubscribe, theirPublish map[string]string
+	ourSubscribe, ourPublish     []string
+}
+
+// attempts makes the subjects, which hold a token that no other client knows.
+func (p Probe) attempts(token string) attempts {
+	inbox := "_INBOX_" + p.Role + "." + token
+	a := attempts{
+		theirSubscribe: map[string]string{"auth." + token: mayReadRequests},
+		theirPublish: map[string]string{
+			"auth.admin." + token: mayAskAsOperator, inbox: mayForgeReplies, "mail." + token: mayPublishMails,
+			"$JS.API.STREAM.DELETE." + token: mayUseStreams,
+		},
+		ourSubscribe: []string{inbox}, ourPublish: []string{"auth." + token},
+	}
+	for _, kind := range events {
+		a.theirPublish[strings.TrimSuffix(kind, ">")+token] = mayPublishEvents
+	}
+	for _, role := range []string{Edge, Service, Admin} {
+		a.theirSubscribe["_INBOX_"+role+"."+token] = mayReadReplies
+	}
+	if p.App == nil { // apps share an inbox
+		a.theirSubscribe["_INBOX."+token] = mayReadReplies
+	}
+	if p.Role == Service {
+		a.ourSubscribe = append(a.ourSubscribe, "auth.admin."+token)
+		a.ourPublish = append(a.ourPublish, "_INBOX_edge."+token)
+		if p.App == nil {
+			a.ourPublish = append(a.ourPublish, "_INBOX."+token)
+		}
+	}
+	return a
+}
+
+// Run returns what the clients may do: nothing if the server refuses them, or keeps them in an account
+// apart from the service. An error means that Run could not find out. It takes a few round trips, and
+// five seconds at most.
+func (p Probe) Run(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, probeWithin)
+	defer cancel()
+	theirs, err := p.connectAsOther()
+	if isRefusal(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	ours, err := connectProbe(p.URL, p.TLS, p.Ours)
+	if err != nil {
+		return nil, err
+	}
+	defer ours.Close()
+	token := rand.Text()
+	a := p.attempts(token)
+	err = errors.Join(
+		ours.subscribe(ctx, a.ourSubscribe), theirs.subscribe(ctx, slices.Collect(maps.Keys(a.theirSubscribe))),
+		ours.publish(ctx, a.ourPublish, token), theirs.publish(ctx, slices.Collect(maps.Keys(a.theirPublish)), token),
+		ours.FlushWithContext(ctx), theirs.FlushWithContext(ctx), // each has received what the other sent
+	)
+	if err != nil {
+		return nil, err
+	}
+	shared := ours.received() || theirs.received()
+	if _, refused := ours.refused(); slices.ContainsFunc(a.ourSubscribe, func(s string) bool { return refused[s] }) {
+		return nil, fmt.Errorf("the role %s may not subscribe to %s", p.Role, strings.Join(a.ourSubscribe, " and "))
+	}
+	if !shared {
+		return nil, nil
+	}
+	return a.allowed(theirs.refused()), nil
+}
+
+// allowed returns what the attempts that were not refused mean, each once.
+func (a attempts) allowed(notPublish, notSubscribe map[string]bool) (findings []string) {
+	for _, tried := range []struct {
+		subjects map[string]string
+		refused  map[string]bool
+	}{{a.theirPublish, notPublish}, {a.theirSubscribe, notSubscribe}} {
+		for subject, means := range tried.subjects {
+			if !tried.refused[subject] && !slices.Contains(findings, means) {
+				findings = append(findings, means)
+			}
+		}
+	}
+	slices.Sort(findings)
+	return findings
+}
+
+// connectAsOther connects without the credentials that URL may hold.
+func (p Probe) connectAsOther() (*probeConn, error) {
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		return nil, err
+	}
+	u.User = nil
+	return connectProbe(u.String(), p.TLS, p.App)
+}
+
+// isRefusal reports whether a server has refused to let a client in, whatever it is asked.
+func isRefusal(err error) bool {
+	for _, refusal := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
+}
+
+// probeConn is a connection that notes what the server refuses. Its subscriptions hold what arrives.
+type probeConn struct {
+	*nats.Conn
+	subs   []*nats.Subscription
+	errs   []error       // read them after closed
+	closed chan struct{} // closed after the last error was noted
+}
+
+func connectProbe(url string, options ...[]nats.Option) (c *probeConn, err error) {
+	c = &probeConn{closed: make(chan struct{})}
+	all := append(slices.Concat(options...),
+		nats.Name("authd probe"), nats.Timeout(probeConnect), nats.NoReconnect(), nats.NoEcho(),
+		// nats.go calls both from one goroutine, in the order in which things happen.
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.errs = append(c.errs, err) }),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+	)
+	c.Conn, err = nats.Connect(url, all...)
+	return c, err
+}
+
+// subscribe returns when the server knows all subscriptions.
+func (c *probeConn) subscribe(ctx context.Context, subjects []string) error {
+	for _, subject := range subjects {
+		sub, err := c.SubscribeSync(subject)
+		if err != nil {
+			return err
+		}
+		c.subs = append(c.subs, sub)
+	}
+	return c.FlushWithContext(ctx)
+}
+
+// publish returns when the server has passed on all messages. They name a stream that does not exist
+// as the one that they are for, so that no other stores them.
+func (c *probeConn) publish(ctx context.Context, subjects []string, token string) error {
+	for _, subject := range subjects {
+		m := nats.NewMsg(subject)
+		m.Header.Set(nats.ExpectedStreamHdr, token)
+		if err := c.PublishMsg(m); err != nil {
+			return err
+		}
+	}
+	return c.FlushWithContext(ctx)
+}
+
+// received reports whether a message has arrived.
+func (c *probeConn) received() bool {
+	return slices.ContainsFunc(c.subs, func(s *nats.Subscription) bool {
+		n, _, err := s.Pending()
+		return err == nil && n > 0
+	})
+}
+
+// violation finds what a server has refused in its own words.
+var violation = regexp.MustCompile(`for (Publish|Subscription) to "([^"]+)"`)
+
+// refused closes the connection and returns the subjects that the server refused.
+func (c *probeConn) refused() (publish, subscribe map[string]bool) {
+	c.Close()
+	<-c.closed
+	publish, subscribe = map[string]bool{}, map[string]bool{}
+	for _, err := range c.errs {
+		switch m := violation.FindStringSubmatch(err.Error()); {
+		case m == nil:
+		case m[1] == "Publish":
+			publish[m[2]] = true
+		default:
+			subscribe[m[2]] = true
+		}
+	}
+	return publish, subscribe
+}
