@@ -40,6 +40,9 @@ type Rules struct {
 const (
 	// rememberedBlocks is how many keys an instance knows to be blocked, at about 200 bytes.
 	rememberedBlocks = 100_000
+	// rememberedSources is how many pairs of account and source an instance knows to have logged in, at
+	// about 150 bytes.
+	rememberedSources = 100_000
 	// rememberFor is how long it takes that for granted, since another instance may have let the
 	// account begin anew meanwhile.
 	rememberFor = 5 * time.Second
@@ -73,6 +76,10 @@ type Limits struct {
 	// blocked are keys that have to wait. Whoever is pushed out of it, or was looked for a while
 	// ago, is looked for in the database again.
 	blocked *otter.Cache[string, block]
+	// owed are the attempts of sources that were refused as overloaded, until they are charged: see shed.
+	owed *otter.Cache[string, due]
+	// familiar are sources that logged in to an account, by the key of their own counter of it.
+	familiar *otter.Cache[string, struct{}]
 }
 
 // block is how long a key has to wait, as the database knew it at some time.
@@ -85,7 +92,15 @@ func NewLimits(store *persistence.Store, secret []byte, rules Rules) (*Limits, e
 	if err != nil {
 		return nil, fmt.Errorf("limits: %w", err)
 	}
-	return &Limits{Rules: rules, Store: store, key: secret, blocked: blocked}, nil
+	owed, err := otter.New(&otter.Options[string, due]{MaximumSize: rememberedBlocks})
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	familiar, err := otter.New(&otter.Options[string, struct{}]{MaximumSize: rememberedSources})
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	return &Limits{Rules: rules, Store: store, key: secret, blocked: blocked, owed: owed, familiar: familiar}, nil
 }
 
 // charge is a try that was counted. A nil one was not.
@@ -96,6 +111,7 @@ type charge struct {
 	email  string // the address in the form that is compared; "" if it is none, or not about one
 
 	own, account, source counter // of the account from this source, from everywhere, of the source
+	owes                 due     // what the source owes for attempts that were refused as overloaded
 	waived               bool    // the account's from everywhere is used up, and this source passed all the same
 	silent               bool    // being held up is no event
 }
@@ -112,7 +128,15 @@ func (l *Limits) guess(ctx context.Context, address string, from auth.Client) (*
 	if l == nil {
 		return nil, nil
 	}
-	return l.about("login", address, from, l.Login, l.LoginAccount, l.LoginSource).pay(ctx)
+	return l.guessing(address, from).pay(ctx)
+}
+
+// guessing is the charge of guess before it is paid; nil without limits.
+func (l *Limits) guessing(address string, from auth.Client) *charge {
+	if l == nil {
+		return nil
+	}
+	return l.about("login", address, from, l.Login, l.LoginAccount, l.LoginSource)
 }
 
 // code counts a try at a code that was sent to an address, whatever it is for. It has counters of
@@ -211,12 +235,20 @@ func (l *Limits) accountKey(address string) string {
 
 // registration counts a registration. It returns auth.ErrRateLimited if that has to wait.
 func (l *Limits) registration(ctx context.Context, from auth.Client) (*charge, error) {
-	source := sourceOf(from)
-	if l == nil || source == "" {
+	c := l.registering(from)
+	if c == nil {
 		return nil, nil
 	}
-	c := &charge{limits: l, kind: "register", from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
 	return c.pay(ctx)
+}
+
+// registering is the charge of registration before it is paid; nil if the source is not limited.
+func (l *Limits) registering(from auth.Client) *charge {
+	source := sourceOf(from)
+	if l == nil || source == "" {
+		return nil
+	}
+	return &charge{limits: l, kind: "register", from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
 }
 
 // refreshes is the limit of a session's refreshes.
@@ -257,6 +289,7 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 	}
 	ctx, cancel := lasting(ctx)
 	defer cancel()
+	c.takeDebt()
 	err := c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		return c.count(ctx, tx, now)
 	})
@@ -264,6 +297,7 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 		c.limits.refused(c.kind)
 	}
 	if err != nil {
+		c.returnDebt()
 		return nil, err
 	}
 	return c, nil
@@ -287,10 +321,14 @@ func (c *charge) count(ctx context.Context, tx *persistence.Store, now time.Time
 	if err != nil {
 		return err
 	}
+	held.add(c.source, c.owes, now)
 	own, source := held.wait(c.own, now), held.wait(c.source, now)
 	if own == 0 && source == 0 && held.wait(c.account, now) > 0 {
 		if c.waived, err = c.isKnownSource(ctx, tx, now); err != nil {
 			return err
+		}
+		if c.waived {
+			c.limits.familiar.Set(c.own.key, struct{}{})
 		}
 	}
 	account := held.wait(c.everywhere(), now)
@@ -358,6 +396,7 @@ func (c *charge) tell(ctx context.Context, tx *persistence.Store, now time.Time,
 // settle is for the transaction of a success: the account's counters begin anew, and the source
 // gets back what it was charged.
 func (c *charge) settle(ctx context.Context, tx *persistence.Store) error {
+	c.befriend()
 	return c.amend(ctx, tx, func(held counters) {
 		held.reset(c.own)
 		held.reset(c.account)
@@ -447,11 +486,8 @@ func (held counters) set(ctx context.Context, tx *persistence.Store) error {
 }
 
 // wait is how long a counter holds up the next try.
-func (held counters) wait(c counter, now time.Time) (wait time.Duration) {
-	for i, limit := range c.tiers {
-		wait = max(wait, limit.Wait(held[c.key].Due[i], now))
-	}
-	return wait
+func (held counters) wait(c counter, now time.Time) time.Duration {
+	return c.wait(held[c.key].Due, now)
 }
 
 func (held counters) pass(c counter, now time.Time) {
