@@ -18,7 +18,7 @@ const module = "github.com/zyotra/auth"
 // one is placed on purpose.
 var mayImport = map[string][]string{
 	"":                           {},
-	"bus":                        {"", "events", "internal/requestid", "internal/strictjson", "internal/token", "internal/trace"},
+	"bus":                        {"", "events", "internal/network", "internal/requestid", "internal/strictjson", "internal/token", "internal/trace"},
 	"bus/authfiber":              {"", "bus", "internal/problem"},
 	"bus/authhttp":               {"", "bus", "internal/problem"},
 	"bus/authmicro":              {"", "bus"},
