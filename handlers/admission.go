@@ -30,7 +30,8 @@ var byOperators = password.Class{Network: byOperator, Known: true}
 // request proves by other means than its source that it is the account's owner's.
 //
 // It returns auth.ErrRateLimited if this instance knows that the attempt has to wait, and auth.ErrOverloaded,
-// which counts against the source if its network is to blame. A nil charge has no limits.
+// which counts against the source if its network is to blame, as does a caller that hangs up while it waits. A
+// nil charge has no limits.
 func (c *charge) admitted(ctx context.Context, pool *password.Pool, from auth.Client, known bool) (context.Context, func(), error) {
 	if c != nil {
 		if wait := c.remembered(c.limits.Clock.now()); wait > 0 {
@@ -39,11 +40,11 @@ func (c *charge) admitted(ctx context.Context, pool *password.Pool, from auth.Cl
 		}
 		known = known || c.isFamiliar()
 	}
-	ctx, leave, err := pool.Enter(ctx, class(from, known))
-	if errors.Is(err, password.ErrExcess) {
+	inside, leave, err := pool.Enter(ctx, class(from, known))
+	if errors.Is(err, password.ErrExcess) || err != nil && ctx.Err() != nil { // hanging up makes no attempt free
 		c.shed()
 	}
-	return ctx, leave, err
+	return inside, leave, err
 }
 
 // befriend notes that the source has logged in to the account.

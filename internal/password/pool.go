@@ -141,11 +141,11 @@ type turnKey struct{}
 // is refused costs nothing.
 //
 // It returns auth.ErrOverloaded if the turn would not come in time, which also wraps ErrExcess if
-// the class's network is to blame, and the error of ctx if that ends before. On a nil Pool it
+// the class's network is to blame, and the error of ctx if that ends while it waits. On a nil Pool it
 // does nothing.
 func (p *Pool) Enter(ctx context.Context, class Class) (context.Context, func(), error) {
-	if err := ctx.Err(); err != nil || p == nil {
-		return ctx, func() {}, err
+	if p == nil {
+		return ctx, func() {}, nil
 	}
 	t, err := p.enter(ctx, class)
 	if err != nil {
