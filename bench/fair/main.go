@@ -34,7 +34,7 @@ const password = "correct horse battery"
 
 var (
 	seconds     = flag.Int("seconds", 20, "length of each measurement")
-	rate        = flag.Int("rate", 5, "honest logins a second")
+	every       = flag.Duration("every", 200*time.Millisecond, "interval of honest logins")
 	connections = flag.Int("connections", 60, "connections of the attackers together")
 	people      = flag.Int("people", 40, "accounts that honest logins are to")
 )
@@ -82,12 +82,12 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer clean()
-	d, err := daemon.Start(binary, filepath.Join(dir, "one"), "--rate-limits=on", "--trusted-proxies=127.0.0.1", "--log-level=error")
+	d, err := daemon.Start(binary, filepath.Join(dir, "one"), "--rate-limits=on", "--trusted-proxies=127.0.0.1")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Stop()) }()
-	fmt.Printf("%d cores, load average %s; %d connections attack, %d honest logins/s\n", runtime.NumCPU(), loadAverage(), *connections, *rate)
+	fmt.Printf("%d cores, load average %s; %d connections attack, an honest login every %s\n", runtime.NumCPU(), loadAverage(), *connections, *every)
 	for i := range *people {
 		a, err := send(ctx, http.DefaultClient, d.HTTP+"/register", home(i), person(i))
 		if err == nil && a.status == http.StatusCreated {
@@ -132,8 +132,8 @@ func measure(ctx context.Context, d *daemon.Daemon, beside attack) {
 	honest := &tally{}
 	began := time.Now()
 	var group sync.WaitGroup
-	for i := range *seconds * *rate {
-		due := began.Add(time.Duration(i) * time.Second / time.Duration(*rate))
+	for i := range int(time.Duration(*seconds) * time.Second / *every) {
+		due := began.Add(time.Duration(i) * *every)
 		time.Sleep(time.Until(due))
 		source := elsewhere()
 		if beside.known {

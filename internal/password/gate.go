@@ -23,6 +23,30 @@ type gate struct {
 	waiting int
 	lanes   [2]lane
 	next    int // the lane whose turn it is
+	history history
+}
+
+// history counts the places that each class was granted of late. It decides where the queue is shorter than the
+// number of networks that attack: a network that comes for the first time goes before one that comes again and again.
+type history struct {
+	last [128]Class
+	n    int // grants so far
+	of   map[Class]int
+}
+
+func (h *history) note(c Class) {
+	if h.of == nil {
+		h.of = map[Class]int{}
+	}
+	slot := &h.last[h.n%len(h.last)]
+	if h.n >= len(h.last) {
+		if h.of[*slot]--; h.of[*slot] == 0 {
+			delete(h.of, *slot)
+		}
+	}
+	*slot = c
+	h.of[c]++
+	h.n++
 }
 
 // The lanes.
@@ -40,13 +64,16 @@ type lane struct {
 
 // flow is what one network has in a lane.
 type flow struct {
-	network string
-	held    int
-	queue   []*ticket
+	class Class
+	held  int
+	queue []*ticket
 }
 
 // size is how much of the gate a flow takes up.
 func (f *flow) size() int { return f.held + len(f.queue) }
+
+// weight is the size of a flow and what it was granted of late.
+func (g *gate) weight(f *flow) int { return f.size() + g.history.of[f.class] }
 
 // ticket is a request at a gate.
 type ticket struct {
@@ -77,7 +104,7 @@ func (t *ticket) decide(state ticketState) {
 // that had waited.
 func (g *gate) enter(t *ticket, places, room int) (out *ticket) {
 	l := g.laneOf(t)
-	f := l.flow(t.class.Network)
+	f := l.flow(t.class)
 	switch {
 	case g.held < places && g.waiting == 0:
 		g.grant(f, t)
@@ -106,10 +133,10 @@ func (g *gate) enter(t *ticket, places, room int) (out *ticket) {
 // the newest ticket of the largest network that goes: the network keeps its oldest, so that what
 // has waited is not lost.
 func (g *gate) makeRoom(l *lane, f *flow, room int) *ticket {
-	victims, from := l, l.largest()
+	victims, from := l, g.largest(l)
 	if other, claim := g.other(l, room); l.waiting < claim && other.waiting > 0 {
-		victims, from = other, other.largest()
-	} else if from == nil || from.size() <= f.size()+1 {
+		victims, from = other, g.largest(other)
+	} else if from == nil || g.weight(from) <= g.weight(f)+1 {
 		return nil
 	}
 	t := from.queue[len(from.queue)-1]
@@ -129,8 +156,8 @@ func (g *gate) other(l *lane, room int) (other *lane, claim int) {
 
 // refuse decides against a ticket, and notes whether its network had more than its even share.
 func (g *gate) refuse(l *lane, f *flow, t *ticket) {
-	size, all := f.size()+1, g.held+g.waiting+1
-	t.excess = size > 1 && size*(len(g.lanes[strangers].flows)+len(g.lanes[acquainted].flows)) >= all
+	weight, all := g.weight(f)+1, g.held+g.waiting+1+min(g.history.n, len(g.history.last))
+	t.excess = weight > 1 && weight*max(1, len(g.history.of)) >= all
 	t.decide(refused)
 	l.forget(f)
 }
@@ -181,6 +208,7 @@ func (g *gate) serve() {
 func (g *gate) grant(f *flow, t *ticket) {
 	f.held++
 	g.held++
+	g.history.note(t.class)
 	t.decide(granted)
 }
 
@@ -206,14 +234,14 @@ func (g *gate) laneOf(t *ticket) *lane {
 }
 
 // flow returns what a network has in the lane.
-func (l *lane) flow(network string) *flow {
-	f := l.flows[network]
+func (l *lane) flow(c Class) *flow {
+	f := l.flows[c.Network]
 	if f == nil {
-		f = &flow{network: network}
+		f = &flow{class: c}
 		if l.flows == nil {
 			l.flows = map[string]*flow{}
 		}
-		l.flows[network] = f
+		l.flows[c.Network] = f
 	}
 	return f
 }
@@ -221,14 +249,14 @@ func (l *lane) flow(network string) *flow {
 // forget drops a flow that has nothing any more.
 func (l *lane) forget(f *flow) {
 	if f.size() == 0 {
-		delete(l.flows, f.network)
+		delete(l.flows, f.class.Network)
 	}
 }
 
-// largest is the flow that takes up most of the gate among those that wait; nil if none does.
-func (l *lane) largest() (most *flow) {
+// largest is the flow of a lane with the most weight among those that wait; nil if none does.
+func (g *gate) largest(l *lane) (most *flow) {
 	for _, f := range l.turns {
-		if most == nil || f.size() >= most.size() { // of equals, the one whose turn is the last
+		if most == nil || g.weight(f) >= g.weight(most) { // of equals, the one whose turn is the last
 			most = f
 		}
 	}

@@ -76,8 +76,8 @@ func TestAFullQueueMakesRoomAtTheExpenseOfTheLargest(t *testing.T) {
 	l.want("others", l.come("b1", "c1"), "a5", "a4")
 	l.want("a second one of another", l.come("b2", "b3"), "a3", "b3")
 	l.want("more of the first", l.come("a7"), "a7")
-	l.want("one more network", l.come("d1"), "b2")
-	l.want("and another", l.come("e1"), "a2")
+	l.want("one more network", l.come("d1"), "a2")
+	l.want("and another", l.come("e1"), "b2")
 	l.want("when all have as much", l.come("f1"), "f1")
 	l.want("served", l.serveAll(), "a1", "b1", "c1", "d1", "e1")
 }
@@ -133,6 +133,27 @@ func TestNobodyWaitsForAFlood(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Where more networks attack than may wait, one that comes for the first time is served all the same.
+func TestANewNetworkGoesBeforeThoseThatComeAgain(t *testing.T) {
+	t.Parallel()
+	const attackers = 8
+	l := newLine(t, 1)
+	refill := func() {
+		for i := range 3 * attackers {
+			l.come(string(rune('a'+i%attackers)) + "1")
+		}
+	}
+	for range attackers { // each of them is served once
+		refill()
+		l.leave(l.order[slices.IndexFunc(l.order, func(t *ticket) bool { return t.state == granted })], 1)
+	}
+	refill()
+	if out := l.come("z1"); len(out) != 1 || out[0] == "z1" {
+		t.Errorf("%v made room", out)
+	}
+	l.want("but once", l.come("z2"), "z2")
 }
 
 // Whatever comes and goes: no place is empty while a request waits, bounds hold, each ticket is

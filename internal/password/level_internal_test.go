@@ -84,7 +84,7 @@ func TestCheapStringsOfOtherSchemesAreMadeUpFor(t *testing.T) {
 	work := 0
 	h.worked = func(cost int) { work += 1 << cost }
 	const cheap = "$pbkdf2-sha256$i=1000$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA" // a thousandth of a second
-	for tries := 0; work <= 1<<(h.Cost-1); tries++ { // a busy machine may make it look dear
+	for tries := 0; work <= 1<<(h.Cost-1); tries++ {                         // a busy machine may make it look dear
 		work = 0
 		if found, err := h.Compare(t.Context(), cheap, "wrong horse battery"); err != nil || found.Match {
 			t.Fatalf("%+v, %v", found, err)
