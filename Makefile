@@ -46,6 +46,7 @@ bench: ## measure, each program beside its limit; docs/performance.md has figure
 	go run ./bench/relay
 	go run ./bench/enumeration
 	go run ./internal/testpg/cmd/withpg -- go run ./bench/storm
+	go run ./bench/fair
 	go run ./bench/events
 	go run ./bench/start
 	go run ./bench/replicas

@@ -16,13 +16,17 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// maxQueued is how many requests of a subject may be on their way at once, in the queue or
-// before it: a bound for memory, far above what is hashed in time.
+// maxQueued is how many requests of a subject may be under way at once, in the queue or
+// before it: a bound for memory, far above what is hashed in time. Networks share them: see crowd.
 const maxQueued = 4096
 
-// refusalPause is how long it takes to hear that there is too much to do. Whoever comes back at
-// once, in a loop, would otherwise keep the cores busy with refusals and leave none for work.
-const refusalPause = 200 * time.Millisecond
+// A refusal as overloaded is sent after a pause: callers that come back at once, in a loop, would
+// otherwise keep the cores busy with refusals and leave none for work. The pause grows with the
+// number of refusals that are held back, so that those are no more than a thousand a second.
+const (
+	refusalPause = 200 * time.Millisecond
+	longestPause = 800 * time.Millisecond // the answer is to come within a second
+)
 
 // spareTries is how often an idle instance is asked for: some offers are a moment old.
 const spareTries = 5
@@ -36,6 +40,7 @@ type queued struct {
 	answer  func(request) *nats.Msg
 	observe Observer
 	inside  atomic.Int64
+	crowd   crowd
 	done    atomic.Int64
 	failed  atomic.Int64
 	took    atomic.Int64 // nanoseconds
@@ -54,7 +59,7 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 	q.answer = func(r request) *nats.Msg {
 		data, err := observed(s, q.observe, op, r, fn)
 		if errors.Is(err, auth.ErrOverloaded) {
-			time.Sleep(refusalPause)
+			s.holdBack()
 		}
 		return s.reply(q.subject, data, err)
 	}
@@ -65,15 +70,27 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 			q.observe(auth.CodeMalformed, 0)
 			return
 		}
-		if q.inside.Load() >= maxQueued {
+		network := networkOf(r.Data())
+		if !q.crowd.enter(network) {
 			err := auth.ErrOverloaded.After(time.Second)
 			q.observe(auth.CodeOverloaded, 0)
 			s.logUnanswered(q.subject, nats.Header(r.Headers()), err)
 			s.refuse(r, err)
 			return
 		}
-		s.answerLater(q, r.Reply(), request{r.Data(), nats.Header(r.Headers())}, s.anywhere(q))
+		answer := s.anywhere(q)
+		s.answerLater(q, r.Reply(), request{r.Data(), nats.Header(r.Headers())}, func(r request) *nats.Msg {
+			defer q.crowd.leave(network)
+			return answer(r)
+		})
 	})
+}
+
+// holdBack waits for as long as a refusal is held back.
+func (s *Server) holdBack() {
+	n := s.paused.Add(1)
+	defer s.paused.Add(-1)
+	time.Sleep(min(max(refusalPause, time.Duration(n)*time.Millisecond), longestPause))
 }
 
 // answerLater answers a request by fn and lets the subscription go on.

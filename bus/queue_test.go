@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"sync"
@@ -179,6 +180,50 @@ func TestACallersPatienceTravels(t *testing.T) {
 		}
 		if left := <-deadlines; left <= 0 || left > min(patience, bus.Timeout) {
 			t.Errorf("%s of %s", left, patience)
+		}
+	}
+}
+
+// One network cannot take all the places that a subject has for requests under way.
+func TestAFloodOfOneNetworkLeavesPlacesForOthers(t *testing.T) {
+	t.Parallel()
+	b := broker(t)
+	begun, release := make(chan string, 4096), make(chan struct{})
+	serveOn(t, b, connect(t, b, embedded.Service), io.Discard, func(s *bus.Server) error {
+		return bus.HandleQueued(s, auth.Login, func(_ context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
+			begun <- req.Client.IP
+			<-release
+			return auth.LoginReply{UserID: 7}, nil
+		})
+	})
+	defer close(release)
+	app := connect(t, b, embedded.App)
+	inbox := app.NewInbox()
+	replies, err := app.SubscribeSync(inbox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2100 {
+		body := fmt.Sprintf(`{"client":{"ip":"192.0.2.%d"}}`, i%250)
+		if err := app.PublishRequest(string(auth.Login), inbox, []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refusal, err := replies.NextMsg(10 * time.Second)
+	if err != nil || refusal.Header.Get(micro.ErrorCodeHeader) != "503" {
+		t.Fatalf("%v, %v", refusal, err)
+	}
+	if err := app.PublishRequest(string(auth.Login), inbox, []byte(`{"client":{"ip":"198.51.100.1"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	for late := time.After(10 * time.Second); ; {
+		select {
+		case ip := <-begun:
+			if ip == "198.51.100.1" {
+				return
+			}
+		case <-late:
+			t.Fatal("the request of another network was not begun")
 		}
 	}
 }

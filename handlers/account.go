@@ -45,9 +45,11 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
-	if err := a.Passwords.Pool.Admit(); err != nil { // before anything is written
+	ctx, leave, err := a.Limits.registering(from).admitted(ctx, a.Passwords.Pool, from, false)
+	if err != nil {
 		return auth.RegisterReply{}, err
 	}
+	defer leave()
 	if err := a.Limits.registration(ctx, from); err != nil {
 		return auth.RegisterReply{}, err
 	}
@@ -247,6 +249,11 @@ func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest,
 	if err != nil {
 		return auth.AccountDeleted{}, gone(err)
 	}
+	ctx, leave, err := a.admitted(ctx, account, req.Origin)
+	if err != nil {
+		return auth.AccountDeleted{}, err
+	}
+	defer leave()
 	try, err := a.confirm(ctx, account, req.Origin, stored, req.Password)
 	if err != nil {
 		return auth.AccountDeleted{}, err
@@ -315,17 +322,18 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 		return auth.PasswordChanged{}, err
 	}
 	tried.user = user.UserID
-	account, err := a.Store.Account(ctx, user.UserID)
+	account, stored, err := a.own(ctx, user.UserID)
 	if err != nil {
-		return auth.PasswordChanged{}, gone(err)
+		return auth.PasswordChanged{}, err
 	}
 	if reason := a.checkNew(ctx, req.NewPassword, account); reason != "" {
 		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
 	}
-	stored, err := a.Store.Password(ctx, user.UserID)
+	ctx, leave, err := a.admitted(ctx, account, req.Origin)
 	if err != nil {
-		return auth.PasswordChanged{}, gone(err)
+		return auth.PasswordChanged{}, err
 	}
+	defer leave()
 	try, err := a.confirm(ctx, account, req.Origin, stored, req.CurrentPassword)
 	if err != nil {
 		return auth.PasswordChanged{}, err
@@ -405,16 +413,32 @@ func (a *Accounts) checkNew(ctx context.Context, plain string, account auth.Acco
 	return a.Passwords.Check(ctx, plain, account.Email, local, account.Name)
 }
 
+// own returns a user's account and stored password.
+func (a *Accounts) own(ctx context.Context, id auth.UserID) (account auth.Account, stored string, err error) {
+	if account, err = a.Store.Account(ctx, id); err != nil {
+		return auth.Account{}, "", gone(err)
+	}
+	stored, err = a.Store.Password(ctx, id)
+	return account, stored, gone(err)
+}
+
+// admitted waits for a place in the hashing pool for a request of an account's owner, whose access
+// token has been verified. confirm comes next.
+func (a *Accounts) admitted(ctx context.Context, account auth.Account, from auth.Origin) (context.Context, func(), error) {
+	kept, faults := client(from.Client)
+	if faults != nil {
+		return ctx, func() {}, auth.ErrInvalid.With(faults...)
+	}
+	return a.Limits.guessing(account.Email, kept).admitted(ctx, a.Passwords.Pool, kept, true)
+}
+
 // confirm compares the password that the account's owner gives with the stored one, which is a
-// try as a login is. It returns auth.ErrInvalidCredentials if it is another one, and
+// try as a login is. ctx is that of admitted. It returns auth.ErrInvalidCredentials if it is another one, and
 // auth.ErrRateLimited after too many tries.
 func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.Origin, stored, plain string) (*charge, error) {
 	kept, faults := client(from.Client)
 	if faults != nil {
 		return nil, auth.ErrInvalid.With(faults...)
-	}
-	if err := a.Passwords.Pool.Admit(); err != nil {
-		return nil, err
 	}
 	try, err := a.Limits.guess(ctx, account.Email, kept)
 	if err != nil {

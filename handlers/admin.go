@@ -179,6 +179,11 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 	if reason := a.Accounts.checkNew(ctx, req.Password, account); reason != "" {
 		return auth.SessionsEnded{}, auth.ErrInvalid.With(auth.Field{Field: "password", Reason: reason})
 	}
+	ctx, leave, err := a.Accounts.Passwords.Pool.Enter(ctx, byOperators)
+	if err != nil {
+		return auth.PasswordChanged{}, err
+	}
+	defer leave()
 	fresh, err := a.Accounts.Passwords.Hash(ctx, req.Password)
 	if err != nil {
 		return auth.SessionsEnded{}, err

@@ -251,14 +251,15 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *att
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	account, err := e.Store.Account(ctx, access.UserID)
+	account, stored, err := e.Accounts.own(ctx, access.UserID)
 	if err != nil {
-		return auth.MailSent{}, gone(err)
+		return auth.MailSent{}, err
 	}
-	stored, err := e.Store.Password(ctx, access.UserID)
+	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Origin) // before a mail is counted
 	if err != nil {
-		return auth.MailSent{}, gone(err)
+		return auth.MailSent{}, err
 	}
+	defer leave()
 	from, err := e.OneTimes.charged(ctx, e.Limits, req.NewEmail, req.Client)
 	if err != nil {
 		return auth.MailSent{}, err

@@ -41,6 +41,9 @@ type Rules struct {
 const (
 	// rememberedBlocks is how many keys an instance knows to be blocked, at about 200 bytes.
 	rememberedBlocks = 100_000
+	// rememberedSources is how many pairs of account and source an instance knows to have logged in, at
+	// about 150 bytes.
+	rememberedSources = 100_000
 	// rememberFor is how long it takes that for granted, since another instance may have let the
 	// account begin anew meanwhile.
 	rememberFor = 5 * time.Second
@@ -75,6 +78,10 @@ type Limits struct {
 	// blocked are keys that have to wait. Whoever is pushed out of it, or was looked for a while
 	// ago, is looked for in the database again.
 	blocked *otter.Cache[string, block]
+	// owed are the attempts of sources that were refused as overloaded, until they are charged: see shed.
+	owed *otter.Cache[string, due]
+	// familiar are sources that logged in to an account, by the key of their own counter of it.
+	familiar *otter.Cache[string, struct{}]
 }
 
 // block is how long a key has to wait, as the database knew it at some time.
@@ -87,7 +94,15 @@ func NewLimits(store *persistence.Store, secret []byte, rules Rules) (*Limits, e
 	if err != nil {
 		return nil, fmt.Errorf("limits: %w", err)
 	}
-	return &Limits{Rules: rules, Store: store, key: secret, blocked: blocked}, nil
+	owed, err := otter.New(&otter.Options[string, due]{MaximumSize: rememberedBlocks})
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	familiar, err := otter.New(&otter.Options[string, struct{}]{MaximumSize: rememberedSources})
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	return &Limits{Rules: rules, Store: store, key: secret, blocked: blocked, owed: owed, familiar: familiar}, nil
 }
 
 // charge is a try that was counted. A nil one was not.
@@ -98,6 +113,7 @@ type charge struct {
 	email  string // the address in the form that is compared; "" if it is none, or not about one
 
 	own, account, source counter // of the account from this source, from everywhere, of the source
+	owes                 due     // what the source owes for attempts that were refused as overloaded
 	waived               bool    // the account's from everywhere is used up, and this source passed all the same
 	silent               bool    // being held up is no event
 }
@@ -114,7 +130,15 @@ func (l *Limits) guess(ctx context.Context, address string, from auth.Client) (*
 	if l == nil {
 		return nil, nil
 	}
-	return l.about("login", address, from, l.Login, l.LoginAccount, l.LoginSource).pay(ctx)
+	return l.guessing(address, from).pay(ctx)
+}
+
+// guessing is the charge of guess before it is paid; nil without limits.
+func (l *Limits) guessing(address string, from auth.Client) *charge {
+	if l == nil {
+		return nil
+	}
+	return l.about("login", address, from, l.Login, l.LoginAccount, l.LoginSource)
 }
 
 // code counts a try at a code that was sent to an address, whatever it is for. It has counters of
@@ -216,13 +240,21 @@ func (l *Limits) accountKey(address string) string {
 
 // registration counts a registration. It returns auth.ErrRateLimited if the source has to wait.
 func (l *Limits) registration(ctx context.Context, from auth.Client) error {
+	c := l.registering(from)
+	if c == nil {
+		return nil
+	}
+	_, err := c.pay(ctx)
+	return err
+}
+
+// registering is the charge of registration before it is paid; nil if the source is not limited.
+func (l *Limits) registering(from auth.Client) *charge {
 	source := sourceOf(from)
 	if l == nil || source == "" {
 		return nil
 	}
-	c := &charge{limits: l, kind: "register", from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
-	_, err := c.pay(ctx)
-	return err
+	return &charge{limits: l, kind: "register", from: from, source: counter{l.digest("register source", source, ""), l.RegisterSource}}
 }
 
 // refreshes is the limit of a session's refreshes.
@@ -263,6 +295,7 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), chargeTimeout)
 	defer cancel()
+	c.takeDebt()
 	var refused error
 	err := c.limits.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		held, err := c.hold(ctx, tx, now)
@@ -272,6 +305,7 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 		// Capped times are kept although the try has to wait. Otherwise it would have to wait until
 		// the clock has come to where it had been.
 		if refused = c.count(ctx, tx, held, now); refused != nil && held.isCapped && errors.Is(refused, auth.ErrRateLimited) {
+			c.owes = due{} // set stores it
 			return held.set(ctx, tx)
 		}
 		return refused
@@ -282,6 +316,7 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 	if errors.Is(err, auth.ErrRateLimited) {
 		c.limits.refused(c.kind)
 	}
+	c.returnDebt()
 	return nil, err
 }
 
@@ -294,10 +329,14 @@ func (l *Limits) refused(kind string) {
 
 // count is pay in its transaction, which keeps nothing of a try that has to wait.
 func (c *charge) count(ctx context.Context, tx *persistence.Store, held *counters, now time.Time) (err error) {
+	held.add(c.source, c.owes, now)
 	own, source := held.wait(c.own, now), held.wait(c.source, now)
 	if own == 0 && source == 0 && held.wait(c.account, now) > 0 {
 		if c.waived, err = c.isKnownSource(ctx, tx, now); err != nil {
 			return err
+		}
+		if c.waived {
+			c.limits.familiar.Set(c.own.key, struct{}{})
 		}
 	}
 	account := held.wait(c.everywhere(), now)
@@ -367,6 +406,7 @@ func (c *charge) tell(ctx context.Context, tx *persistence.Store, now time.Time,
 // settle is for the transaction of a success: the account's counters begin anew, and the source
 // gets back what it was charged.
 func (c *charge) settle(ctx context.Context, tx *persistence.Store) error {
+	c.befriend()
 	return c.amend(ctx, tx, func(held *counters) {
 		held.reset(c.own)
 		held.reset(c.account)
@@ -451,11 +491,8 @@ func (held *counters) set(ctx context.Context, tx *persistence.Store) error {
 }
 
 // wait is how long a counter holds up the next try.
-func (held *counters) wait(c counter, now time.Time) (wait time.Duration) {
-	for i, limit := range c.tiers {
-		wait = max(wait, limit.Wait(held.byKey[c.key].Due[i], now))
-	}
-	return wait
+func (held *counters) wait(c counter, now time.Time) time.Duration {
+	return c.wait(held.byKey[c.key].Due, now)
 }
 
 func (held *counters) pass(c counter, now time.Time) {

@@ -80,6 +80,11 @@ func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *
 	if reason := r.Accounts.checkNew(ctx, req.NewPassword, account); reason != "" {
 		return auth.PasswordRenewed{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
 	}
+	ctx, leave, err := r.Accounts.Passwords.Pool.Enter(ctx, class(from, true)) // the link proves the mailbox
+	if err != nil {
+		return auth.PasswordRenewed{}, err
+	}
+	defer leave()
 	fresh, err := r.Accounts.Passwords.Hash(ctx, req.NewPassword)
 	if err != nil {
 		return auth.PasswordRenewed{}, err

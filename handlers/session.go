@@ -57,9 +57,11 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *attempt)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	if err := s.Passwords.Pool.Admit(); err != nil { // before anything is written
+	ctx, leave, err := s.Limits.guessing(req.Email, from.client).admitted(ctx, s.Passwords.Pool, from.client, false)
+	if err != nil {
 		return auth.LoginReply{}, err
 	}
+	defer leave()
 	try, err := s.Limits.guess(ctx, req.Email, from.client)
 	if err != nil {
 		return auth.LoginReply{}, err

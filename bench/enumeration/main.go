@@ -20,6 +20,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -75,6 +76,9 @@ func run(ctx context.Context, tries int) (err error) {
 	if err := compare(ctx, "logins that have to wait", limited, tries, waiting()); err != nil {
 		return err
 	}
+	if err := raisedCost(ctx, binary, filepath.Join(dir, "raised"), tries); err != nil {
+		return err
+	}
 	mailing, err := daemon.Start(binary, filepath.Join(dir, "mailing"), "--mailer=off", "--email-verification=required")
 	if err != nil {
 		return err
@@ -83,10 +87,14 @@ func run(ctx context.Context, tries int) (err error) {
 	if err := people(ctx, mailing); err != nil {
 		return err
 	}
+	if err := registerWaiting(ctx, mailing); err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		title string
 		kinds []kind
 	}{
+		{"logins where addresses have to be verified", unverified()},
 		{"forgotten passwords", asking("/password/forgot", auth.PasswordForgot)},
 		{"another mail to verify an address by", asking("/email/resend", auth.EmailResend)},
 		{"registrations where addresses have to be verified", registering()},
@@ -96,6 +104,57 @@ func run(ctx context.Context, tries int) (err error) {
 		}
 	}
 	return nil
+}
+
+// raisedCost compares logins at accounts whose passwords were stored before BCRYPT_COST was raised,
+// and in other schemes.
+func raisedCost(ctx context.Context, binary, dir string, tries int) (err error) {
+	before, err := daemon.Start(binary, dir)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(people(ctx, before), before.Stop()); err != nil {
+		return err
+	}
+	if err := importCheap(binary, dir); err != nil {
+		return err
+	}
+	after, err := daemon.Start(binary, dir, "--bcrypt-cost=12")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, after.Stop()) }()
+	return compare(ctx, "logins after BCRYPT_COST was raised from 10 to 12", after, tries, []kind{
+		login("unknown address", "eve@example.com", "wrong horse battery"),
+		login("stored at cost 10", "ada@example.com", "wrong horse battery"),
+		login("cost 10, disabled, right", "off@example.com", password),
+		login("imported PBKDF2", "pbkdf2@example.com", "wrong horse battery"),
+		login("imported argon2id", "argon2id@example.com", "wrong horse battery"),
+	})
+}
+
+// importCheap imports accounts whose passwords cost less than bcrypt's 12.
+func importCheap(binary, dir string) error {
+	const lines = `{"email":"pbkdf2@example.com","password":"$pbkdf2-sha256$i=100000$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"}
+{"email":"argon2id@example.com","password":"$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"}
+`
+	cmd := exec.Command(binary, "import", "--from=-", "--data-dir=data")
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(lines)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("import: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// unverified are logins where bob's registration waits for his address to be verified.
+func unverified() []kind {
+	return []kind{
+		login("wrong password", "ada@example.com", "wrong horse battery"),
+		login("waits, right password", "bob@example.com", password),
+		login("waits, wrong password", "bob@example.com", "wrong horse battery"),
+		login("disabled, right password", "off@example.com", password),
+		login("unknown address", "eve@example.com", "wrong horse battery"),
+	}
 }
 
 // kind is a request whose answer must not tell whether there is an account. The first of a list is
@@ -207,6 +266,17 @@ func people(ctx context.Context, d *daemon.Daemon) error {
 		return err
 	}
 	_, err = bus.Call(ctx, admin, auth.AdminUsersDisable, auth.AdminUsersDisableRequest{UserID: off.UserID})
+	return err
+}
+
+// registerWaiting registers bob, who does not answer the mail.
+func registerWaiting(ctx context.Context, d *daemon.Daemon) error {
+	conn, err := bus.Connect(d.NATS)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = bus.Call(ctx, conn, auth.Register, auth.RegisterRequest{Email: "bob@example.com", Password: password})
 	return err
 }
 

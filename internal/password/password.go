@@ -70,8 +70,10 @@ type Hasher struct {
 	MinLength int      // code points
 	Pool      *Pool    // where hashes wait for their turn; nil hashes at once
 	Pwned     *Pwned   // knows passwords that became known; nil is not asked
-	dummy     string   // of the current cost, matching nothing
 	blocked   blocklist
+
+	dummies [MaxCost + 1]string // by cost, matching nothing; see level.go
+	worked  func(cost int)      // receives the cost of each bcrypt comparison, for tests; nil is none
 }
 
 // Pepper keys passwords before they are hashed.
@@ -95,7 +97,11 @@ func New(peppers []Pepper, cost, minLength int, names ...string) (*Hasher, error
 	if err != nil {
 		return nil, err
 	}
-	return &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, dummy: dummy(cost), blocked: blocked}, nil
+	h := &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, blocked: blocked}
+	for c := bcrypt.MinCost; c <= MaxCost; c++ {
+		h.dummies[c] = dummy(c)
+	}
+	return h, nil
 }
 
 // alphabet is bcrypt's base64.
@@ -173,9 +179,10 @@ type Result struct {
 	Stale bool // matches, but ought to be stored afresh: other scheme, pepper or cost
 }
 
-// Compare tells whether stored was made from password. An empty stored string, as for an
+// Compare reports whether stored was made from password. An empty stored string, as for an
 // unknown address or an account without a password, matches nothing, and neither does a
-// password that could never be stored; both cost as much as a comparison that fails. It
+// password that could never be stored. Every comparison costs what one of the current cost does,
+// whatever it finds and of whatever scheme and lower cost stored is. It
 // returns ErrStored for strings it does not understand, and auth.ErrOverloaded if too many
 // compare at once.
 func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Result, err error) {
@@ -190,34 +197,29 @@ func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Re
 	return found, err
 }
 
-// comparison is the work that a comparison is, and whether the stored string is of the current
+// comparison returns the work of a comparison, and whether the stored string is of the current
 // scheme, pepper and cost.
 func (h *Hasher) comparison(stored, password string) (matches func() (bool, error), current bool, err error) {
-	mismatch := compareBcrypt(h.dummy, h.Peppers[0].digest(""))
 	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
-		return mismatch, false, nil
+		return h.mismatch, false, nil
 	}
 	if !isBcrypt(stored) {
 		d, err := readDerived(stored)
-		return func() (bool, error) { return d.matches(password) }, false, err
+		return func() (bool, error) { return h.compareDerived(d, password) }, false, err
 	}
 	hash, input, err := h.open(stored, password)
 	if err != nil {
 		return nil, false, err
 	}
 	if len(input) > maxPlainBytes {
-		return mismatch, false, nil // bcrypt would pass over the rest
+		return h.mismatch, false, nil // bcrypt would pass over the rest
 	}
 	cost, err := costOf(hash)
 	if err != nil {
 		return nil, false, err
 	}
 	current = strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost
-	return compareBcrypt(hash, input), current, nil
-}
-
-func compareBcrypt(hash string, input []byte) func() (bool, error) {
-	return func() (bool, error) { return bcrypt.CompareHashAndPassword([]byte(hash), input) == nil, nil }
+	return func() (bool, error) { return h.compareBcrypt(hash, input, cost), nil }, current, nil
 }
 
 // open splits a stored string into the bcrypt string and what bcrypt is to be given.
