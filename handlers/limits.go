@@ -128,6 +128,16 @@ func (l *Limits) code(ctx context.Context, address string, from auth.Client) (*c
 	return c.pay(ctx)
 }
 
+// link counts an attempt at the password that belongs to a link, by the digest of the link.
+func (l *Limits) link(ctx context.Context, digest string, from auth.Client) (*charge, error) {
+	if l == nil {
+		return nil, nil
+	}
+	c := l.about("link", digest, from, l.Code, l.CodeAccount, nil)
+	c.silent = true
+	return c.pay(ctx)
+}
+
 // mail counts a request for a mail to an address. It returns auth.ErrRateLimited if that has to
 // wait.
 func (l *Limits) mail(ctx context.Context, address string, from auth.Client) (*charge, error) {

@@ -89,22 +89,22 @@ func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *
 	})
 }
 
-// renew sets the password of a user whose mailbox was just proved.
+// renew sets the password of a user whose mailbox was just proved. An account that was not verified
+// starts free of what was set up before.
 func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.User, fresh string, from auth.Client) error {
+	if !user.EmailVerified {
+		if err := r.Accounts.startFree(ctx, tx, user, persistence.OneTime{Password: fresh}, auth.ReasonPasswordReset); err != nil {
+			return err
+		}
+		user.Name, user.Locale = "", ""
+		return r.Notices.passwordChanged(ctx, tx, user, from)
+	}
 	now := r.Clock.now()
 	if err := tx.SetPassword(ctx, user.UserID, fresh, now); err != nil {
 		return err
 	}
 	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
 		return err
-	}
-	if !user.EmailVerified {
-		if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
-			return err
-		}
-		if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
-			return err
-		}
 	}
 	if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
 		return err

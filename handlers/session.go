@@ -111,9 +111,9 @@ func (s *Sessions) check(ctx context.Context, address, plain string, a *attempt)
 	return user, nil
 }
 
-// credentials returns what is stored for the address; nothing, which no password
-// matches, if it has no account or is none. Of a registration that waits for its address to be
-// verified it is the password, so that its owner can be sent another mail.
+// credentials returns what is stored for the address; nothing, which no password matches, if it
+// has no account or is not valid. For an address that waits to be verified it returns the password
+// of the newest registration, so that its owner can be sent another mail.
 func (s *Sessions) credentials(ctx context.Context, address string) (persistence.Credentials, error) {
 	key := mailbox(address).Key // nobody's if that is none; the database is asked all the same
 	user, err := s.Store.Credentials(ctx, key)
@@ -123,7 +123,7 @@ func (s *Sessions) credentials(ctx context.Context, address string) (persistence
 	if !s.Required {
 		return user, nil
 	}
-	waiting, err := s.Store.LatestOneTime(ctx, purposeVerify, key, s.Clock.now())
+	waiting, err := s.Store.LatestRegistration(ctx, purposeVerify, key, s.Clock.now())
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
 		return user, nil
@@ -145,16 +145,14 @@ var (
 )
 
 // remind sends another mail to verify the address with if that is all a login lacked, once a
-// minute, and unless a later registration waits: whoever made the first must not void its mail.
-// It returns refused, and takes as long whatever the login lacked.
+// minute. It returns refused, and takes as long if the login lacked something else.
 func (s *Sessions) remind(ctx context.Context, address string, from auth.Client, refused error) error {
 	if !s.Required {
 		return refused
 	}
 	unverified := errors.Is(refused, errUnverified)
 	err := s.OneTimes.verifyAgain(ctx, mailbox(address), from, func(last persistence.OneTime) bool {
-		isLater := last.UserID != 0 && last.Password != ""
-		return unverified && !isLater && s.Clock.now().Sub(last.CreatedAt) >= remindEvery
+		return unverified && s.Clock.now().Sub(last.CreatedAt) >= remindEvery
 	})
 	if err != nil {
 		return err
@@ -453,6 +451,18 @@ func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access,
 		return token.Access{}, auth.ErrTokenRevoked
 	}
 	return access, nil
+}
+
+// isLive reports whether a session of a user is neither ended nor expired.
+func (s *Sessions) isLive(ctx context.Context, tx *persistence.Store, id string, user auth.UserID) (bool, error) {
+	session, err := tx.Session(ctx, id)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	return session.UserID == user && session.RevokedAt.IsZero() && !session.UserDisabled && s.Clock.now().Before(session.ExpiresAt), nil
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -123,8 +123,23 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 		_, err := s.LatestOneTime(ctx, "verify", "7@example.com", filledAt)
 		return err
 	},
-	"TakeOneTime":  func(ctx context.Context, s *Store) error { _, err := s.TakeOneTime(ctx, "10", filledAt); return err },
-	"VoidOneTimes": func(ctx context.Context, s *Store) error { return s.VoidOneTimes(ctx, 11, "undo") },
+	"LatestRegistration": func(ctx context.Context, s *Store) error {
+		if _, err := s.LatestRegistration(ctx, "verify", "7@example.com", filledAt); !errors.Is(err, auth.ErrNotFound) {
+			return fmt.Errorf("got %w", err)
+		}
+		return nil
+	},
+	"Registration": func(ctx context.Context, s *Store) error {
+		if _, err := s.Registration(ctx, "verify", "7@example.com", filledAt, "a", "b"); !errors.Is(err, auth.ErrNotFound) {
+			return fmt.Errorf("got %w", err)
+		}
+		return nil
+	},
+	"MakeRoom":      func(ctx context.Context, s *Store) error { return s.MakeRoom(ctx, "verify", "14@example.com", "a", 5) },
+	"VoidAddress":   func(ctx context.Context, s *Store) error { return s.VoidAddress(ctx, "verify", "15@example.com") },
+	"ForgetDevices": func(ctx context.Context, s *Store) error { return s.ForgetDevices(ctx, 16) },
+	"TakeOneTime":   func(ctx context.Context, s *Store) error { _, err := s.TakeOneTime(ctx, "10", filledAt); return err },
+	"VoidOneTimes":  func(ctx context.Context, s *Store) error { return s.VoidOneTimes(ctx, 11, "undo") },
 	"VoidOlder": func(ctx context.Context, s *Store) error {
 		return errors.Join(s.VoidOlder(ctx, "verify", 12, ""), s.VoidOlder(ctx, "verify", 0, "13@example.com"))
 	},
