@@ -106,7 +106,7 @@ func (a *Accounts) create(ctx context.Context, address email.Address, grants per
 // an address wait side by side.
 func (a *Accounts) enter(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.Client) error {
 	return a.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
-		user, err := tx.HoldUserByEmail(ctx, address.Key)
+		user, to, err := a.OneTimes.occupant(ctx, tx, address)
 		switch {
 		case errors.Is(err, auth.ErrNotFound):
 			user = auth.User{Account: auth.Account{Email: address.Display, Name: grants.Name, Locale: grants.Locale}}
@@ -115,7 +115,7 @@ func (a *Accounts) enter(ctx context.Context, address email.Address, grants pers
 		case !user.DisabledAt.IsZero():
 			return a.OneTimes.sendNobody(ctx, tx, address)
 		case user.EmailVerified:
-			return a.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: owner(user), client: from})
+			return a.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: to, client: from})
 		}
 		return a.OneTimes.send(ctx, tx, ask{
 			kind: events.MailVerify, purpose: purposeVerify, to: owner(user), client: from, grants: grants,

@@ -318,7 +318,7 @@ func checkAddress(member, text string) (email.Address, error) {
 
 // askNew sends the mail that a new address is confirmed by, or tells the owner of a taken one.
 func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.User, address email.Address, session string, from auth.Client) error {
-	other, err := tx.UserByEmail(ctx, address.Key)
+	other, to, err := e.OneTimes.occupant(ctx, tx, address)
 	switch {
 	case errors.Is(err, auth.ErrNotFound), err == nil && other.UserID == user.UserID:
 		return e.OneTimes.send(ctx, tx, ask{
@@ -330,13 +330,13 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 	case !other.DisabledAt.IsZero():
 		return e.OneTimes.sendNobody(ctx, tx, address)
 	}
-	return e.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: owner(other), client: from})
+	return e.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: to, client: from})
 }
 
 // Confirm answers auth.email.confirm: the account gets the address that the mail went to, and
 // all sessions end but the one that asked for it. The former address is told, with a link to
-// undo it if it was verified. It returns auth.ErrInvalidToken for a link that is not good now,
-// and auth.ErrEmailTaken if another account was faster.
+// undo it if it was verified. It returns auth.ErrInvalidToken for a link that is not good now, or
+// whose session is over, and auth.ErrEmailTaken if another account was faster.
 func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmed, error) {
 	return logged(ctx, e.Log, attempt{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
 }
@@ -348,6 +348,12 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 	}
 	a.presents(one)
 	return auth.EmailConfirmed{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		switch live, err := e.Sessions.isLive(ctx, tx, one.SessionID, user.UserID); {
+		case err != nil:
+			return err
+		case !live:
+			return auth.ErrInvalidToken
+		}
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
 		}
@@ -374,10 +380,10 @@ func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User
 	return tx.Emit(ctx, now, events.UserEmailChanged{UserID: user.UserID, Email: one.Email, ChangedAt: now})
 }
 
-// Undo answers auth.email.undo: the account gets its former address back, and all sessions end.
-// Whoever changed it knew the password, so a mail with a link to set another one goes to the
-// former address, and the other one is told. It returns auth.ErrInvalidToken for a link that is
-// not good now, and auth.ErrEmailTaken if another account has the former address.
+// Undo answers auth.email.undo: the account gets its former address back and is contained, as the
+// request for the change came with the password. The other address is notified. It returns
+// auth.ErrInvalidToken for a link that is not good now, and auth.ErrEmailTaken if another account
+// has the former address.
 func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndone, error) {
 	return logged(ctx, e.Log, attempt{subject: string(auth.EmailUndo), method: byLink, client: req.Client}, req, e.undo)
 }
@@ -392,10 +398,8 @@ func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
 		}
-		if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
-			return err
-		}
-		if err := e.Sessions.endAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged); err != nil {
+		// An older link leads further back: an intruder who undoes a change must not void it.
+		if err := tx.VoidOneTimesSince(ctx, user.UserID, purposeUndo, one.CreatedAt); err != nil {
 			return err
 		}
 		if user.Email != one.Email {
@@ -404,6 +408,6 @@ func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt
 			}
 		}
 		user.Email = one.Email
-		return e.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeReset, to: owner(user), client: from})
+		return e.Accounts.contain(ctx, tx, user, auth.ReasonEmailChanged, from)
 	})
 }

@@ -25,10 +25,12 @@ const (
 	purposeVerify = "verify"
 	purposeReset  = "reset"
 	purposeChange = "change"
-	purposeUndo   = "undo"
+	purposeUndo   = persistence.PurposeUndo
 	purposeNotMe  = "not_me"
 	purposeLogin  = "login"
 	purposeDecoy  = "decoy" // stands where another would if there were an account
+	// purposeRecover is purposeReset after a containment: no request of a stranger voids it.
+	purposeRecover = "recover"
 )
 
 // labelRegistration separates the digests of registration secrets from those of links and codes.
@@ -41,11 +43,13 @@ var pages = map[string]string{
 	purposeChange: "/email/change",
 	purposeUndo:   "/email/undo",
 	purposeNotMe:  "/not-me",
+
+	purposeRecover: "/password/reset",
 }
 
-// alarms are what the owner has against somebody who got in, and so what that one must not be
-// able to void by setting another password or address.
-var alarms = []string{purposeUndo, purposeNotMe}
+// alarms are the links that the owner has against an intruder. So an intruder must not be able to
+// void them, neither by another password or address nor by asking for more mails.
+var alarms = []string{purposeUndo, purposeNotMe, purposeRecover}
 
 // maxRegistrations is how many registrations of one address wait side by side.
 const maxRegistrations = 5
@@ -92,7 +96,7 @@ type ask struct {
 // ttl is how long what a mail lets do is good for.
 func (o *OneTimes) ttl(purpose string) time.Duration {
 	switch purpose {
-	case purposeReset:
+	case purposeReset, purposeRecover:
 		return o.ResetTTL
 	case purposeUndo, purposeNotMe:
 		return o.AlarmTTL
@@ -119,7 +123,7 @@ func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error
 	one, token, code := o.make(a, now)
 	if pages[a.purpose] != "" {
 		mail.Link = o.Base + pages[a.purpose] + "#token=" + token
-		if a.purpose == purposeVerify || a.purpose == purposeReset { // the page asks for a password
+		if a.purpose == purposeVerify || pages[a.purpose] == pages[purposeReset] { // the page asks for a password
 			mail.Link += "&email=" + url.QueryEscape(a.to.address.Display)
 		}
 	}
@@ -323,6 +327,22 @@ func (o *OneTimes) reach(ctx context.Context, tx *persistence.Store, address ema
 		return recipient{}, false, err
 	}
 	return recipient{email.Address{Display: user.Email, Key: address.Key}, user}, true, nil
+}
+
+// occupant locks the account that keeps an address from others: the one that has it, or the one
+// that it is reserved for. to is where a mail about the address goes. It returns auth.ErrNotFound if
+// the address is free.
+func (o *OneTimes) occupant(ctx context.Context, tx *persistence.Store, address email.Address) (user auth.User, to recipient, err error) {
+	reserved, err := tx.Reservation(ctx, address.Key, o.Clock.now())
+	if errors.Is(err, auth.ErrNotFound) {
+		user, err = tx.HoldUserByEmail(ctx, address.Key)
+		return user, owner(user), err
+	}
+	if err != nil {
+		return auth.User{}, recipient{}, err
+	}
+	user, err = tx.HoldUser(ctx, reserved.UserID)
+	return user, recipient{email.Address{Display: reserved.Email, Key: reserved.EmailKey}, user}, err
 }
 
 // mailbox is the address that a request names; for what is none, one that nobody has, so that

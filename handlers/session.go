@@ -304,7 +304,7 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *atte
 	session, err := s.Store.AdvanceSession(ctx, persistence.Step{
 		SessionID: presented.SessionID, Generation: presented.Generation,
 		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
-		Limit: s.Limits.refreshes(),
+		Limit: s.Limits.refreshes(), Verified: s.Required,
 	})
 	if errors.Is(err, auth.ErrNotFound) {
 		session, err = s.repeat(ctx, presented, from.carrier, now)
@@ -320,6 +320,9 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *atte
 // session. One that came in another carrier than its own means nothing. The current one is
 // here because it came too soon.
 func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier, now time.Time) (persistence.Session, error) {
+	if err := s.checkVerified(ctx, presented.UserID); err != nil {
+		return persistence.Session{}, err
+	}
 	session, err := s.Store.Session(ctx, presented.SessionID)
 	wait := s.Limits.refreshes().Wait(session.RefreshDue, now)
 	switch {
@@ -343,6 +346,22 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 		return persistence.Session{}, err
 	}
 	return persistence.Session{}, &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
+}
+
+// checkVerified refuses to refresh the sessions of a user whose address is not verified, if it has
+// to be: they began before that was required. The next login sends a mail to verify it.
+func (s *Sessions) checkVerified(ctx context.Context, id auth.UserID) error {
+	if !s.Required {
+		return nil
+	}
+	user, err := s.Store.User(ctx, id)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return auth.ErrTokenRevoked
+	case err == nil && !user.EmailVerified:
+		return &refusal{auth.ErrTokenRevoked, reasonUnverified}
+	}
+	return err
 }
 
 // tokens writes the tokens of a session as it is. The refresh token depends on the row

@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -27,6 +28,10 @@ type oneTimeRow struct {
 	ExpiresAt     time.Time   `bun:"expires_at"`
 	CodeExpiresAt time.Time   `bun:"code_expires_at,nullzero"`
 }
+
+// PurposeUndo is the purpose of rows that give a user a former address back. Such a row reserves
+// the address for the user until it is deleted or expires.
+const PurposeUndo = "undo"
 
 // OneTime is what a mail lets its reader do, once.
 type OneTime struct {
@@ -85,6 +90,34 @@ func (s *Store) Registration(ctx context.Context, purpose, emailKey string, now 
 	return s.oneTime(ctx, purpose, "email_key = ? AND registration IN (?) AND expires_at > ?", emailKey, bun.List(digests), now)
 }
 
+// Reservation returns the row that reserves an address for the user who had it before, or
+// auth.ErrNotFound.
+func (s *Store) Reservation(ctx context.Context, emailKey string, now time.Time) (OneTime, error) {
+	return s.oneTime(ctx, PurposeUndo, "email_key = ? AND expires_at > ?", emailKey, now)
+}
+
+// Reservations returns which of the addresses are reserved, and for which user.
+func (s *Store) Reservations(ctx context.Context, emailKeys []string, now time.Time) ([]Holder, error) {
+	var found []Holder
+	err := s.write.NewSelect().Model((*oneTimeRow)(nil)).ColumnExpr("user_id AS id").Column("email_key").
+		Where("purpose = ? AND email_key IN (?) AND expires_at > ?", PurposeUndo, bun.List(emailKeys), now).Scan(ctx, &found)
+	return found, s.fault("select reservations", err)
+}
+
+// checkReserved returns auth.ErrEmailTaken if an address is reserved for another user. It has to
+// run after the statement that takes the address: that one waits for a transaction that gives
+// the address up, and so sees the reservation which the transaction made.
+func (s *Store) checkReserved(ctx context.Context, user auth.UserID, emailKey string, now time.Time) error {
+	reserved, err := s.Reservation(ctx, emailKey, now)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return nil
+	case err == nil && reserved.UserID != user:
+		return auth.ErrEmailTaken
+	}
+	return err
+}
+
 func (s *Store) oneTime(ctx context.Context, purpose, condition string, args ...any) (OneTime, error) {
 	var row oneTimeRow
 	err := s.read.NewSelect().Model(&row).Where("purpose = ?", purpose).Where(condition, args...).
@@ -116,6 +149,13 @@ func (s *Store) VoidOneTimes(ctx context.Context, user auth.UserID, but ...strin
 		q = q.Where("purpose NOT IN (?)", bun.List(but))
 	}
 	_, err := q.Exec(ctx)
+	return s.fault("void one-time tokens", err)
+}
+
+// VoidOneTimesSince deletes the rows of a user, but for those of a purpose that are older than a time.
+func (s *Store) VoidOneTimesSince(ctx context.Context, user auth.UserID, purpose string, since time.Time) error {
+	_, err := s.write.NewDelete().Model((*oneTimeRow)(nil)).
+		Where("user_id = ? AND (purpose <> ? OR created_at >= ?)", user, purpose, since).Exec(ctx)
 	return s.fault("void one-time tokens", err)
 }
 

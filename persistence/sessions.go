@@ -66,6 +66,15 @@ type Session struct {
 // for which it looks up the ends of both indexes each time: planning took twice as long.
 const ofDisabled = "(SELECT u.disabled_at FROM users AS u WHERE u.id = s.user_id) IS NOT NULL"
 
+// ofBarred holds for a session whose user may not refresh it: a disabled one and, if addresses have
+// to be verified, one whose address is not. It reads the user's row once in either case.
+func ofBarred(verified bool) string {
+	if verified {
+		return "(SELECT CASE WHEN u.disabled_at IS NULL THEN u.email_verified_at END FROM users AS u WHERE u.id = s.user_id) IS NULL"
+	}
+	return ofDisabled
+}
+
 // CreateSession stores a new session: its first generation, used when it was created.
 func (s *Store) CreateSession(ctx context.Context, n Session) error {
 	row := sessionRow{
@@ -98,12 +107,14 @@ type Step struct {
 	Carrier    auth.Carrier
 	Client     auth.Client
 	Limit      gcra.Limit
+	Verified   bool // the address of the session's user has to be verified; the same for all steps of a process
 }
 
 // AdvanceSession moves the session of a current refresh token to its next generation, in
 // one statement, so that of several at once one succeeds. It returns the session as it is
 // then, or auth.ErrNotFound if the token is not the current one of a live session, if the
-// session's user is disabled, or if the limit does not let it pass.
+// session's user is disabled, or not verified although Verified asks for it, or if the limit does
+// not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	if s.together == nil {
 		return s.advanceAlone(ctx, step)
@@ -123,7 +134,7 @@ func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", expires, expires).
 		Where("id = ? AND generation = ? AND revoked_at IS NULL", p.value(step.SessionID), p.value(step.Generation)).
 		Where("carrier = ? AND expires_at > ?", p.value(string(step.Carrier)), at).
-		Where("NOT " + ofDisabled).
+		Where("NOT " + ofBarred(step.Verified)).
 		Returning(sessionColumns)
 	if limit := step.Limit; limit.Interval > 0 {
 		// What gcra.Limit says, in the database's words: to read first would be a round trip more.
