@@ -20,6 +20,16 @@ type RegisterRequest struct {
 type RegisterReply struct {
 	Message string `json:"message"` // "User registered successfully", or to look for a mail
 	UserID  UserID `json:"userId,omitzero"`
+	// Registration is there where a mail to verify the address was asked for, whether the address
+	// is taken or not. Over HTTP it travels in the cookie __Host-registration.
+	Registration *RegistrationProof `json:"registration,omitempty"`
+}
+
+// RegistrationProof proves that its holder made a registration, and so chose its password.
+// EmailVerify and LoginCode take the secret instead of the password.
+type RegistrationProof struct {
+	Secret    string `json:"secret"`    // 130 random bits; good for the address of the registration alone
+	ExpiresIn int64  `json:"expiresIn"` // seconds the secret is good for, as the link of the mail is
 }
 
 // AccountGetRequest asks for the account of the access token's user.

@@ -1,11 +1,18 @@
 package auth
 
 // EmailVerifyRequest proves that mail to an address reaches its owner: by the token of the
-// link in a mail, or by the address and the code.
+// link in a mail, or by the address and the code. It also has to show that the owner of the
+// mailbox chose the password that comes into force: by a live session of the account, by the
+// secret of a registration, or by the password itself.
 type EmailVerifyRequest struct {
-	Token string `json:"token,omitempty"`
-	Email string `json:"email,omitempty"`
-	Code  string `json:"code,omitempty"` // 8 digits
+	Bearer        // of the account; a session of another one, or one that has ended, counts as none
+	Token  string `json:"token,omitempty"`
+	Email  string `json:"email,omitempty"`
+	Code   string `json:"code,omitempty"` // 8 digits
+	// Password becomes the account's, if it is not yet. It is checked as at registration.
+	Password string `json:"password,omitempty"`
+	// Registration is the secret of a RegistrationProof. Over HTTP it travels in a cookie.
+	Registration string `json:"registration,omitempty"`
 	Origin
 }
 
@@ -82,6 +89,9 @@ type LoginCodeRequest struct {
 	Email   string  `json:"email"`
 	Code    string  `json:"code,omitempty"`    // 8 digits; without it one is sent
 	Carrier Carrier `json:"carrier,omitempty"` // "body" if it is not there
+	// Registration is the secret of a RegistrationProof: an account that was not verified then keeps
+	// its password, name and locale. Over HTTP it travels in a cookie.
+	Registration string `json:"registration,omitempty"`
 	Origin
 }
 

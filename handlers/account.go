@@ -62,24 +62,29 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
+	var proof *auth.RegistrationProof
+	grants := persistence.OneTime{Password: hash, Name: req.Name, Locale: req.Locale}
+	if a.Verification == VerificationOptional || a.Verification == VerificationRequired {
+		proof, grants.Registration = a.OneTimes.newRegistration(address.Key)
+	}
 	if a.Verification == VerificationRequired {
-		if err := a.enter(ctx, address, req, hash, from); err != nil {
+		if err := a.enter(ctx, address, grants, from); err != nil {
 			return auth.RegisterReply{}, err
 		}
-		return auth.RegisterReply{Message: "A mail to the address tells how to go on"}, nil
+		return auth.RegisterReply{Message: "A mail to the address tells how to go on", Registration: proof}, nil
 	}
-	id, err := a.create(ctx, address, req, hash, from)
+	id, err := a.create(ctx, address, grants, from)
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
 	tried.user = id
-	return auth.RegisterReply{Message: "User registered successfully", UserID: id}, nil
+	return auth.RegisterReply{Message: "User registered successfully", UserID: id, Registration: proof}, nil
 }
 
 // create stores an account, and asks for the mail that its address may be verified by.
-func (a *Accounts) create(ctx context.Context, address email.Address, req auth.RegisterRequest, hash string, from auth.Client) (id auth.UserID, err error) {
+func (a *Accounts) create(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.Client) (id auth.UserID, err error) {
 	user := persistence.NewUser{
-		Email: address.Display, EmailKey: address.Key, Password: hash, Name: req.Name, Locale: req.Locale, At: a.Clock.now(),
+		Email: address.Display, EmailKey: address.Key, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: a.Clock.now(),
 	}
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if id, err = tx.CreateUser(ctx, user); err != nil {
@@ -90,30 +95,32 @@ func (a *Accounts) create(ctx context.Context, address email.Address, req auth.R
 			return err
 		}
 		to := recipient{address, auth.User{Account: auth.Account{UserID: id, Email: user.Email, Name: user.Name, Locale: user.Locale}}}
-		return a.OneTimes.send(ctx, tx, ask{kind: events.MailVerify, purpose: purposeVerify, to: to, client: from})
+		return a.OneTimes.send(ctx, tx, ask{
+			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
+			grants: persistence.OneTime{Registration: grants.Registration},
+		})
 	})
 	return id, err
 }
 
 // enter keeps a registration until its address is verified, by the mail that it asks for: only
-// its reader learns whether the address has an account. If that is not verified, the mail lets
-// the reader have it with the new password, and without what was set up before.
-func (a *Accounts) enter(ctx context.Context, address email.Address, req auth.RegisterRequest, hash string, from auth.Client) error {
+// the reader of that mail learns whether the address has an account. Several registrations of
+// an address wait side by side.
+func (a *Accounts) enter(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.Client) error {
 	return a.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
-		user, err := tx.HoldUserByEmail(ctx, address.Key)
+		user, to, err := a.OneTimes.occupant(ctx, tx, address)
 		switch {
 		case errors.Is(err, auth.ErrNotFound):
-			user = auth.User{Account: auth.Account{Email: address.Display, Name: req.Name, Locale: req.Locale}}
+			user = auth.User{Account: auth.Account{Email: address.Display, Name: grants.Name, Locale: grants.Locale}}
 		case err != nil:
 			return err
 		case !user.DisabledAt.IsZero():
 			return a.OneTimes.sendNobody(ctx, tx, address)
 		case user.EmailVerified:
-			return a.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: owner(user), client: from})
+			return a.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: to, client: from})
 		}
 		return a.OneTimes.send(ctx, tx, ask{
-			kind: events.MailVerify, purpose: purposeVerify, to: owner(user), client: from,
-			grants: persistence.OneTime{Password: hash, Name: req.Name, Locale: req.Locale},
+			kind: events.MailVerify, purpose: purposeVerify, to: owner(user), client: from, grants: grants,
 		})
 	})
 }

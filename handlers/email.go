@@ -37,10 +37,12 @@ type Emails struct {
 	Clock    Clock
 }
 
-// Verify answers auth.email.verify: the address is proved. An account that was not used by
-// its owner before loses its sessions, and a registration becomes an account. It returns
-// auth.ErrInvalidToken for a link or code that is not good now, and auth.ErrRateLimited after
-// too many tries at codes.
+// Verify answers auth.email.verify: it verifies the address of an account, or makes an account of
+// a registration. Beside the link or code it needs an ownership; see that type. It returns
+// auth.ErrInvalidToken for a link or code that is not good now, auth.ErrReauthentication without
+// an ownership, auth.ErrInvalid for a password that is not accepted, auth.ErrConflict if the account
+// changed at the same moment, and auth.ErrRateLimited after too many attempts. After any error
+// the link or code is as good as before.
 func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerified, error) {
 	a := attempt{subject: string(auth.EmailVerify), method: byLink, address: req.Email, client: req.Client}
 	if req.Token == "" {
@@ -58,8 +60,12 @@ func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *att
 		return auth.EmailVerified{}, err
 	}
 	a.presents(one)
+	own, try, err := e.establish(ctx, req, one, try)
+	if err != nil {
+		return auth.EmailVerified{}, err
+	}
 	return auth.EmailVerified{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
-		proved, err := e.prove(ctx, tx, user, one)
+		proved, err := e.prove(ctx, tx, user, one, own)
 		if err != nil {
 			return err
 		}
@@ -96,31 +102,12 @@ func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (pe
 	return one, try, err
 }
 
-// prove makes an account of a registration, or verifies the address of one that there is, and
-// tells which.
-func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime) (auth.UserID, error) {
-	switch {
-	case user.UserID == 0:
-		return e.create(ctx, tx, one)
-	case user.EmailVerified, !user.DisabledAt.IsZero():
-		return 0, auth.ErrInvalidToken
-	}
-	if one.Password != "" {
-		if err := e.Accounts.restart(ctx, tx, user.UserID, one); err != nil {
-			return 0, err
-		}
-	}
-	if err := e.Sessions.takeOver(ctx, tx, user); err != nil {
-		return 0, err
-	}
-	return user.UserID, nil
-}
-
-// create makes the account that a registration asked for.
-func (e *Emails) create(ctx context.Context, tx *persistence.Store, one persistence.OneTime) (auth.UserID, error) {
+// create makes an account of the address of a registration, with the password, name and locale of
+// grants. The other registrations of the address are void then.
+func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, grants persistence.OneTime) (auth.UserID, error) {
 	now := e.Clock.now()
 	id, err := tx.CreateUser(ctx, persistence.NewUser{
-		Email: one.Email, EmailKey: one.EmailKey, Password: one.Password, Name: one.Name, Locale: one.Locale, At: now, Verified: true,
+		Email: one.Email, EmailKey: one.EmailKey, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: now, Verified: true,
 	})
 	switch {
 	case errors.Is(err, auth.ErrEmailTaken): // by a registration without a mail
@@ -128,8 +115,11 @@ func (e *Emails) create(ctx context.Context, tx *persistence.Store, one persiste
 	case err != nil:
 		return 0, err
 	}
+	if err := tx.VoidAddress(ctx, purposeVerify, one.EmailKey); err != nil {
+		return 0, err
+	}
 	err = tx.Emit(ctx, now,
-		events.UserRegistered{UserID: id, Email: one.Email, Name: one.Name, CreatedAt: now},
+		events.UserRegistered{UserID: id, Email: one.Email, Name: grants.Name, CreatedAt: now},
 		events.UserEmailVerified{UserID: id, Email: one.Email, VerifiedAt: now})
 	if err != nil {
 		return 0, err
@@ -137,24 +127,34 @@ func (e *Emails) create(ctx context.Context, tx *persistence.Store, one persiste
 	return id, nil
 }
 
-// restart gives an account what a later registration brought, as if it had been the first.
-func (a *Accounts) restart(ctx context.Context, tx *persistence.Store, id auth.UserID, one persistence.OneTime) error {
+// startFree gives an account whose mailbox was just proved the password, name and locale of grants,
+// and removes everything that was set up before the proof: sessions, links, codes and known devices.
+func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user auth.User, grants persistence.OneTime, reason auth.Reason) error {
 	now := a.Clock.now()
-	if err := tx.SetPassword(ctx, id, one.Password, now); err != nil {
+	if err := tx.SetPassword(ctx, user.UserID, grants.Password, now); err != nil {
 		return err
 	}
-	account, err := tx.UpdateUser(ctx, id, persistence.Change{Name: &one.Name, Locale: &one.Locale}, now)
-	if err != nil {
+	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
 		return err
 	}
-	return tx.Emit(ctx, now,
-		events.UserPasswordChanged{UserID: id, ChangedAt: now},
-		updated(account))
+	if user.Name != grants.Name || user.Locale != grants.Locale {
+		account, err := tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: &grants.Name, Locale: &grants.Locale}, now)
+		if err != nil {
+			return err
+		}
+		if err := tx.Emit(ctx, now, updated(account)); err != nil {
+			return err
+		}
+	}
+	if err := tx.ForgetDevices(ctx, user.UserID); err != nil {
+		return err
+	}
+	return a.Sessions.takeOver(ctx, tx, user, "", reason)
 }
 
-// takeOver verifies the address of an account, and ends what was begun by whoever had it before:
-// that may have been anybody.
-func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user auth.User) error {
+// takeOver verifies the address of an account. It voids the links and codes that were sent before,
+// and ends all sessions but the one that showed the ownership of the account, if one did.
+func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user auth.User, keep string, reason auth.Reason) error {
 	now := s.Clock.now()
 	if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
 		return err
@@ -162,10 +162,13 @@ func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user aut
 	if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
 		return err
 	}
+	if err := tx.VoidAddress(ctx, purposeVerify, mailbox(user.Email).Key); err != nil {
+		return err
+	}
 	if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
 		return err
 	}
-	_, err := s.EndAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged)
+	_, err := s.EndAll(ctx, tx, user.UserID, keep, reason)
 	return err
 }
 
@@ -202,16 +205,20 @@ func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, 
 	return from, err
 }
 
-// verifyAgain asks for another mail to verify an address with, if it waits for that: with an
-// account that is not verified, or as a registration, which the mail is about again. wanted is
-// told of the last mail, if that is good yet.
+// verifyAgain asks for another mail to verify an address with, if an account of the address is not
+// verified, or a registration waits; the mail belongs to the newest one. wanted decides by the last
+// mail of the account or registration, which is zero if none is valid any more.
 func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from auth.Client, wanted func(last persistence.OneTime) bool) error {
 	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		to, reached, err := o.reach(ctx, tx, address)
 		if err != nil {
 			return err
 		}
-		last, err := tx.LatestOneTime(ctx, purposeVerify, address.Key, o.Clock.now())
+		latest := tx.LatestRegistration
+		if reached {
+			latest = tx.LatestOneTime
+		}
+		last, err := latest(ctx, purposeVerify, address.Key, o.Clock.now())
 		none := errors.Is(err, auth.ErrNotFound)
 		if err != nil && !none {
 			return err
@@ -225,7 +232,7 @@ func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from 
 		}
 		return o.send(ctx, tx, ask{
 			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
-			grants: persistence.OneTime{Password: last.Password, Name: last.Name, Locale: last.Locale},
+			grants: persistence.OneTime{Password: last.Password, Name: last.Name, Locale: last.Locale, Registration: last.Registration},
 		})
 	})
 }
@@ -304,7 +311,7 @@ func checkAddress(member, text string) (email.Address, error) {
 
 // askNew sends the mail that a new address is confirmed by, or tells the owner of a taken one.
 func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.User, address email.Address, session string, from auth.Client) error {
-	other, err := tx.UserByEmail(ctx, address.Key)
+	other, to, err := e.OneTimes.occupant(ctx, tx, address)
 	switch {
 	case errors.Is(err, auth.ErrNotFound), err == nil && other.UserID == user.UserID:
 		return e.OneTimes.send(ctx, tx, ask{
@@ -316,13 +323,13 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 	case !other.DisabledAt.IsZero():
 		return e.OneTimes.sendNobody(ctx, tx, address)
 	}
-	return e.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: owner(other), client: from})
+	return e.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: to, client: from})
 }
 
 // Confirm answers auth.email.confirm: the account gets the address that the mail went to, and
 // all sessions end but the one that asked for it. The former address is told, with a link to
-// undo it if it was verified. It returns auth.ErrInvalidToken for a link that is not good now,
-// and auth.ErrEmailTaken if another account was faster.
+// undo it if it was verified. It returns auth.ErrInvalidToken for a link that is not good now, or
+// whose session is over, and auth.ErrEmailTaken if another account was faster.
 func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmed, error) {
 	return logged(ctx, e.Log, attempt{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
 }
@@ -334,6 +341,12 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 	}
 	a.presents(one)
 	return auth.EmailConfirmed{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+		switch live, err := e.Sessions.isLive(ctx, tx, one.SessionID, user.UserID); {
+		case err != nil:
+			return err
+		case !live:
+			return auth.ErrInvalidToken
+		}
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
 		}
@@ -360,10 +373,10 @@ func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User
 	return tx.Emit(ctx, now, events.UserEmailChanged{UserID: user.UserID, Email: one.Email, ChangedAt: now})
 }
 
-// Undo answers auth.email.undo: the account gets its former address back, and all sessions end.
-// Whoever changed it knew the password, so a mail with a link to set another one goes to the
-// former address, and the other one is told. It returns auth.ErrInvalidToken for a link that is
-// not good now, and auth.ErrEmailTaken if another account has the former address.
+// Undo answers auth.email.undo: the account gets its former address back and is contained, as the
+// request for the change came with the password. The other address is notified. It returns
+// auth.ErrInvalidToken for a link that is not good now, and auth.ErrEmailTaken if another account
+// has the former address.
 func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndone, error) {
 	return logged(ctx, e.Log, attempt{subject: string(auth.EmailUndo), method: byLink, client: req.Client}, req, e.undo)
 }
@@ -378,10 +391,8 @@ func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
 		}
-		if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
-			return err
-		}
-		if _, err := e.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonEmailChanged); err != nil {
+		// An older link leads further back: an intruder who undoes a change must not void it.
+		if err := tx.VoidOneTimesSince(ctx, user.UserID, purposeUndo, one.CreatedAt); err != nil {
 			return err
 		}
 		if user.Email != one.Email {
@@ -390,6 +401,6 @@ func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt
 			}
 		}
 		user.Email = one.Email
-		return e.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeReset, to: owner(user), client: from})
+		return e.Accounts.contain(ctx, tx, user, auth.ReasonEmailChanged, from)
 	})
 }

@@ -221,8 +221,19 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 	if i.DryRun {
 		return nil
 	}
+	if len(fresh) == 0 {
+		return nil
+	}
 	ids, err := tx.ImportUsers(ctx, fresh)
-	if err == nil && len(ids) < len(fresh) {
+	if err != nil {
+		return err
+	}
+	keys := make([]string, len(fresh))
+	for n, u := range fresh {
+		keys[n] = u.EmailKey
+	}
+	reserved, err := tx.Reservations(ctx, keys, i.Clock.now()) // made since holders looked
+	if err == nil && (len(ids) < len(fresh) || len(reserved) > 0) {
 		err = auth.ErrConflict
 	}
 	if err != nil {
@@ -235,7 +246,7 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 	return tx.Emit(ctx, i.Clock.now(), data...)
 }
 
-// holders finds out who has the ids and addresses of a batch. A dry run adds whom it would
+// holders finds out who has the ids and addresses of a batch, or for whom they are reserved. A dry run adds whom it would
 // have stored before.
 func (i *Import) holders(ctx context.Context, tx *persistence.Store, users []persistence.ImportedUser) (holders, error) {
 	var ids []auth.UserID
@@ -248,7 +259,11 @@ func (i *Import) holders(ctx context.Context, tx *persistence.Store, users []per
 	if !i.DryRun {
 		found = newHolders()
 	}
-	for _, h := range stored {
+	if err != nil {
+		return found, err
+	}
+	reserved, err := tx.Reservations(ctx, keys, i.Clock.now())
+	for _, h := range append(stored, reserved...) {
 		found.add(h.ID, h.EmailKey)
 	}
 	return found, err

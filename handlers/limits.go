@@ -33,7 +33,7 @@ type Rules struct {
 	Code           []gcra.Limit // tries at a code of an account from one source
 	CodeAccount    []gcra.Limit // from everywhere together
 	Mail           []gcra.Limit // requests for mails to an address from one source
-	MailAccount    []gcra.Limit // from everywhere together; and, apart from them, notices
+	MailAccount    []gcra.Limit // from everywhere together; and, apart from them, notices of each kind
 	MailSource     []gcra.Limit // requests for mails to any addresses from one source
 	RefreshSession gcra.Limit   // refreshes of a session
 }
@@ -154,6 +154,16 @@ func (l *Limits) code(ctx context.Context, address string, from auth.Client) (*c
 	return c.pay(ctx)
 }
 
+// link counts an attempt at the password that belongs to a link, by the digest of the link.
+func (l *Limits) link(ctx context.Context, digest string, from auth.Client) (*charge, error) {
+	if l == nil {
+		return nil, nil
+	}
+	c := l.about("link", digest, from, l.Code, l.CodeAccount, nil)
+	c.silent = true
+	return c.pay(ctx)
+}
+
 // mail counts a request for a mail to an address. It returns auth.ErrRateLimited if that has to
 // wait.
 func (l *Limits) mail(ctx context.Context, address string, from auth.Client) (*charge, error) {
@@ -165,13 +175,14 @@ func (l *Limits) mail(ctx context.Context, address string, from auth.Client) (*c
 	return c.pay(ctx)
 }
 
-// notice tells whether a mail of what happened may be sent to an address, and counts it. It is
-// part of what happened, which it cannot hold up.
-func (l *Limits) notice(ctx context.Context, tx *persistence.Store, address string) (bool, error) {
+// notice reports whether a mail about an event of an account may be sent to an address, and counts
+// it. Each kind has a counter of its own. It is part of the event's transaction, which it never
+// refuses.
+func (l *Limits) notice(ctx context.Context, tx *persistence.Store, kind, address string) (bool, error) {
 	if l == nil {
 		return true, nil
 	}
-	c := &charge{limits: l, account: counter{l.digest("notice", "", mailbox(address).Key), l.MailAccount}}
+	c := &charge{limits: l, account: counter{l.digest(kind, "", mailbox(address).Key), l.MailAccount}}
 	now := l.Clock.now()
 	held, err := c.hold(ctx, tx, now)
 	if err != nil {

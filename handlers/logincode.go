@@ -18,6 +18,7 @@ const amrCode = "otp"
 type CodeLogins struct {
 	On       bool // otherwise everything is auth.ErrNotFound
 	OneTimes *OneTimes
+	Accounts *Accounts
 	Sessions *Sessions
 	Limits   *Limits
 	Log      *slog.Logger // of outcomes; nil is none
@@ -90,7 +91,7 @@ func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from 
 	a.presents(one)
 	session = c.Sessions.next(one.UserID, amrCode, from)
 	err = c.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
-		if err := c.proved(ctx, tx, user); err != nil {
+		if err := c.proved(ctx, tx, user, req.Registration); err != nil {
 			return err
 		}
 		if err := c.Sessions.create(ctx, tx, session); err != nil {
@@ -101,18 +102,22 @@ func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from 
 	return session, err
 }
 
-// proved verifies the address of an account that was not. Nothing says that its password was
-// chosen by whoever reads the mail, so that goes too.
-func (c *CodeLogins) proved(ctx context.Context, tx *persistence.Store, user auth.User) error {
+// proved verifies the address of an account that was not verified. The account keeps its password,
+// name and locale only if the caller made its registration; otherwise a stranger may have.
+func (c *CodeLogins) proved(ctx context.Context, tx *persistence.Store, user auth.User, secret string) error {
 	if user.EmailVerified {
 		return nil
 	}
-	now := c.Clock.now()
-	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {
+	var own ownership
+	registered, ok, err := c.OneTimes.registration(ctx, tx, mailbox(user.Email).Key, secret)
+	if err != nil {
 		return err
 	}
-	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
-		return err
+	if ok {
+		own.registered(registered)
 	}
-	return c.Sessions.takeOver(ctx, tx, user)
+	if own.keeps {
+		return c.Sessions.takeOver(ctx, tx, user, "", auth.ReasonEmailChanged)
+	}
+	return c.Accounts.startFree(ctx, tx, user, own.grants, auth.ReasonEmailChanged)
 }

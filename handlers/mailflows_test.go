@@ -52,7 +52,7 @@ func post(t *testing.T, s *service, v handlers.Verification) *postal {
 		service: s, mails: mails,
 		emails:   &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: s.accounts, Sessions: s.sessions, Limits: s.sessions.Limits, Clock: s.now},
 		recovery: &handlers.Recovery{OneTimes: oneTimes, Accounts: s.accounts, Sessions: s.sessions, Notices: notices, Limits: s.sessions.Limits, Clock: s.now},
-		codes:    &handlers.CodeLogins{On: true, OneTimes: oneTimes, Sessions: s.sessions, Limits: s.sessions.Limits, Clock: s.now},
+		codes:    &handlers.CodeLogins{On: true, OneTimes: oneTimes, Accounts: s.accounts, Sessions: s.sessions, Limits: s.sessions.Limits, Clock: s.now},
 	}
 }
 
@@ -120,19 +120,22 @@ func (p *postal) none(t *testing.T, what string) {
 func linked(t *testing.T, m events.Mail, page string) string {
 	t.Helper()
 	text, ok := strings.CutPrefix(m.Link, "https://auth.example"+page+"#token=")
+	text, _, _ = strings.Cut(text, "&email=")
 	if !ok || len(text) < 26 {
 		t.Fatalf("link %q", m.Link)
 	}
 	return text
 }
 
+// verifyLink verifies by a link and the password horse.
 func (p *postal) verifyLink(t *testing.T, token string) error {
-	_, err := p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token})
+	_, err := p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token, Password: horse})
 	return err
 }
 
+// verifyCode verifies by a code and the password horse.
 func (p *postal) verifyCode(t *testing.T, address, code string) error {
-	_, err := p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Email: address, Code: code})
+	_, err := p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Email: address, Code: code, Password: horse})
 	return err
 }
 
@@ -174,7 +177,7 @@ func (p *postal) notMe(t *testing.T, token string) error {
 func (p *postal) enter(t *testing.T, address, plain string) {
 	t.Helper()
 	reply, err := p.accounts.Register(t.Context(), auth.RegisterRequest{Email: address, Password: plain, Name: "Ada"})
-	if err != nil || reply != (auth.RegisterReply{Message: "A mail to the address tells how to go on"}) {
+	if err != nil || reply.Message != "A mail to the address tells how to go on" || reply.UserID != 0 || reply.Registration == nil {
 		t.Fatalf("%+v, %v", reply, err)
 	}
 }
@@ -293,29 +296,76 @@ func TestALoginBeforeTheAddressIsVerifiedSendsAMailOnceAMinute(t *testing.T) {
 	})
 }
 
-func TestTheNewestRegistrationIsTheOneThatCounts(t *testing.T) {
-	eachPostal(t, handlers.VerificationRequired, func(t *testing.T, p *postal) {
-		p.enter(t, ada, "a stranger's choice")
-		stranger := p.one(t, events.MailVerify, adas)
-		p.enter(t, "ADA@example.com", horse)
-		own := p.one(t, events.MailVerify, "ADA@example.com")
-		want(t, "the stranger's", p.verifyLink(t, linked(t, stranger, "/email/verify")), auth.ErrInvalidToken)
-		want(t, "the stranger's code", p.verifyCode(t, ada, stranger.Code), auth.ErrInvalidToken)
-		want(t, "the owner's", p.verifyCode(t, ada, own.Code), nil)
-		_, err := p.logIn(t, ada, "a stranger's choice", "")
-		want(t, "the stranger's password", err, auth.ErrInvalidCredentials)
-		p.login(t)
-		p.posted(t)
+// Several registrations of an address wait side by side: none voids another's mail, and the
+// password given at the verification is the one that counts.
+func TestRegistrationsOfAnAddressWaitSideBySide(t *testing.T) {
+	for name, order := range map[string][]string{
+		"the stranger last":  {horse, "a stranger's choice"},
+		"the stranger first": {"a stranger's choice", horse},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachPostal(t, handlers.VerificationRequired, func(t *testing.T, p *postal) {
+				for _, plain := range order {
+					p.enter(t, ada, plain)
+				}
+				mails := p.posted(t)
+				if len(mails) != 2 {
+					t.Fatalf("%+v", mails)
+				}
+				want(t, "the owner's password by the first mail", p.verifyCode(t, ada, mails[0].Code), nil)
+				want(t, "the second mail", p.verifyLink(t, linked(t, mails[1], "/email/verify")), auth.ErrInvalidToken)
+				_, err := p.logIn(t, ada, "a stranger's choice", "")
+				want(t, "the stranger's password", err, auth.ErrInvalidCredentials)
+				account := p.account(t, p.login(t).Tokens)
+				if isOwn := order[0] == horse; (account.Name == "Ada") != isOwn {
+					t.Errorf("the name %q of %s", account.Name, name)
+				}
+				p.posted(t)
 
-		p.enter(t, ada, staple) // it is taken by now
-		p.one(t, events.MailTaken, "ADA@example.com")
-		_, err = p.logIn(t, ada, staple, "")
-		want(t, "a password for a taken address", err, auth.ErrInvalidCredentials)
-		p.login(t)
+				p.enter(t, ada, staple) // it is taken by now
+				p.one(t, events.MailTaken, adas)
+				p.login(t)
+				if n := p.count(t, "one_time_tokens"); n != 1 { // a decoy
+					t.Errorf("%d rows are left", n)
+				}
+			})
+		})
+	}
+}
+
+// Those that came first stay, however many follow, and the newest mail is good too.
+func TestRegistrationsOfAnAddressAreBounded(t *testing.T) {
+	eachPostal(t, handlers.VerificationRequired, func(t *testing.T, p *postal) {
+		p.enter(t, ada, horse)
+		first := p.one(t, events.MailVerify, adas)
+		for i := range 7 {
+			p.advance(time.Second)
+			p.enter(t, ada, fmt.Sprintf("a stranger's choice %d", i))
+		}
+		if n := p.count(t, "one_time_tokens"); n != 5 {
+			t.Errorf("%d registrations wait", n)
+		}
+		mails := p.posted(t)
+		newest := mails[len(mails)-1]
+		p.advance(time.Minute)
+		want(t, "resend", p.resend(t, ada), nil)
+		again := p.one(t, events.MailVerify, adas)
+		if n := p.count(t, "one_time_tokens"); n != 5 {
+			t.Errorf("%d registrations wait", n)
+		}
+		want(t, "the older mail of a registration", p.verifyLink(t, linked(t, newest, "/email/verify")), auth.ErrInvalidToken)
+		for what, m := range map[string]events.Mail{"the first": first, "the newest": again} {
+			_, err := p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: linked(t, m, "/email/verify"), Password: "short"})
+			want(t, what, err, auth.ErrInvalid) // and not that the link is void
+		}
+		want(t, "the owner's", p.verifyLink(t, linked(t, first, "/email/verify")), nil)
+		if account := p.account(t, p.login(t).Tokens); account.Name != "Ada" {
+			t.Errorf("%+v", account)
+		}
 	})
 }
 
-// Whoever proves the mailbox gets the account without what a stranger set up.
+// The owner of the mailbox gets the account without what a stranger set up.
 func TestAnUnverifiedAccountIsTakenOver(t *testing.T) {
 	eachPostal(t, handlers.VerificationOptional, func(t *testing.T, p *postal) {
 		p.register(t)
@@ -328,17 +378,17 @@ func TestAnUnverifiedAccountIsTakenOver(t *testing.T) {
 		p.advance(time.Minute)
 		_, err := p.logIn(t, ada, horse, "")
 		want(t, "the stranger logs in", err, auth.ErrInvalidCredentials)
-		p.none(t, "which voids nothing")
+		p.one(t, events.MailVerify, adas)
 		want(t, "resend", p.resend(t, ada), nil)
 		newest := p.one(t, events.MailVerify, adas)
-		for what, m := range map[string]events.Mail{"the stranger's": old, "the owner's first": mail} {
-			want(t, what, p.verifyLink(t, linked(t, m, "/email/verify")), auth.ErrInvalidToken)
-		}
+		want(t, "the stranger's", p.verifyLink(t, linked(t, old, "/email/verify")), auth.ErrInvalidToken)
 		p.types(t)
-		want(t, "the owner's", p.verifyLink(t, linked(t, newest, "/email/verify")), nil)
-		if got := p.types(t); !slices.Equal(got, []string{"user.password_changed", "user.updated", "user.email_verified", "session.revoked"}) {
+		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: linked(t, mail, "/email/verify"), Password: staple})
+		want(t, "the owner's, which nothing voided", err, nil)
+		if got := p.types(t); !slices.Equal(got, []string{"user.password_changed", "user.email_verified", "session.revoked"}) {
 			t.Errorf("events %q", got)
 		}
+		want(t, "another one", p.verifyLink(t, linked(t, newest, "/email/verify")), auth.ErrInvalidToken)
 		want(t, "the stranger's session", p.verify(t, stranger.AccessToken), auth.ErrTokenRevoked)
 		_, err = p.logIn(t, ada, horse, "")
 		want(t, "the stranger's password", err, auth.ErrInvalidCredentials)
@@ -386,7 +436,7 @@ func TestAForgottenPasswordIsResetOnce(t *testing.T) {
 		want(t, "for another purpose", p.notMe(t, link), auth.ErrInvalidToken)
 		p.types(t)
 		want(t, "reset", p.reset(t, link, staple), nil)
-		if got := p.types(t); !slices.Equal(got, []string{"user.password_changed", "user.email_verified", "session.revoked"}) {
+		if got := p.types(t); !slices.Equal(got, []string{"user.password_changed", "user.updated", "user.email_verified", "session.revoked"}) {
 			t.Errorf("events %q", got)
 		}
 		p.one(t, events.MailPasswordChanged, adas)

@@ -24,7 +24,7 @@ func (n *Notices) passwordChanged(ctx context.Context, tx *persistence.Store, us
 	if n == nil {
 		return nil
 	}
-	return n.tell(ctx, tx, events.MailPasswordChanged, user, from)
+	return n.send(ctx, tx, noticeOfChange, events.MailPasswordChanged, user, from)
 }
 
 // login is part of a login. The first device of an account is no news.
@@ -40,13 +40,19 @@ func (n *Notices) login(ctx context.Context, tx *persistence.Store, session pers
 	if err != nil {
 		return err
 	}
-	return n.tell(ctx, tx, events.MailNewDevice, user, session.Created)
+	return n.send(ctx, tx, noticeOfLogin, events.MailNewDevice, user, session.Created)
 }
 
-// tell asks for a notice, unless there were too many: whoever got in must not be able to bury
-// the owner's mailbox.
-func (n *Notices) tell(ctx context.Context, tx *persistence.Store, kind events.MailKind, user auth.User, from auth.Client) error {
-	ok, err := n.Limits.notice(ctx, tx, user.Email)
+// The counters of notices. Logins must not use up the notices of changes.
+const (
+	noticeOfLogin  = "notice"
+	noticeOfChange = "notice of change" // of the password
+)
+
+// send asks for a notice, unless there were too many of its kind: an intruder must not be able to
+// bury the owner's mailbox.
+func (n *Notices) send(ctx context.Context, tx *persistence.Store, counter string, kind events.MailKind, user auth.User, from auth.Client) error {
+	ok, err := n.Limits.notice(ctx, tx, counter, user.Email)
 	if err != nil || !ok {
 		return err
 	}

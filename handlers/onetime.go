@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net/url"
 	"slices"
 	"time"
 
@@ -24,11 +25,16 @@ const (
 	purposeVerify = "verify"
 	purposeReset  = "reset"
 	purposeChange = "change"
-	purposeUndo   = "undo"
+	purposeUndo   = persistence.PurposeUndo
 	purposeNotMe  = "not_me"
 	purposeLogin  = "login"
 	purposeDecoy  = "decoy" // stands where another would if there were an account
+	// purposeRecover is purposeReset after a containment: no request of a stranger voids it.
+	purposeRecover = "recover"
 )
+
+// labelRegistration separates the digests of registration secrets from those of links and codes.
+const labelRegistration = "registration"
 
 // pages are where links lead, below PUBLIC_URL.
 var pages = map[string]string{
@@ -37,11 +43,16 @@ var pages = map[string]string{
 	purposeChange: "/email/change",
 	purposeUndo:   "/email/undo",
 	purposeNotMe:  "/not-me",
+
+	purposeRecover: "/password/reset",
 }
 
-// alarms are what the owner has against somebody who got in, and so what that one must not be
-// able to void by setting another password or address.
-var alarms = []string{purposeUndo, purposeNotMe}
+// alarms are the links that the owner has against an intruder. So an intruder must not be able to
+// void them, neither by another password or address nor by asking for more mails.
+var alarms = []string{purposeUndo, purposeNotMe, purposeRecover}
+
+// maxRegistrations is how many registrations of one address wait side by side.
+const maxRegistrations = 5
 
 // codeDigits is the length of a code: 26 bits.
 const codeDigits = 8
@@ -78,14 +89,14 @@ type ask struct {
 	purpose string // "" lets do nothing
 	to      recipient
 	client  auth.Client
-	grants  persistence.OneTime // Password, Name and SessionID of it
+	grants  persistence.OneTime // Password, Name, Locale, Registration and SessionID of it
 	address string              // Mail.Address
 }
 
 // ttl is how long what a mail lets do is good for.
 func (o *OneTimes) ttl(purpose string) time.Duration {
 	switch purpose {
-	case purposeReset:
+	case purposeReset, purposeRecover:
 		return o.ResetTTL
 	case purposeUndo, purposeNotMe:
 		return o.AlarmTTL
@@ -112,6 +123,9 @@ func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error
 	one, token, code := o.make(a, now)
 	if pages[a.purpose] != "" {
 		mail.Link = o.Base + pages[a.purpose] + "#token=" + token
+		if a.purpose == purposeVerify || pages[a.purpose] == pages[purposeReset] { // the page asks for a password
+			mail.Link += "&email=" + url.QueryEscape(a.to.address.Display)
+		}
 	}
 	mail.Code, mail.ExpiresAt = code, one.ExpiresAt
 	if one.CodeExpiresAt.Before(one.ExpiresAt) {
@@ -142,7 +156,16 @@ func (o *OneTimes) standIn(ctx context.Context, tx *persistence.Store, to email.
 	return token, o.replace(ctx, tx, one)
 }
 
+// replace stores a row in place of the older ones of its purpose. Alarms are never replaced, and
+// registrations only by a newer mail of the same one: a stranger must not be able to void a link
+// that the owner of the mailbox asked for.
 func (o *OneTimes) replace(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
+	if one.Password != "" {
+		if err := tx.MakeRoom(ctx, one.Purpose, one.EmailKey, one.Password, maxRegistrations); err != nil {
+			return err
+		}
+		return tx.AddOneTime(ctx, one)
+	}
 	if !slices.Contains(alarms, one.Purpose) {
 		if err := tx.VoidOlder(ctx, one.Purpose, one.UserID, one.EmailKey); err != nil {
 			return err
@@ -171,6 +194,27 @@ func newCode() string {
 		panic(err) // crypto/rand never fails
 	}
 	return fmt.Sprintf("%0*d", codeDigits, n)
+}
+
+// newRegistration makes the secret that proves later which caller made a registration, and its
+// digest. The secret has 130 random bits and is bound to the address.
+func (o *OneTimes) newRegistration(emailKey string) (proof *auth.RegistrationProof, digest string) {
+	secret := rand.Text()
+	proof = &auth.RegistrationProof{Secret: secret, ExpiresIn: int64(o.VerifyTTL / time.Second)}
+	return proof, o.digests(labelRegistration, emailKey, secret)[0]
+}
+
+// registration returns the registration of an address that a secret belongs to, if it has not
+// expired. ok is false if there is none. A row without a password is the one that made the account.
+func (o *OneTimes) registration(ctx context.Context, from *persistence.Store, emailKey, secret string) (one persistence.OneTime, ok bool, err error) {
+	if secret == "" {
+		return persistence.OneTime{}, false, nil
+	}
+	one, err = from.Registration(ctx, purposeVerify, emailKey, o.Clock.now(), o.digests(labelRegistration, emailKey, secret)...)
+	if errors.Is(err, auth.ErrNotFound) {
+		return persistence.OneTime{}, false, nil
+	}
+	return one, err == nil, err
 }
 
 // digests are those of a link's token, or of an address's code, under each master secret, the
@@ -283,6 +327,22 @@ func (o *OneTimes) reach(ctx context.Context, tx *persistence.Store, address ema
 		return recipient{}, false, err
 	}
 	return recipient{email.Address{Display: user.Email, Key: address.Key}, user}, true, nil
+}
+
+// occupant locks the account that keeps an address from others: the one that has it, or the one
+// that it is reserved for. to is where a mail about the address goes. It returns auth.ErrNotFound if
+// the address is free.
+func (o *OneTimes) occupant(ctx context.Context, tx *persistence.Store, address email.Address) (user auth.User, to recipient, err error) {
+	reserved, err := tx.Reservation(ctx, address.Key, o.Clock.now())
+	if errors.Is(err, auth.ErrNotFound) {
+		user, err = tx.HoldUserByEmail(ctx, address.Key)
+		return user, owner(user), err
+	}
+	if err != nil {
+		return auth.User{}, recipient{}, err
+	}
+	user, err = tx.HoldUser(ctx, reserved.UserID)
+	return user, recipient{email.Address{Display: reserved.Email, Key: reserved.EmailKey}, user}, err
 }
 
 // mailbox is the address that a request names; for what is none, one that nobody has, so that

@@ -168,6 +168,7 @@ func TestEachAttemptByMailIsLoggedOnce(t *testing.T) {
 			t.Helper()
 			mails := p.posted(t)
 			_, token, _ := strings.Cut(mails[len(mails)-1].Link, "#token=")
+			token, _, _ = strings.Cut(token, "&")
 			return token
 		}
 
@@ -177,6 +178,9 @@ func TestEachAttemptByMailIsLoggedOnce(t *testing.T) {
 		want(t, "before it is verified", err, auth.ErrInvalidCredentials)
 		j.one(t, record{Subject: "auth.login", Outcome: "refused", Reason: "address_not_verified", Method: "pwd", Email: "A***@e***.com", IP: officeIP})
 		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token, Origin: office})
+		want(t, "verify without a password", err, auth.ErrReauthentication)
+		j.one(t, record{Subject: "auth.email.verify", Outcome: "refused", Reason: "reauthentication_required", Method: "link", Email: "A***@e***.com", IP: officeIP})
+		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token, Password: horse, Origin: office})
 		want(t, "verify", err, nil)
 		j.one(t, record{Subject: "auth.email.verify", Outcome: "success", Method: "link", UserID: 1, IP: officeIP})
 		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Email: adas, Code: "00000000", Origin: office})

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/zyotra/auth"
@@ -69,6 +70,9 @@ func (r *Recovery) Reset(ctx context.Context, req auth.PasswordResetRequest) (au
 
 func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *attempt) (auth.PasswordRenewed, error) {
 	one, from, err := r.OneTimes.present(ctx, purposeReset, req.Token, req.Client)
+	if errors.Is(err, auth.ErrInvalidToken) {
+		one, from, err = r.OneTimes.present(ctx, purposeRecover, req.Token, req.Client)
+	}
 	if err != nil {
 		return auth.PasswordRenewed{}, err
 	}
@@ -94,22 +98,22 @@ func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *
 	})
 }
 
-// renew sets the password of a user whose mailbox was just proved.
+// renew sets the password of a user whose mailbox was just proved. An account that was not verified
+// starts free of what was set up before.
 func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.User, fresh string, from auth.Client) error {
+	if !user.EmailVerified {
+		if err := r.Accounts.startFree(ctx, tx, user, persistence.OneTime{Password: fresh}, auth.ReasonPasswordReset); err != nil {
+			return err
+		}
+		user.Name, user.Locale = "", ""
+		return r.Notices.passwordChanged(ctx, tx, user, from)
+	}
 	now := r.Clock.now()
 	if err := tx.SetPassword(ctx, user.UserID, fresh, now); err != nil {
 		return err
 	}
 	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
 		return err
-	}
-	if !user.EmailVerified {
-		if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
-			return err
-		}
-		if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
-			return err
-		}
 	}
 	if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
 		return err
@@ -120,8 +124,8 @@ func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.U
 	return r.Notices.passwordChanged(ctx, tx, user, from)
 }
 
-// NotMe answers auth.password.not_me: all sessions end, and a mail with a link to set another
-// password by goes to the owner. It returns auth.ErrInvalidToken for a link that is not good now.
+// NotMe answers auth.password.not_me: it contains the account. It returns auth.ErrInvalidToken for a
+// link that is not good now.
 func (r *Recovery) NotMe(ctx context.Context, req auth.NotMeRequest) (auth.NotMeReply, error) {
 	return logged(ctx, r.Log, attempt{subject: string(auth.NotMe), method: byLink, client: req.Client}, req, r.notMe)
 }
@@ -136,9 +140,24 @@ func (r *Recovery) notMe(ctx context.Context, req auth.NotMeRequest, a *attempt)
 		if err := tx.VoidOneTimes(ctx, user.UserID, purposeUndo); err != nil {
 			return err
 		}
-		if _, err := r.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonEndedByUser); err != nil {
-			return err
-		}
-		return r.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeReset, to: owner(user), client: from})
+		return r.Accounts.contain(ctx, tx, user, auth.ReasonEndedByUser, from)
 	})
+}
+
+// contain takes an account away from an intruder, who knows the password: the account has none from
+// now on, all sessions end, and a mail with a link to set another password goes to the owner.
+// Until then only mail to the address logs in. The caller has locked the user's row and voids the
+// links and codes that were sent before.
+func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth.User, reason auth.Reason, from auth.Client) error {
+	now := a.Clock.now()
+	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {
+		return err
+	}
+	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+		return err
+	}
+	if _, err := a.Sessions.EndAll(ctx, tx, user.UserID, "", reason); err != nil {
+		return err
+	}
+	return a.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeRecover, to: owner(user), client: from})
 }

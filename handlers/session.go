@@ -114,9 +114,9 @@ func (s *Sessions) check(ctx context.Context, address, plain string, a *attempt)
 	return user, nil
 }
 
-// credentials returns what is stored for the address; nothing, which no password
-// matches, if it has no account or is none. Of a registration that waits for its address to be
-// verified it is the password, so that its owner can be sent another mail.
+// credentials returns what is stored for the address; nothing, which no password matches, if it
+// has no account or is not valid. For an address that waits to be verified it returns the password
+// of the newest registration, so that its owner can be sent another mail.
 func (s *Sessions) credentials(ctx context.Context, address string) (persistence.Credentials, error) {
 	key := mailbox(address).Key // nobody's if that is none; the database is asked all the same
 	user, err := s.Store.Credentials(ctx, key)
@@ -126,7 +126,7 @@ func (s *Sessions) credentials(ctx context.Context, address string) (persistence
 	if !s.Required {
 		return user, nil
 	}
-	waiting, err := s.Store.LatestOneTime(ctx, purposeVerify, key, s.Clock.now())
+	waiting, err := s.Store.LatestRegistration(ctx, purposeVerify, key, s.Clock.now())
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
 		return user, nil
@@ -148,16 +148,14 @@ var (
 )
 
 // remind sends another mail to verify the address with if that is all a login lacked, once a
-// minute, and unless a later registration waits: whoever made the first must not void its mail.
-// It returns refused, and takes as long whatever the login lacked.
+// minute. It returns refused, and takes as long if the login lacked something else.
 func (s *Sessions) remind(ctx context.Context, address string, from auth.Client, refused error) error {
 	if !s.Required {
 		return refused
 	}
 	unverified := errors.Is(refused, errUnverified)
 	err := s.OneTimes.verifyAgain(ctx, mailbox(address), from, func(last persistence.OneTime) bool {
-		isLater := last.UserID != 0 && last.Password != ""
-		return unverified && !isLater && s.Clock.now().Sub(last.CreatedAt) >= remindEvery
+		return unverified && s.Clock.now().Sub(last.CreatedAt) >= remindEvery
 	})
 	if err != nil {
 		return err
@@ -314,7 +312,7 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *atte
 	step := persistence.Step{
 		SessionID: presented.SessionID, Generation: presented.Generation,
 		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
-		Limit: s.Limits.refreshes(),
+		Limit: s.Limits.refreshes(), Verified: s.Required,
 	}
 	session, err := s.Store.AdvanceSession(ctx, step)
 	for tries := 1; errors.Is(err, auth.ErrNotFound) && tries < refreshTries; tries++ {
@@ -345,6 +343,9 @@ var errStillCurrent = errors.New("the refresh token is current")
 // A token that came in another carrier than its own has no effect. The current token is here if
 // it came too soon, or if the session was being changed: then it is errStillCurrent.
 func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier) (persistence.Session, error) {
+	if err := s.checkVerified(ctx, presented.UserID); err != nil {
+		return persistence.Session{}, err
+	}
 	session, err := s.Store.Session(ctx, presented.SessionID)
 	now := s.Clock.now() // not before the session was read, which another request may just have refreshed
 	limit := s.Limits.refreshes()
@@ -408,6 +409,22 @@ func (s *Sessions) endStolen(ctx context.Context, session persistence.Session) e
 		return err
 	}
 	return &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
+}
+
+// checkVerified refuses to refresh the sessions of a user whose address is not verified, if it has
+// to be: they began before that was required. The next login sends a mail to verify it.
+func (s *Sessions) checkVerified(ctx context.Context, id auth.UserID) error {
+	if !s.Required {
+		return nil
+	}
+	user, err := s.Store.User(ctx, id)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return auth.ErrTokenRevoked
+	case err == nil && !user.EmailVerified:
+		return &refusal{auth.ErrTokenRevoked, reasonUnverified}
+	}
+	return err
 }
 
 // tokens writes the tokens of a session as it is. The refresh token depends on the row
@@ -520,6 +537,15 @@ func live(ctx context.Context, store *persistence.Store, id string) (persistence
 		return persistence.Session{}, auth.ErrTokenRevoked
 	}
 	return session, err
+}
+
+// isLive reports whether a session of a user has neither ended nor expired.
+func (s *Sessions) isLive(ctx context.Context, tx *persistence.Store, id string, user auth.UserID) (bool, error) {
+	session, err := live(ctx, tx, id)
+	if errors.Is(err, auth.ErrTokenRevoked) {
+		return false, nil
+	}
+	return session.UserID == user && s.Clock.now().Before(session.ExpiresAt), err
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -2,6 +2,7 @@ package http
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"html/template"
 	"strings"
@@ -30,17 +31,21 @@ const confirmPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 type confirmation struct {
 	Title, Text, Button, Done string
 	Action                    string // the route that does it, below the root
-	Password                  bool   // it needs a new one
+	Password                  string // member of the request that is a new password; "" if it has none
+	Hint                      string // what the page says about the password
+	Optional                  bool   // the password may be left out in a browser with a session, or with the registration
 }
 
 var confirmations = map[string]confirmation{
 	"/email/verify": {
 		Title: "Confirm your address", Text: "You get mail at this address, and signed up with it. If you did not, close this page.",
 		Button: "Confirm", Done: "Your address is confirmed. You can log in now.", Action: "email/verify",
+		Password: "password", Optional: true,
+		Hint: "The password that you signed up with, or another one. It is the password of your account from now on.",
 	},
 	"/password/reset": {
 		Title: "Choose a new password", Text: "You will be logged out everywhere.",
-		Button: "Set password", Done: "Your new password is in force. You can log in with it.", Action: "password/reset", Password: true,
+		Button: "Set password", Done: "Your new password is in force. You can log in with it.", Action: "password/reset", Password: "newPassword",
 	},
 	"/email/change": {
 		Title: "Change your address", Text: "Your account gets the address that this link was sent to.",
@@ -56,22 +61,34 @@ var confirmations = map[string]confirmation{
 	},
 }
 
+// defaultMinLength is the shortest password that any configuration accepts, in code points.
+const defaultMinLength = 8
+
 // confirm serves the pages and their files, which find each other wherever the root is.
 func (e *Edge) confirm() {
 	page := template.Must(template.New("confirm").Parse(confirmHTML))
 	for path, what := range confirmations {
-		var text bytes.Buffer
 		root := strings.Repeat("../", strings.Count(path, "/")-1)
-		if err := page.Execute(&text, struct {
-			confirmation
-			Root string
-		}{what, root}); err != nil {
-			panic(err) // both are ours
+		render := func(asks bool) []byte {
+			var text bytes.Buffer
+			if err := page.Execute(&text, struct {
+				confirmation
+				Root      string
+				Asks      bool // for the password at once
+				MinLength int
+			}{what, root, asks, cmp.Or(e.PasswordMinLength, defaultMinLength)}); err != nil {
+				panic(err) // both are ours
+			}
+			return text.Bytes()
 		}
+		asking, plain := render(true), render(!what.Optional)
 		e.app.Get(path, func(c *fiber.Ctx) error {
 			c.Set(fiber.HeaderContentSecurityPolicy, confirmPolicy)
 			c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
-			return c.Send(text.Bytes())
+			if c.Cookies(accessCookie)+c.Cookies(registrationCookie) != "" {
+				return c.Send(plain) // the script asks for the password if that is not enough
+			}
+			return c.Send(asking)
 		})
 	}
 	e.app.Get("/confirm.js", document("text/javascript; charset=utf-8", confirmScript))

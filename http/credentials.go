@@ -19,6 +19,9 @@ import (
 const (
 	accessCookie  = "__Host-access"
 	refreshCookie = "__Host-refresh"
+	// registrationCookie keeps the secret of a registration in the browser that made it, as long as
+	// the link of its mail is good. It is Lax, so that the page of the link knows of it.
+	registrationCookie = "__Host-registration"
 )
 
 // credential finds the access token of a request: in the header Authorization, in the access
@@ -124,8 +127,20 @@ func setCookies(c *fiber.Ctx, tokens auth.Tokens) (inCookies, error) {
 }
 
 func clearCookies(c *fiber.Ctx) {
-	setCookie(c, accessCookie, "", -1, fiber.CookieSameSiteLaxMode)
+	clearCookie(c, accessCookie)
 	setCookie(c, refreshCookie, "", -1, fiber.CookieSameSiteStrictMode)
+}
+
+func clearCookie(c *fiber.Ctx, name string) { setCookie(c, name, "", -1, fiber.CookieSameSiteLaxMode) }
+
+// registration returns the secret of the registration that the browser made, or "". The cookie
+// counts only if a page of ours sent the request.
+func (e *Edge) registration(c *fiber.Ctx) (string, error) {
+	secret, err := readCookie(c, registrationCookie)
+	if err != nil || secret == "" || e.proveOrigin(c) != nil {
+		return "", err
+	}
+	return secret, nil
 }
 
 func setCookie(c *fiber.Ctx, name, value string, seconds int64, sameSite string) {

@@ -55,6 +55,9 @@ type Config struct {
 	Verifier *bus.Verifier
 	// PublicOrigin is the edge's own as browsers know it, as in "https://auth.example.com".
 	PublicOrigin string
+	// PasswordMinLength is what the pages that ask for a password say about its length, in code
+	// points; 0 is 8. The service decides.
+	PasswordMinLength int
 	// Origins are the pages that may use a session in cookies and read the answers.
 	Origins []string
 	// Proxies may say whom they ask for, in X-Forwarded-For, and name requests and traces.
@@ -103,7 +106,7 @@ func New(conn *nats.Conn, config Config) *Edge {
 	e.app.Delete("/me", e.deleteAccount)
 	e.app.Post("/me/password", e.changePassword)
 	e.app.Post("/me/email", forward(e, auth.EmailChange, fiber.StatusAccepted))
-	e.app.Post("/email/verify", forward(e, auth.EmailVerify, fiber.StatusNoContent))
+	e.app.Post("/email/verify", e.verifyEmail)
 	e.app.Post("/email/resend", forward(e, auth.EmailResend, fiber.StatusAccepted))
 	e.app.Post("/email/confirm", forward(e, auth.EmailConfirm, fiber.StatusNoContent))
 	e.app.Post("/email/undo", forward(e, auth.EmailUndo, fiber.StatusNoContent))

@@ -57,7 +57,7 @@ func ask[Req, Resp any](e *Edge, c *fiber.Ctx, op auth.Op[Req, Resp], req Req) (
 func patience(subject string) time.Duration {
 	switch subject {
 	case string(auth.Register), string(auth.Login), string(auth.AccountDelete), string(auth.PasswordChange),
-		string(auth.PasswordReset), string(auth.EmailChange):
+		string(auth.PasswordReset), string(auth.EmailChange), string(auth.EmailVerify):
 		return bus.Timeout
 	}
 	return 5 * time.Second
@@ -75,6 +75,11 @@ func (e *Edge) read(c *fiber.Ctx, req any) error {
 			return err
 		}
 	}
+	return e.fill(c, body, req)
+}
+
+// fill fills a request from a body, if there is one, and from the connection.
+func (e *Edge) fill(c *fiber.Ctx, body []byte, req any) error {
 	if body != nil {
 		if err := strictjson.Unmarshal(body, req); err != nil {
 			return err
@@ -130,6 +135,7 @@ func isJSON(contentType string) bool {
 }
 
 // register is forward. The status tells of an account, or of a mail that has to be answered first.
+// The secret of the registration goes into a cookie: scripts have no use for it.
 func (e *Edge) register(c *fiber.Ctx) error {
 	var req auth.RegisterRequest
 	if err := e.read(c, &req); err != nil {
@@ -139,10 +145,45 @@ func (e *Edge) register(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
+	if reply.Registration != nil {
+		setCookie(c, registrationCookie, reply.Registration.Secret, reply.Registration.ExpiresIn, fiber.CookieSameSiteLaxMode)
+		reply.Registration = nil
+	}
 	if reply.UserID == 0 {
 		return c.Status(fiber.StatusAccepted).JSON(reply)
 	}
 	return c.Status(fiber.StatusCreated).JSON(reply)
+}
+
+// verifyEmail is forward with the cookies that a browser may have: of a session, and of a
+// registration. The member token of the body belongs to the mail.
+func (e *Edge) verifyEmail(c *fiber.Ctx) error {
+	var req auth.EmailVerifyRequest
+	body, err := readBody(c, &req)
+	if err != nil {
+		return err
+	}
+	access, _, err := e.credential(c, nil)
+	if err != nil {
+		return err
+	}
+	if err := e.fill(c, body, &req); err != nil {
+		return err
+	}
+	if req.Registration != "" {
+		return notHere("registration")
+	}
+	req.AccessToken = access
+	if req.Registration, err = e.registration(c); err != nil {
+		return err
+	}
+	if _, err := ask(e, c, auth.EmailVerify, req); err != nil {
+		return err
+	}
+	if req.Registration != "" {
+		clearCookie(c, registrationCookie)
+	}
+	return c.SendStatus(fiber.StatusNoContent)
 }
 
 // login begins a session, in cookies if the request asks for that.
@@ -174,6 +215,13 @@ func (e *Edge) loginByCode(c *fiber.Ctx) error {
 			return err
 		}
 	}
+	if req.Registration != "" {
+		return notHere("registration")
+	}
+	var err error
+	if req.Registration, err = e.registration(c); err != nil {
+		return err
+	}
 	reply, err := ask(e, c, auth.LoginCode, req)
 	if err != nil {
 		return err
@@ -181,6 +229,9 @@ func (e *Edge) loginByCode(c *fiber.Ctx) error {
 	login, ok := reply.Login()
 	if !ok {
 		return c.Status(fiber.StatusAccepted).JSON(reply)
+	}
+	if req.Registration != "" {
+		clearCookie(c, registrationCookie)
 	}
 	return e.begun(c, login, req.Carrier, req.Origin)
 }

@@ -2,6 +2,7 @@ package persistence
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/uptrace/bun"
@@ -22,10 +23,15 @@ type oneTimeRow struct {
 	Name          string      `bun:"name"`
 	Locale        string      `bun:"locale"`
 	SessionID     string      `bun:"session_id"`
+	Registration  string      `bun:"registration"`
 	CreatedAt     time.Time   `bun:"created_at"`
 	ExpiresAt     time.Time   `bun:"expires_at"`
 	CodeExpiresAt time.Time   `bun:"code_expires_at,nullzero"`
 }
+
+// PurposeUndo is the purpose of rows that give a user a former address back. Such a row reserves
+// the address for the user until it is deleted or expires.
+const PurposeUndo = "undo"
 
 // OneTime is what a mail lets its reader do, once.
 type OneTime struct {
@@ -35,10 +41,11 @@ type OneTime struct {
 	UserID        auth.UserID // 0 if there is no account yet
 	Email         string      // the address it is about
 	EmailKey      string
-	Password      string // that the account gets, as package password writes it; "" leaves it
-	Name          string // that the account gets with the password, as is
-	Locale        string // this
-	SessionID     string // that asked, "" if none did
+	Password      string // password of a registration, as package password writes it; "" if the row is not one
+	Name          string // name of that registration
+	Locale        string // locale of that registration
+	Registration  string // digest of the secret that the browser of the registration keeps; "" if there is none
+	SessionID     string // session that asked; "" if none did
 	CreatedAt     time.Time
 	ExpiresAt     time.Time
 	CodeExpiresAt time.Time // zero if there is no code
@@ -48,7 +55,7 @@ type OneTime struct {
 func (s *Store) AddOneTime(ctx context.Context, o OneTime) error {
 	row := oneTimeRow{
 		Digest: o.Digest, Code: o.Code, Purpose: o.Purpose, UserID: o.UserID, Email: o.Email, EmailKey: o.EmailKey,
-		Password: o.Password, Name: o.Name, Locale: o.Locale, SessionID: o.SessionID,
+		Password: o.Password, Name: o.Name, Locale: o.Locale, SessionID: o.SessionID, Registration: o.Registration,
 		CreatedAt: o.CreatedAt, ExpiresAt: o.ExpiresAt, CodeExpiresAt: o.CodeExpiresAt,
 	}
 	_, err := s.write.NewInsert().Model(&row).Exec(ctx)
@@ -66,10 +73,49 @@ func (s *Store) OneTimeByCode(ctx context.Context, purpose string, now time.Time
 	return s.oneTime(ctx, purpose, "code IN (?) AND code_expires_at > ?", bun.List(digests), now)
 }
 
-// LatestOneTime returns what was asked for last with a purpose and an address, or
-// auth.ErrNotFound if none of that is left.
+// LatestOneTime returns the newest unexpired row of a purpose and an address that is not a
+// registration, or auth.ErrNotFound.
 func (s *Store) LatestOneTime(ctx context.Context, purpose, emailKey string, now time.Time) (OneTime, error) {
-	return s.oneTime(ctx, purpose, "email_key = ? AND expires_at > ?", emailKey, now)
+	return s.oneTime(ctx, purpose, "email_key = ? AND expires_at > ? AND password = ''", emailKey, now)
+}
+
+// LatestRegistration is LatestOneTime for registrations.
+func (s *Store) LatestRegistration(ctx context.Context, purpose, emailKey string, now time.Time) (OneTime, error) {
+	return s.oneTime(ctx, purpose, "email_key = ? AND expires_at > ? AND password <> ''", emailKey, now)
+}
+
+// Registration returns the newest unexpired row of an address that one of the digests of a
+// registration's secret belongs to, or auth.ErrNotFound.
+func (s *Store) Registration(ctx context.Context, purpose, emailKey string, now time.Time, digests ...string) (OneTime, error) {
+	return s.oneTime(ctx, purpose, "email_key = ? AND registration IN (?) AND expires_at > ?", emailKey, bun.List(digests), now)
+}
+
+// Reservation returns the row that reserves an address for the user who had it before, or
+// auth.ErrNotFound.
+func (s *Store) Reservation(ctx context.Context, emailKey string, now time.Time) (OneTime, error) {
+	return s.oneTime(ctx, PurposeUndo, "email_key = ? AND expires_at > ?", emailKey, now)
+}
+
+// Reservations returns which of the addresses are reserved, and for which user.
+func (s *Store) Reservations(ctx context.Context, emailKeys []string, now time.Time) ([]Holder, error) {
+	var found []Holder
+	err := s.write.NewSelect().Model((*oneTimeRow)(nil)).ColumnExpr("user_id AS id").Column("email_key").
+		Where("purpose = ? AND email_key IN (?) AND expires_at > ?", PurposeUndo, bun.List(emailKeys), now).Scan(ctx, &found)
+	return found, s.fault("select reservations", err)
+}
+
+// checkReserved returns auth.ErrEmailTaken if an address is reserved for another user. It has to
+// run after the statement that takes the address: that one waits for a transaction that gives
+// the address up, and so sees the reservation which the transaction made.
+func (s *Store) checkReserved(ctx context.Context, user auth.UserID, emailKey string, now time.Time) error {
+	reserved, err := s.Reservation(ctx, emailKey, now)
+	switch {
+	case errors.Is(err, auth.ErrNotFound):
+		return nil
+	case err == nil && reserved.UserID != user:
+		return auth.ErrEmailTaken
+	}
+	return err
 }
 
 func (s *Store) oneTime(ctx context.Context, purpose, condition string, args ...any) (OneTime, error) {
@@ -85,7 +131,7 @@ func (s *Store) oneTime(ctx context.Context, purpose, condition string, args ...
 func (r oneTimeRow) oneTime() OneTime {
 	return OneTime{
 		Digest: r.Digest, Code: r.Code, Purpose: r.Purpose, UserID: r.UserID, Email: r.Email, EmailKey: r.EmailKey,
-		Password: r.Password, Name: r.Name, Locale: r.Locale, SessionID: r.SessionID,
+		Password: r.Password, Name: r.Name, Locale: r.Locale, SessionID: r.SessionID, Registration: r.Registration,
 		CreatedAt: r.CreatedAt.UTC(), ExpiresAt: r.ExpiresAt.UTC(), CodeExpiresAt: r.CodeExpiresAt.UTC(),
 	}
 }
@@ -106,10 +152,17 @@ func (s *Store) VoidOneTimes(ctx context.Context, user auth.UserID, but ...strin
 	return s.fault("void one-time tokens", err)
 }
 
-// VoidOlder voids what a newer request with the same purpose replaces: the user's, or, as long
-// as there is none, the address's.
+// VoidOneTimesSince deletes the rows of a user, but for those of a purpose that are older than a time.
+func (s *Store) VoidOneTimesSince(ctx context.Context, user auth.UserID, purpose string, since time.Time) error {
+	_, err := s.write.NewDelete().Model((*oneTimeRow)(nil)).
+		Where("user_id = ? AND (purpose <> ? OR created_at >= ?)", user, purpose, since).Exec(ctx)
+	return s.fault("void one-time tokens", err)
+}
+
+// VoidOlder deletes the rows that a newer request with the same purpose replaces: those of the
+// user or, without one, those of the address. Registrations stay.
 func (s *Store) VoidOlder(ctx context.Context, purpose string, user auth.UserID, emailKey string) error {
-	q := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("purpose = ?", purpose)
+	q := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("purpose = ? AND password = ''", purpose)
 	if user != 0 {
 		q = q.Where("user_id = ?", user)
 	} else {
@@ -117,6 +170,25 @@ func (s *Store) VoidOlder(ctx context.Context, purpose string, user auth.UserID,
 	}
 	_, err := q.Exec(ctx)
 	return s.fault("void older one-time tokens", err)
+}
+
+// MakeRoom prepares an address for one more registration. It deletes the older rows of the same
+// registration, which its password identifies, and the newest of the others beyond most-1, so
+// that those that came first stay.
+func (s *Store) MakeRoom(ctx context.Context, purpose, emailKey, password string, most int) error {
+	const registrations = "purpose = ? AND email_key = ? AND password <> ''"
+	oldest := s.write.NewSelect().Model((*oneTimeRow)(nil)).Column("digest").
+		Where(registrations, purpose, emailKey).Where("password <> ?", password).
+		Order("created_at", "digest").Limit(int64(most - 1))
+	_, err := s.write.NewDelete().Model((*oneTimeRow)(nil)).
+		Where(registrations, purpose, emailKey).Where("digest NOT IN (?)", oldest).Exec(ctx)
+	return s.fault("make room for a registration", err)
+}
+
+// VoidAddress deletes the rows of a purpose and an address, with and without a user.
+func (s *Store) VoidAddress(ctx context.Context, purpose, emailKey string) error {
+	_, err := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("purpose = ? AND email_key = ?", purpose, emailKey).Exec(ctx)
+	return s.fault("void one-time tokens of an address", err)
 }
 
 // SweepOneTimes deletes what has expired, in one small batch, and tells how many: fewer than
@@ -137,6 +209,12 @@ type deviceRow struct {
 	UserID    auth.UserID `bun:"user_id,pk"`
 	Device    string      `bun:"device,pk"`
 	CreatedAt time.Time   `bun:"created_at"`
+}
+
+// ForgetDevices deletes the devices that a user logged in with.
+func (s *Store) ForgetDevices(ctx context.Context, user auth.UserID) error {
+	_, err := s.write.NewDelete().Model((*deviceRow)(nil)).Where("user_id = ?", user).Exec(ctx)
+	return s.fault("forget devices", err)
 }
 
 // KnowDevice notes that a user logged in with a device, and tells whether that is the first

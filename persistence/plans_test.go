@@ -73,6 +73,15 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 		})
 		return err
 	},
+	"AdvanceSession of a verified user": func(ctx context.Context, s *Store) error {
+		_, err := s.AdvanceSession(ctx, Step{
+			SessionID: "21", Generation: 1, At: filledAt, ExpiresAt: filledAt.Add(time.Hour), Carrier: "body", Verified: true,
+		})
+		if !errors.Is(err, auth.ErrNotFound) {
+			return fmt.Errorf("got %w", err)
+		}
+		return nil
+	},
 	"advanceTogether": func(ctx context.Context, s *Store) error {
 		if s.together == nil {
 			return nil
@@ -152,8 +161,34 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 		_, err := s.LatestOneTime(ctx, "verify", "7@example.com", filledAt)
 		return err
 	},
-	"TakeOneTime":  func(ctx context.Context, s *Store) error { _, err := s.TakeOneTime(ctx, "10", filledAt); return err },
-	"VoidOneTimes": func(ctx context.Context, s *Store) error { return s.VoidOneTimes(ctx, 11, "undo") },
+	"LatestRegistration": func(ctx context.Context, s *Store) error {
+		if _, err := s.LatestRegistration(ctx, "verify", "7@example.com", filledAt); !errors.Is(err, auth.ErrNotFound) {
+			return fmt.Errorf("got %w", err)
+		}
+		return nil
+	},
+	"Registration": func(ctx context.Context, s *Store) error {
+		if _, err := s.Registration(ctx, "verify", "7@example.com", filledAt, "a", "b"); !errors.Is(err, auth.ErrNotFound) {
+			return fmt.Errorf("got %w", err)
+		}
+		return nil
+	},
+	"MakeRoom":          func(ctx context.Context, s *Store) error { return s.MakeRoom(ctx, "verify", "14@example.com", "a", 5) },
+	"VoidOneTimesSince": func(ctx context.Context, s *Store) error { return s.VoidOneTimesSince(ctx, 17, "undo", filledAt) },
+	"Reservation": func(ctx context.Context, s *Store) error {
+		if _, err := s.Reservation(ctx, "18@example.com", filledAt); !errors.Is(err, auth.ErrNotFound) {
+			return fmt.Errorf("got %w", err)
+		}
+		return nil
+	},
+	"Reservations": func(ctx context.Context, s *Store) error {
+		_, err := s.Reservations(ctx, []string{"18@example.com", "19@example.com"}, filledAt)
+		return err
+	},
+	"VoidAddress":   func(ctx context.Context, s *Store) error { return s.VoidAddress(ctx, "verify", "15@example.com") },
+	"ForgetDevices": func(ctx context.Context, s *Store) error { return s.ForgetDevices(ctx, 16) },
+	"TakeOneTime":   func(ctx context.Context, s *Store) error { _, err := s.TakeOneTime(ctx, "10", filledAt); return err },
+	"VoidOneTimes":  func(ctx context.Context, s *Store) error { return s.VoidOneTimes(ctx, 11, "undo") },
 	"VoidOlder": func(ctx context.Context, s *Store) error {
 		return errors.Join(s.VoidOlder(ctx, "verify", 12, ""), s.VoidOlder(ctx, "verify", 0, "13@example.com"))
 	},

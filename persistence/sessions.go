@@ -77,6 +77,15 @@ func (s Session) HasEnded() bool { return !s.RevokedAt.IsZero() || s.UserEnded }
 // join, for which it looks up the ends of both indexes each time: planning took twice as long.
 const ofLiveUser = "s.epoch = (SELECT u.session_epoch FROM users AS u WHERE u.id = s.user_id AND u.disabled_at IS NULL)"
 
+// mayRefresh is ofLiveUser and, if addresses have to be verified, holds only for a user whose
+// address is. It reads the user's row once in either case.
+func mayRefresh(verified bool) string {
+	if verified {
+		return strings.TrimSuffix(ofLiveUser, ")") + " AND u.email_verified_at IS NOT NULL)"
+	}
+	return ofLiveUser
+}
+
 // ofEpoch is ofLiveUser for the sessions of one user, whose row is read once.
 const ofEpoch = "epoch = (SELECT u.session_epoch FROM users AS u WHERE u.id = ? AND u.disabled_at IS NULL)"
 
@@ -117,12 +126,14 @@ type Step struct {
 	Carrier    auth.Carrier
 	Client     auth.Client
 	Limit      gcra.Limit
+	Verified   bool // the address of the session's user has to be verified; the same for all steps of a process
 }
 
 // AdvanceSession moves the session of a current refresh token to its next generation, in
 // one statement, so that of several at once one succeeds. It returns the session as it is
 // then, or auth.ErrNotFound if the token is not the current one of a live session, if the
-// user has ended all sessions since it began or is disabled, or if the limit does not let it pass.
+// user has ended all sessions since it began or is disabled, or is not verified although Verified
+// requires it, or if the limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	if s.together == nil {
 		return s.advanceAlone(ctx, step)
@@ -142,7 +153,7 @@ func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", expires, expires).
 		Where("id = ? AND generation = ? AND revoked_at IS NULL", p.value(step.SessionID), p.value(step.Generation)).
 		Where("carrier = ? AND expires_at > ?", p.value(string(step.Carrier)), at).
-		Where(ofLiveUser).
+		Where(mayRefresh(step.Verified)).
 		Returning(sessionColumns)
 	if limit := step.Limit; limit.Interval > 0 {
 		// What gcra.Limit says, in the database's words: to read first would be a round trip more.

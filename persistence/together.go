@@ -196,7 +196,7 @@ func (s *Store) advanceTogether(ctx context.Context, group []*member) error {
 		Set("refresh_due = CASE WHEN step.pause = 0 THEN refresh_due ELSE GREATEST(refresh_due, step.due) + step.pause END").
 		Where("id = step.session AND generation = step.gen AND revoked_at IS NULL").
 		Where("carrier = step.way AND expires_at > step.at").
-		Where(ofLiveUser).
+		Where(mayRefresh(group[0].step.Verified)).
 		Where("refresh_due <= step.latest").
 		Returning(sessionColumns)).Scan(ctx, &rows)
 	if err != nil {

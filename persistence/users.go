@@ -36,8 +36,8 @@ type NewUser struct {
 	Verified bool // mail to the address reaches the owner
 }
 
-// CreateUser stores u and returns the id the database gave it. It returns
-// auth.ErrEmailTaken, and stores nothing, if the address has an account.
+// CreateUser stores u and returns the id the database gave it. It returns auth.ErrEmailTaken if
+// the address has an account or is reserved; the caller has to roll its transaction back then.
 func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) {
 	row := userRow{
 		Email: u.Email, EmailKey: u.EmailKey, Password: u.Password, Name: u.Name, Locale: u.Locale,
@@ -53,6 +53,9 @@ func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) 
 	}
 	if !created {
 		return 0, auth.ErrEmailTaken
+	}
+	if err := s.checkReserved(ctx, row.ID, u.EmailKey, u.At); err != nil {
+		return 0, err
 	}
 	return row.ID, nil
 }
@@ -148,12 +151,16 @@ func (s *Store) SetVerified(ctx context.Context, id auth.UserID, at time.Time) e
 }
 
 // SetEmail gives a user another address, which mail reaches them at. It returns
-// auth.ErrEmailTaken if another account has it; the transaction is of no use then.
+// auth.ErrEmailTaken if another account has it, or if it is reserved for another one; the caller
+// has to roll its transaction back then.
 func (s *Store) SetEmail(ctx context.Context, id auth.UserID, email, emailKey string, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*userRow)(nil)).Set("email = ?", email).Set("email_key = ?", emailKey).
 		Set("email_verified_at = ?", at).Set("updated_at = ?", at).Where("id = ?", id).Exec(ctx)
 	if err != nil && s.isTaken(err) {
 		return auth.ErrEmailTaken
 	}
-	return s.fault("change address", err)
+	if err != nil {
+		return s.fault("change address", err)
+	}
+	return s.checkReserved(ctx, id, emailKey, at)
 }

@@ -317,7 +317,8 @@ func answerMail(ctx context.Context, conn *nats.Conn, d *daemon.Daemon) error {
 		return err
 	}
 	_, token, _ := strings.Cut(mail.Link, "#token=")
-	_, err = bus.Call(ctx, conn, auth.EmailVerify, auth.EmailVerifyRequest{Token: token})
+	token, _, _ = strings.Cut(token, "&")
+	_, err = bus.Call(ctx, conn, auth.EmailVerify, auth.EmailVerifyRequest{Token: token, Password: password})
 	if errors.Is(err, auth.ErrInvalidToken) { // that was the one before
 		return answerMail(ctx, conn, d)
 	}

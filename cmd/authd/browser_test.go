@@ -639,14 +639,23 @@ func browserFollowsLinks(t *testing.T, w *world) {
 		}
 	}
 
+	typed := func(password string) string {
+		return fmt.Sprintf(`document.querySelector("[type=password]").value = %q;`, password)
+	}
+
 	w.post(t, "/register", credentials).done(t)
 	mail := box.next(t, events.MailVerify)
 	page := follow(mail)
 	w.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "") // nothing has changed
 	w.post(t, "/email/resend", adaAlone).done(t)
 	again := follow(box.next(t, events.MailVerify))
-	click(page, "", "This link is not good any more")
-	click(again, "", "Your address is confirmed.")
+	click(page, typed("correct horse battery"), "This link is not good any more")
+	if got := again.run(t, `const f = document.querySelector("form").elements
+		return [f.username.value, f.username.autocomplete, f.password.autocomplete, document.querySelector("fieldset").checkVisibility()].join()`); got != "ada@example.com,username,new-password,true" {
+		t.Errorf("the page has %s", got)
+	}
+	click(again, typed("short"), "This password is too short.")
+	click(again, typed("correct horse battery"), "Your address is confirmed.")
 	access := w.post(t, "/login", credentials).member(t, "accessToken")
 	if got := again.run(t, `return location.hash + document.querySelector("form").checkVisibility()`); got != "false" {
 		t.Errorf("afterwards: %s", got)
@@ -654,9 +663,6 @@ func browserFollowsLinks(t *testing.T, w *world) {
 
 	w.post(t, "/password/forgot", adaAlone).done(t)
 	page = follow(box.next(t, events.MailReset))
-	typed := func(password string) string {
-		return fmt.Sprintf(`document.querySelector("input").value = %q;`, password)
-	}
 	click(page, typed("short"), "This password is too short.")
 	w.get(t, "/me", access).done(t)
 	click(page, typed("battery staple horse"), "Your new password is in force.")
@@ -675,7 +681,36 @@ func browserFollowsLinks(t *testing.T, w *world) {
 	click(page, "", "Your address has changed.")
 	page = follow(box.next(t, events.MailChanged))
 	click(page, "", "Your address is back.")
+	w.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "")
+	click(follow(box.next(t, events.MailReset)), typed("correct horse battery"), "Your new password is in force.")
 	w.post(t, "/login", credentials).member(t, "accessToken")
+	box.all(t)
+
+	// The browser that registered need not give the password, unless it lost its cookie.
+	form := w.open(t, w.edge+"/not-me")
+	for _, lost := range []bool{false, true} {
+		address := fmt.Sprintf("%v@example.com", lost)
+		got := form.run(t, fmt.Sprintf(`const answer = await fetch("/register", {method: "POST", headers: {"Content-Type": "application/json"}, body: %q})
+			return answer.status + " " + document.cookie + await answer.text()`, login(address, "correct horse battery")))
+		if got != `202 {"message":"A mail to the address tells how to go on"}` {
+			t.Errorf("registered: %s", got)
+		}
+		page = follow(box.next(t, events.MailVerify))
+		if got := page.run(t, `return document.querySelector("fieldset").checkVisibility()`); got != "false" {
+			t.Errorf("the page asks for the password: %s", got)
+		}
+		if lost {
+			form.forget(t, "__Host-registration")
+			click(page, "", "Give the password of your account")
+			click(page, typed("correct horse battery"), "Your address is confirmed.")
+		} else {
+			click(page, "", "Your address is confirmed.")
+		}
+		if _, there := form.cookies(t)["__Host-registration"]; there {
+			t.Error("the cookie is still there")
+		}
+		w.post(t, "/login", login(address, "correct horse battery")).member(t, "accessToken")
+	}
 	page = w.open(t, w.edge+"/not-me")
 	if got := page.run(t, `return document.querySelector("[role=status]").textContent + document.querySelector("button").disabled`); got != "This link is not complete. Copy all of it from the mail.true" {
 		t.Errorf("without a token: %q", got)

@@ -26,6 +26,7 @@ func answerTo(t *testing.T, l testsmtp.Letter, page string) string {
 	if !ok || !strings.HasSuffix(before, page) {
 		t.Fatalf("link %q, want one to %s", l.Link, page)
 	}
+	token, _, _ = strings.Cut(token, "&")
 	return `{"token":"` + token + `"}`
 }
 
@@ -56,7 +57,10 @@ func storyByMail(t *testing.T, a *instance, door door, inbox *testsmtp.Server, a
 	adaAlone := `{"email":"` + ada + `"}`
 	door(t, "/register", "auth.register", login(ada, "correct horse battery")).done(t)
 	door(t, "/login", "auth.login", login(ada, "correct horse battery")).refused(t, 401, "invalid_credentials", "")
-	door(t, "/email/verify", "auth.email.verify", answerTo(t, comes(t, inbox, ada, "Confirm your address"), "/email/verify")).done(t)
+	verify := answerTo(t, comes(t, inbox, ada, "Confirm your address"), "/email/verify")
+	door(t, "/email/verify", "auth.email.verify", verify).refused(t, 403, "reauthentication_required", `[{"field":"password","reason":"required"}]`)
+	verify = strings.TrimSuffix(verify, "}") + `,"password":"correct horse battery"}`
+	door(t, "/email/verify", "auth.email.verify", verify).done(t)
 	first := door(t, "/login", "auth.login", login(ada, "correct horse battery")).member(t, "accessToken")
 
 	door(t, "/register", "auth.register", login(ada, "somebody else's words")).done(t) // told as the first was
@@ -80,7 +84,11 @@ func storyByMail(t *testing.T, a *instance, door door, inbox *testsmtp.Server, a
 	third := door(t, "/login", "auth.login", login(ada, "battery staple horse")).member(t, "accessToken")
 	door(t, "/not-me", "auth.password.not_me", notMe).done(t)
 	a.get(t, "/me", third).refused(t, 401, "token_revoked", "")
-	comes(t, inbox, ada, "Choose a new password")
+	door(t, "/login", "auth.login", login(ada, "battery staple horse")).refused(t, 401, "invalid_credentials", "")
+	again := answerTo(t, comes(t, inbox, ada, "Choose a new password"), "/password/reset")
+	again = strings.TrimSuffix(again, "}") + `,"newPassword":"battery staple horse"}`
+	door(t, "/password/reset", "auth.password.reset", again).done(t)
+	comes(t, inbox, ada, "Your password was changed")
 
 	second := door(t, "/login", "auth.login", login(ada, "battery staple horse")).member(t, "accessToken")
 	own := bearer(second)
@@ -89,7 +97,10 @@ func storyByMail(t *testing.T, a *instance, door door, inbox *testsmtp.Server, a
 	door(t, "/email/confirm", "auth.email.confirm", answerTo(t, comes(t, inbox, elsewhere, "Confirm your new address"), "/email/change")).done(t)
 	door(t, "/login", "auth.login", login(ada, "battery staple horse")).refused(t, 401, "invalid_credentials", "")
 	door(t, "/email/undo", "auth.email.undo", answerTo(t, comes(t, inbox, ada, "The address of your account was changed"), "/email/undo")).done(t)
-	door(t, "/login", "auth.login", login(ada, "battery staple horse")).done(t)
+	door(t, "/login", "auth.login", login(ada, "battery staple horse")).refused(t, 401, "invalid_credentials", "")
 	comes(t, inbox, elsewhere, "The address of your account was changed")
-	comes(t, inbox, ada, "Choose a new password")
+	last := answerTo(t, comes(t, inbox, ada, "Choose a new password"), "/password/reset")
+	last = strings.TrimSuffix(last, "}") + `,"newPassword":"battery staple horse"}`
+	door(t, "/password/reset", "auth.password.reset", last).done(t)
+	door(t, "/login", "auth.login", login(ada, "battery staple horse")).done(t)
 }

@@ -501,6 +501,8 @@ var volatile = []struct{ pattern, name string }{
 	{`"sequence":\d+`, `"sequence":"<sequence>"`},
 	{`"x":"[\w-]{43}"`, `"x":"<key>"`},
 	{`"token":"[A-Z2-7]{26}"`, `"token":"<link>"`},
+	{`"secret":"[A-Z2-7]{26}"`, `"secret":"<secret>"`},
+	{`__Host-registration=[A-Z2-7]{26};`, "__Host-registration=<secret>;"},
 	{`"code":"\d{8}"`, `"code":"<code>"`},
 }
 

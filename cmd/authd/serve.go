@@ -309,7 +309,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	}
 	emails := &handlers.Emails{Store: s.store, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits, Clock: s.clock, Log: s.log}
 	recovery := &handlers.Recovery{OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Notices: notices, Limits: limits, Clock: s.clock, Log: s.log}
-	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Sessions: sessions, Limits: limits, Clock: s.clock, Log: s.log}
+	codes := &handlers.CodeLogins{On: flows.login, OneTimes: oneTimes, Accounts: accounts, Sessions: sessions, Limits: limits, Clock: s.clock, Log: s.log}
 	admin := &handlers.Admin{Store: s.store, Accounts: accounts, Sessions: sessions, Clock: s.clock, Log: s.log}
 	snapshot := &handlers.Snapshot{Store: s.store, Sequence: s.lastSequence}
 	s.endings = &handlers.Endings{Sessions: sessions, Log: s.log, Clock: s.clock}
@@ -371,7 +371,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.Handle(s.server, auth.AccountUpdate, accounts.Update),
 		bus.HandleQueued(s.server, auth.AccountDelete, accounts.Delete),
 		bus.HandleQueued(s.server, auth.PasswordChange, accounts.ChangePassword),
-		bus.Handle(s.server, auth.EmailVerify, emails.Verify),
+		bus.HandleQueued(s.server, auth.EmailVerify, emails.Verify),
 		bus.Handle(s.server, auth.EmailResend, emails.Resend),
 		bus.HandleQueued(s.server, auth.EmailChange, emails.Change),
 		bus.Handle(s.server, auth.EmailConfirm, emails.Confirm),
@@ -588,7 +588,7 @@ func (s *service) openEdge() error {
 	}
 	s.edge = http.New(conn, http.Config{
 		Verifier: s.verifier, PublicOrigin: s.config.publicOrigin, Origins: s.config.origins, Proxies: s.config.proxies, Log: s.log,
-		Observe: s.observeHTTP,
+		Observe: s.observeHTTP, PasswordMinLength: s.config.passwordMinLength,
 	})
 	if s.health == nil {
 		s.health = s.edge.Ready

@@ -5,11 +5,21 @@
 const form = document.querySelector("form");
 const button = form.querySelector("button");
 const status = document.querySelector("[role=status]");
-const token = new URLSearchParams(location.hash.slice(1)).get("token");
+const link = new URLSearchParams(location.hash.slice(1));
+const token = link.get("token");
+const asked = form.querySelector("fieldset"); // what belongs to the password, if the page may ask for one
+const password = form.querySelector("[type=password]");
+
+if (asked) {
+  form.elements.username.value = link.get("email") || ""; // for password managers
+  form.elements.username.closest("label").hidden = !link.get("email");
+}
 
 const faults = {
   invalid_token: "This link is not good any more: it was used, has expired, or there is a newer one.",
   email_taken: "Another account has this address by now.",
+  reauthentication_required: "Give the password of your account, or choose one.",
+  conflict: "The account has just changed. Try again.",
   rate_limited: "That was too often. Wait a while, then try again.",
 };
 
@@ -23,24 +33,32 @@ const reasons = {
 };
 
 function explain(problem) {
-  const field = (problem.fields || []).find(one => one.field === "newPassword");
-  return (field && reasons[field.reason]) || faults[problem.code] || "That did not work. Try again later.";
+  const field = password && (problem.fields || []).find(one => one.field === password.name);
+  if (field && problem.code === "validation_failed" && reasons[field.reason]) return reasons[field.reason];
+  return faults[problem.code] || "That did not work. Try again later.";
+}
+
+// ask shows the fields of the password.
+function ask() {
+  asked.hidden = asked.disabled = false;
+  password.focus();
 }
 
 async function send() {
   const body = {token};
-  if (form.elements.newPassword) {
-    body.newPassword = form.elements.newPassword.value;
+  if (password && !asked.disabled) {
+    body[password.name] = password.value;
   }
   const answer = await fetch(form.dataset.action, {
     method: "POST",
-    credentials: "omit",
+    credentials: form.dataset.credentials,
     headers: {"Content-Type": "application/json"},
     body: JSON.stringify(body),
   });
-  if (!answer.ok) {
-    throw new Error(explain(await answer.json()));
-  }
+  if (answer.ok) return;
+  const problem = await answer.json();
+  if (asked && problem.code === "reauthentication_required") ask();
+  throw new Error(explain(problem));
 }
 
 form.addEventListener("submit", async event => {

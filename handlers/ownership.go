@@ -1,0 +1,156 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/persistence"
+)
+
+// ownership is what the reader of a mail shows about the account of its address, and what follows
+// for the account. The mail proves the mailbox alone. It puts no password in force that the owner
+// of the mailbox did not choose: a stranger may have registered the address.
+type ownership struct {
+	user   auth.UserID // account of the address when ownership was established; 0 if there was none
+	stored string      // password of that account, as it was stored then
+
+	// keeps means that the account stays as it is. Otherwise it starts with grants and without what was
+	// set up before.
+	keeps   bool
+	session string // live session that showed the ownership; "" if something else did
+	grants  persistence.OneTime
+}
+
+// errNoOwnership means that a mail was answered without a session, a registration's secret or a
+// password.
+var errNoOwnership = auth.ErrReauthentication.With(auth.Field{Field: "password", Reason: reasonRequired})
+
+// establish looks for the ownership that a request shows: a live session of the account, the secret
+// of a registration, or a password, in this order. A session or secret that does not fit counts as
+// none. establish runs outside of a transaction, as passwords are hashed; prove checks that the
+// account is still the same. It returns errNoOwnership, auth.ErrInvalid for a password that is not
+// accepted, auth.ErrRateLimited, and auth.ErrOverloaded.
+func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one persistence.OneTime, try *charge) (ownership, *charge, error) {
+	account, err := e.Store.Credentials(ctx, one.EmailKey)
+	if err != nil && !errors.Is(err, auth.ErrNotFound) {
+		return ownership{}, nil, err
+	}
+	own := ownership{user: account.UserID, stored: account.Password}
+	own.session, err = e.ownSession(ctx, req.AccessToken, account.UserID)
+	if err != nil {
+		return ownership{}, nil, err
+	}
+	if own.session != "" {
+		own.keeps = true
+		return own, try, nil
+	}
+	registered, ok, err := e.OneTimes.registration(ctx, e.Store, one.EmailKey, req.Registration)
+	switch {
+	case err != nil:
+		return ownership{}, nil, err
+	case ok:
+		own.registered(registered)
+		return own, try, nil
+	case req.Password == "":
+		return ownership{}, nil, errNoOwnership
+	}
+	if err := e.Accounts.Passwords.Pool.Admit(); err != nil {
+		return ownership{}, nil, try.failed(ctx, err)
+	}
+	if try == nil { // the token of a link, which nobody guesses: its holder must not hash without end
+		from, _ := client(req.Client) // which presented has checked
+		if try, err = e.Limits.link(ctx, one.Digest, from); err != nil {
+			return ownership{}, nil, err
+		}
+	}
+	err = e.byPassword(ctx, &own, one, req.Password)
+	return own, try, try.failed(ctx, err)
+}
+
+// ownSession returns the id of the session of an access token if it is a live one of the user,
+// and "" otherwise.
+func (e *Emails) ownSession(ctx context.Context, token string, user auth.UserID) (string, error) {
+	if token == "" || user == 0 {
+		return "", nil
+	}
+	access, err := e.Sessions.authenticate(ctx, token)
+	switch {
+	case err != nil && auth.Public(err).Code.Status() == auth.CodeInvalidToken.Status(), err == nil && access.UserID != user:
+		return "", nil
+	case err != nil:
+		return "", err
+	}
+	return access.SessionID, nil
+}
+
+// registered notes that the request comes from whoever made a registration: the one that made the
+// account, or one that waits.
+func (own *ownership) registered(one persistence.OneTime) {
+	own.keeps = one.Password == ""
+	own.grants = granted(one)
+}
+
+// granted is what a registration gives an account.
+func granted(one persistence.OneTime) persistence.OneTime {
+	return persistence.OneTime{Password: one.Password, Name: one.Name, Locale: one.Locale}
+}
+
+// byPassword establishes the ownership by a password: the account's own, that of the registration
+// that the mail belongs to, or a new one.
+func (e *Emails) byPassword(ctx context.Context, own *ownership, one persistence.OneTime, plain string) error {
+	for _, stored := range []string{own.stored, one.Password} {
+		if stored == "" {
+			continue
+		}
+		switch found, err := e.Accounts.Passwords.Compare(ctx, stored, plain); {
+		case err != nil:
+			return err
+		case found.Match && stored == own.stored:
+			own.keeps = true
+			return nil
+		case found.Match:
+			own.registered(one)
+			return nil
+		}
+	}
+	if reason := e.Accounts.checkNew(ctx, plain, auth.Account{Email: one.Email}); reason != "" {
+		return auth.ErrInvalid.With(auth.Field{Field: "password", Reason: reason})
+	}
+	fresh, err := e.Accounts.Passwords.Hash(ctx, plain)
+	own.grants = persistence.OneTime{Password: fresh}
+	return err
+}
+
+// prove makes an account of a registration, or verifies the address of an account, and returns its
+// id. It returns auth.ErrInvalidToken if the account is verified or disabled, and auth.ErrConflict
+// if it changed since its ownership was established.
+func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime, own ownership) (auth.UserID, error) {
+	switch {
+	case user.EmailVerified, !user.DisabledAt.IsZero():
+		return 0, auth.ErrInvalidToken
+	case user.UserID != own.user:
+		return 0, auth.ErrConflict
+	case user.UserID == 0:
+		return e.create(ctx, tx, one, own.grants)
+	}
+	stored, err := tx.HoldPassword(ctx, user.UserID)
+	switch {
+	case err != nil:
+		return 0, err
+	case stored != own.stored:
+		return 0, auth.ErrConflict
+	}
+	if own.session != "" {
+		switch live, err := e.Sessions.isLive(ctx, tx, own.session, user.UserID); {
+		case err != nil:
+			return 0, err
+		case !live:
+			return 0, errNoOwnership
+		}
+	}
+	if own.keeps {
+		return user.UserID, e.Sessions.takeOver(ctx, tx, user, own.session, auth.ReasonEmailChanged)
+	}
+	return user.UserID, e.Accounts.startFree(ctx, tx, user, own.grants, auth.ReasonEmailChanged)
+}
