@@ -60,10 +60,8 @@ type dialect struct {
 	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
 	// prepare makes what runs a statement that is planned once; nil where that gains nothing.
 	prepare func() *prepared
-	// isAway tells whether an error means that the database cannot be reached.
-	isAway func(error) bool
-	// isTaken tells whether an error means that another row has what must be unique.
-	isTaken func(error) bool
+	// classify returns the meaning of an error.
+	classify func(error) faultKind
 }
 
 // ErrURL means that a URL does not name a database. It does not repeat the URL, which may
@@ -76,7 +74,7 @@ var ErrURL = errors.New("is neither a postgres:// nor a sqlite:// URL that can b
 func Open(ctx context.Context, url string) (*Store, error) {
 	switch scheme, rest, _ := strings.Cut(url, "://"); scheme {
 	case "postgres", "postgresql":
-		return openPostgres(ctx, url)
+		return openPostgres(ctx, url, false)
 	case "sqlite":
 		return openSQLite(ctx, rest)
 	}
@@ -141,7 +139,7 @@ func (s *Store) fault(doing string, err error) error {
 	case errors.Is(err, sql.ErrNoRows):
 		return fmt.Errorf("%s: %w", doing, auth.ErrNotFound)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
-		errors.Is(err, sql.ErrConnDone), errors.Is(err, sql.ErrTxDone), s.isAway(err):
+		errors.Is(err, sql.ErrConnDone), errors.Is(err, sql.ErrTxDone), s.classify(err).isAway():
 		return fmt.Errorf("%s: %w: %w", doing, auth.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
