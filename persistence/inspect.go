@@ -38,7 +38,7 @@ func inspectSQLite(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	return &Store{write: db, read: db, db: db, close: db.Close, dialect: dialect{classify: sqliteFault}}, nil
+	return &Store{write: db, read: db, db: db, close: db.Close, writable: new(writable), dialect: dialect{classify: sqliteFault}}, nil
 }
 
 // Condition is how a database is, beside what is in it. What does not apply to a kind of database

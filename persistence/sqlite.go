@@ -41,7 +41,7 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 		return nil, errors.Join(err, writer.Close())
 	}
 	return &Store{
-		write: writer, read: reader, db: writer, woken: make(chan struct{}, 1),
+		write: writer, read: reader, db: writer, woken: make(chan struct{}, 1), writable: new(writable),
 		close: func() error { return errors.Join(reader.Close(), writer.Close()) },
 		dialect: dialect{
 			relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite,

@@ -35,6 +35,7 @@ type Store struct {
 
 	together *together      // nil where refreshes do not go together: in a transaction, and in SQLite
 	woken    chan struct{}  // of Woken
+	writable *writable      // shared with the Stores of transactions
 	emitted  *[]events.Data // in a transaction: what it has emitted
 }
 
@@ -98,7 +99,11 @@ func (s *Store) Pools() map[string]sql.DBStats {
 }
 
 // Close waits for what is being asked and closes the connections.
-func (s *Store) Close() error { return s.close() }
+func (s *Store) Close() error {
+	err := s.close()
+	s.writable.wait()
+	return err
+}
 
 // Ping returns auth.ErrUnavailable if the database does not answer.
 func (s *Store) Ping(ctx context.Context) error {
@@ -111,7 +116,7 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Tx(ctx context.Context, fn func(ctx context.Context, tx *Store) error) error {
 	var emitted []events.Data
 	err := s.write.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
-		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect, emitted: &emitted})
+		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect, writable: s.writable, emitted: &emitted})
 	})
 	if s.emitted != nil { // within another one
 		*s.emitted = append(*s.emitted, emitted...)
@@ -140,6 +145,9 @@ func (s *Store) fault(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, auth.ErrNotFound)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
 		errors.Is(err, sql.ErrConnDone), errors.Is(err, sql.ErrTxDone), s.classify(err).isAway():
+		if s.classify(err) == faultFull {
+			s.writable.foundNoRoom()
+		}
 		return fmt.Errorf("%s: %w: %w", doing, auth.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
