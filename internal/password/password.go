@@ -1,8 +1,8 @@
 // Package password turns passwords into what may be stored, and compares.
 //
-// A password is taken as Unicode: valid UTF-8 without control characters, brought into
-// composed form (NFC) and otherwise left as it is, so that canonically equivalent
-// spellings are one password and nothing else is (compare RFC 8265 §4.2). It is then keyed
+// A password is taken as Unicode: valid UTF-8 without control characters, with every space as an
+// ordinary one, in composed form (NFC), and otherwise left as it is (RFC 8265 §4.2.2). So
+// canonically equivalent spellings are one password. It is then keyed
 // with the pepper, which is not in the database (HMAC-SHA-256), written in base64 and
 // given to bcrypt. So every byte counts, though bcrypt reads only 72 and stops at a NUL,
 // and a copy of the database alone cannot be guessed against.
@@ -27,6 +27,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -91,11 +92,7 @@ func Peppers(keys secret.Keys) (peppers []Pepper) {
 // New makes a Hasher. names are what the service is called, which makes a poor password
 // there.
 func New(peppers []Pepper, cost, minLength int, names ...string) (*Hasher, error) {
-	blocked, err := newBlocklist(names)
-	if err != nil {
-		return nil, err
-	}
-	return &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, dummy: dummy(cost), blocked: blocked}, nil
+	return &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, dummy: dummy(cost), blocked: newBlocklist(names)}, nil
 }
 
 // alphabet is bcrypt's base64.
@@ -150,7 +147,7 @@ func isText(s string) bool {
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	var hash []byte
 	var err error
-	work := func() { hash, err = bcrypt.GenerateFromPassword(h.Peppers[0].digest(password), h.Cost) }
+	work := func() { hash, err = bcrypt.GenerateFromPassword(h.Peppers[0].digest(normalize(password)), h.Cost) }
 	if err := h.Pool.Do(ctx, work); err != nil {
 		return "", err
 	}
@@ -160,10 +157,31 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	return scheme + h.Peppers[0].ID + string(hash), nil
 }
 
-// digest is 44 bytes of base64, without NULs, that differ wherever passwords differ.
-func (p Pepper) digest(password string) []byte {
+// normalize brings a password into the form that is hashed: spaces that are not ASCII become
+// ordinary ones, then NFC.
+func normalize(password string) string {
+	return norm.NFC.String(strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Zs, r) {
+			return ' '
+		}
+		return r
+	}, password))
+}
+
+// spellings are the forms in which a password may have been hashed: normalized, and in NFC alone,
+// as it was before spaces were mapped. They differ only if it has a space that is not ASCII.
+func spellings(password string) []string {
+	now, former := normalize(password), norm.NFC.String(password)
+	if now == former {
+		return []string{now}
+	}
+	return []string{now, former}
+}
+
+// digest is 44 bytes of base64, without NULs, that differ wherever normalized passwords differ.
+func (p Pepper) digest(normalized string) []byte {
 	mac := hmac.New(sha256.New, p.Key)
-	mac.Write([]byte(norm.NFC.String(password)))
+	mac.Write([]byte(normalized))
 	return base64.StdEncoding.AppendEncode(nil, mac.Sum(nil))
 }
 
@@ -193,7 +211,9 @@ func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Re
 // comparison is the work that a comparison is, and whether the stored string is of the current
 // scheme, pepper and cost.
 func (h *Hasher) comparison(stored, password string) (matches func() (bool, error), current bool, err error) {
-	mismatch := compareBcrypt(h.dummy, h.Peppers[0].digest(""))
+	forms := spellings(password)
+	// As many comparisons as a match takes, whatever is stored.
+	mismatch := compareBcrypt(h.dummy, slices.Repeat([][]byte{h.Peppers[0].digest("")}, len(forms)))
 	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
 		return mismatch, false, nil
 	}
@@ -201,35 +221,48 @@ func (h *Hasher) comparison(stored, password string) (matches func() (bool, erro
 		d, err := readDerived(stored)
 		return func() (bool, error) { return d.matches(password) }, false, err
 	}
-	hash, input, err := h.open(stored, password)
+	hash, inputs, err := h.open(stored, password, forms)
 	if err != nil {
 		return nil, false, err
 	}
-	if len(input) > maxPlainBytes {
+	if len(inputs[0]) > maxPlainBytes {
 		return mismatch, false, nil // bcrypt would pass over the rest
 	}
 	cost, err := costOf(hash)
 	if err != nil {
 		return nil, false, err
 	}
-	current = strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost
-	return compareBcrypt(hash, input), current, nil
+	// Of two forms the former one may be the one that matches, which is then replaced.
+	current = strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost && len(forms) == 1
+	return compareBcrypt(hash, inputs), current, nil
 }
 
-func compareBcrypt(hash string, input []byte) func() (bool, error) {
-	return func() (bool, error) { return bcrypt.CompareHashAndPassword([]byte(hash), input) == nil, nil }
+// compareBcrypt compares with every input, so that its time does not say which one matched.
+func compareBcrypt(hash string, inputs [][]byte) func() (bool, error) {
+	return func() (match bool, err error) {
+		for _, input := range inputs {
+			if bcrypt.CompareHashAndPassword([]byte(hash), input) == nil {
+				match = true
+			}
+		}
+		return match, nil
+	}
 }
 
-// open splits a stored string into the bcrypt string and what bcrypt is to be given.
-func (h *Hasher) open(stored, password string) (hash string, input []byte, err error) {
+// open splits a stored string into the bcrypt string and the inputs that bcrypt is to be given, one
+// for each form of the password.
+func (h *Hasher) open(stored, password string, forms []string) (hash string, inputs [][]byte, err error) {
 	rest, ours := strings.CutPrefix(stored, scheme)
 	if !ours {
-		return stored, []byte(password), nil
+		return stored, slices.Repeat([][]byte{[]byte(password)}, len(forms)), nil
 	}
 	id, hash, _ := strings.Cut(rest, "$")
 	for _, p := range h.Peppers {
 		if p.ID == id {
-			return "$" + hash, p.digest(password), nil
+			for _, form := range forms {
+				inputs = append(inputs, p.digest(form))
+			}
+			return "$" + hash, inputs, nil
 		}
 	}
 	return "", nil, fmt.Errorf("%w: keyed with an unknown SECRET_KEY", ErrStored)
