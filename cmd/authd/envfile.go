@@ -91,7 +91,7 @@ func parseEnvLine(line string) (name, value string, err error) {
 		return name, value, nil
 	}
 	inner := value[1:]
-	if strings.IndexByte(inner, quote) != len(inner)-1 {
+	if end := strings.IndexByte(inner, quote); end < 0 || end != len(inner)-1 {
 		return "", "", errors.New("must end with the quote that begins its value, and hold it nowhere else")
 	}
 	inner = inner[:len(inner)-1]
