@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"internal/token":             {"", "internal/strictjson"},
 	"internal/trace":             {""},
 	"mail":                       {"", "events", "internal/trace"},
-	"migrations":                 {},
+	"migrations":                 {"internal/email"},
 	"operator":                   {"", "internal/problem"},
 	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},

@@ -9,11 +9,15 @@ import (
 	"net"
 	netmail "net/mail"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	gomail "github.com/wneessen/go-mail"
+	"golang.org/x/net/idna"
+	"golang.org/x/text/unicode/norm"
 )
 
 // dialWithin is how long a server may take to be connected to.
@@ -22,6 +26,7 @@ const dialWithin = 10 * time.Second
 // SMTP sends letters to a mail server. It is made by NewSMTP.
 type SMTP struct {
 	From  *netmail.Address
+	Hello string         // name of this host in EHLO; "" is the name that the system has
 	Roots *x509.CertPool // that the server's certificate is checked against; nil is the system's
 
 	host, user, password string
@@ -36,6 +41,38 @@ var (
 	errSMTPOption  = errors.New("has an option that is not tls=none or tls=opportunistic")
 	errSMTPExposed = errors.New("has a password, which would be sent without encryption")
 )
+
+// errSender means that the text is not an address with or without a name.
+var errSender = errors.New("is not an address with or without a name")
+
+// domains is IDNA2008 for registration, which maps nothing but letter case, done before.
+var domains = idna.New(idna.ValidateForRegistration(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
+
+// ParseSender reads the sender of mails (RFC 5322 §3.4). A domain that is not ASCII becomes its
+// A-labels (RFC 5890), which every server takes.
+func ParseSender(text string) (*netmail.Address, error) {
+	from, err := netmail.ParseAddress(text)
+	if err != nil {
+		return nil, errSender
+	}
+	at := strings.LastIndexByte(from.Address, '@')
+	domain := from.Address[at+1:]
+	if !strings.ContainsFunc(domain, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		return from, nil
+	}
+	ascii, err := domains.ToASCII(norm.NFC.String(strings.ToLower(domain)))
+	if err != nil {
+		return nil, errSender
+	}
+	from.Address = from.Address[:at+1] + ascii
+	return from, nil
+}
+
+// hostName is a name of a host, or an address as EHLO has it (RFC 5321 §4.1.1.1).
+var hostName = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Za-z.:]+\])$`)
+
+// IsHello reports whether a name may stand in EHLO.
+func IsHello(name string) bool { return len(name) <= 255 && hostName.MatchString(name) }
 
 // NewSMTP reads where mails go: smtp://user:password@host:port, which begins TLS by STARTTLS and
 // sends nothing if the server cannot, or smtps://host:port, which begins with it. Ports are 587
@@ -178,6 +215,9 @@ func (s *SMTP) client(ctx context.Context) (*gomail.Client, error) {
 			}
 			return tls.Client(conn, config), nil
 		}),
+	}
+	if s.Hello != "" {
+		options = append(options, gomail.WithHELO(s.Hello))
 	}
 	if s.user != "" {
 		options = append(options, gomail.WithUsername(s.user), gomail.WithPassword(s.password), gomail.WithOpportunisticSMTPAuth(

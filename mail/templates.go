@@ -14,6 +14,9 @@ import (
 	texttemplate "text/template"
 	"time"
 	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/zyotra/auth/events"
 )
@@ -233,20 +236,40 @@ func oneLine(text string) string {
 	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 }
 
-// shown is a name as it is written in a mail, or "" if mail programs might make a link of it:
-// whoever registers with a stranger's address chooses what that stranger is called.
+// maxShown is the longest name that a mail repeats, in characters: longer ones are messages.
+const maxShown = 64
+
+// dotLike and slashLike are characters that people, and some mail programs, read as the dot of a
+// domain or the slash of a path, and that compatibility composition leaves alone.
+const (
+	dotLike   = "\u3002\u06d4\u0701\u0702\u166e\u1803\u1809\u2e3c\ua4f8\ua60e\u0660\u06f0"
+	slashLike = "\u2044\u2215\u29f8\u29f5\u2236\ua789"
+)
+
+// shown is a name as it is written in a mail, or "" if it is long, or if people or mail programs
+// might take a part of it for a link: whoever registers with a stranger's address chooses what
+// that stranger is called.
 func shown(name string) string {
 	name = oneLine(name)
-	for _, after := range strings.Split(name, ".")[1:] {
+	if utf8.RuneCountInString(name) > maxShown || strings.ContainsFunc(name, isDirection) {
+		return ""
+	}
+	// What stands for full-width and other forms of dots, slashes and letters.
+	plain := strings.ToLower(norm.NFKC.String(name))
+	for _, after := range strings.Split(plain, ".")[1:] {
 		if after != "" && !strings.HasPrefix(after, " ") {
 			return ""
 		}
 	}
-	if strings.ContainsAny(name, "/@:\\<>") {
+	if strings.ContainsAny(plain, "/@:\\<>"+dotLike+slashLike) || strings.Contains(plain, "www.") {
 		return ""
 	}
 	return name
 }
+
+// isDirection reports whether a character changes the direction of the text after it, by which
+// other letters than those that are stored would be read.
+func isDirection(r rune) bool { return unicode.Is(unicode.Bidi_Control, r) }
 
 // Samples writes each mail in each language with sample data, by path without extension, as in
 // "en/verify_email".

@@ -178,6 +178,9 @@ func TestStrangersWordsStayText(t *testing.T) {
 	templates := load(t, nil)
 	for name, wanted := range map[string]string{
 		"Ada": "Hello Ada,", "Dr. Ada King": "Hello Dr. Ada King,", "Ada\r\nBcc: x": "Hello,", "A\nB": "Hello A B,",
+		"win。example。com": "Hello,", "evil．example": "Hello,", "win\u2024example": "Hello,", "win｡example": "Hello,", "a⁄b": "Hello,",
+		"ｗｗｗ．x": "Hello,", "x\u202emoc": "Hello,", strings.Repeat("a", 64): "Hello " + strings.Repeat("a", 64) + ",", strings.Repeat("a", 65): "Hello,",
+		"Renée O’Neill-Škvorecký": "Hello Renée O’Neill-Škvorecký,", "Ada K.": "Hello Ada K.,", "山田 太郎": "Hello 山田 太郎,",
 		"win.example.com": "Hello,", "https:x": "Hello,", "a@b": "Hello,", "Ада": "Hello Ада,", "<b>": "Hello,", "": "Hello,",
 	} {
 		l, err := templates.Write(events.Event{}, events.Mail{Kind: "verify_email", Name: name, Link: "https://x"})

@@ -48,7 +48,15 @@ type Step struct {
 // those before it stay applied. It returns ErrNewer, and does nothing, if the database
 // knows steps that this binary does not.
 func Up(ctx context.Context, db *bun.DB) ([]string, error) {
-	m, err := migrator(db, migrate.AfterMigration(markInTransaction))
+	finish := func(ctx context.Context, tx bun.IConn, step *migrate.Migration) error {
+		if isFolding(step.Name) {
+			if err := refold(ctx, tx, db.Dialect().Name()); err != nil {
+				return err
+			}
+		}
+		return markInTransaction(ctx, tx, step)
+	}
+	m, err := migrator(db, migrate.AfterMigration(finish))
 	if err != nil {
 		return nil, err
 	}

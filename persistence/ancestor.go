@@ -51,7 +51,7 @@ func OpenAncestor(ctx context.Context, url, table string) (*Ancestor, error) {
 	if !tableName.MatchString(table) {
 		return nil, fmt.Errorf("%w: %q is not the name of a table", ErrTable, table)
 	}
-	store, err := openPostgres(ctx, url)
+	store, err := openPostgres(ctx, url, true)
 	if err != nil {
 		return nil, err
 	}

@@ -16,13 +16,17 @@ import (
 )
 
 // Inspect is Open for whoever only looks. What it opens on SQLite cannot change anything: a file
-// that is not there is not made, and the error is os.ErrNotExist. On Postgres nothing keeps the
-// caller from it: a setting of the session would, behind PgBouncer, become that of others.
+// that is not there is not made, and the error is os.ErrNotExist. On Postgres it connects to a
+// standby too, and nothing keeps the caller from changes: a read-only session would, behind
+// PgBouncer, become that of others.
 func Inspect(ctx context.Context, url string) (*Store, error) {
 	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
 		return inspectSQLite(ctx, path)
 	}
-	return Open(ctx, url)
+	if scheme, _, _ := strings.Cut(url, "://"); scheme == "postgres" || scheme == "postgresql" {
+		return openPostgres(ctx, url, true)
+	}
+	return nil, ErrURL
 }
 
 func inspectSQLite(ctx context.Context, path string) (*Store, error) {
@@ -34,7 +38,7 @@ func inspectSQLite(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	return &Store{write: db, read: db, db: db, close: db.Close, dialect: dialect{isAway: isSQLiteAway, isTaken: isSQLiteTaken}}, nil
+	return &Store{write: db, read: db, db: db, close: db.Close, writable: new(writable), dialect: dialect{classify: sqliteFault}}, nil
 }
 
 // Condition is how a database is, beside what is in it. What does not apply to a kind of database

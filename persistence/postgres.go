@@ -2,20 +2,12 @@ package persistence
 
 import (
 	"context"
-	"database/sql/driver"
 	"errors"
+	"fmt"
 	"hash/fnv"
-	"io"
-	"io/fs"
-	"net"
-	"runtime"
-	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/uptrace/bun"
 	"github.com/uptrace/bun/dialect/pgdialect"
 
@@ -23,39 +15,25 @@ import (
 	"github.com/zyotra/auth/events"
 )
 
-// connectTimeout bounds one attempt to reach Postgres.
-const connectTimeout = 5 * time.Second
-
-func openPostgres(ctx context.Context, url string) (*Store, error) {
-	config, err := pgx.ParseConfig(url)
-	if file, ok := errors.AsType[*fs.PathError](err); ok {
-		return nil, file // of a certificate that the URL names
-	}
+func openPostgres(ctx context.Context, url string, readOnly bool) (*Store, error) {
+	pool, err := postgresPool(url, readOnly)
 	if err != nil {
-		return nil, ErrURL // pgx's error repeats the URL
+		return nil, err
 	}
-	// bun writes the values into the statement itself, so there is nothing to prepare, and
-	// nothing that PgBouncer would lose between two transactions. See prepared for the exception.
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
-	}
-	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(letGo))
-	pool.SetMaxOpenConns(max(16, 4*runtime.GOMAXPROCS(0)))
-	pool.SetMaxIdleConns(max(16, 4*runtime.GOMAXPROCS(0)))
-	pool.SetConnMaxIdleTime(5 * time.Minute)
-
 	db := bun.NewDB(pool, pgdialect.New(), bun.WithDiscardUnknownColumns())
-	db = traced(db, "postgresql", isPostgresAway)
+	db = traced(db, "postgresql", postgresFault)
 	if err := db.PingContext(ctx); err != nil {
+		if postgresFault(err) == faultReadOnly {
+			err = fmt.Errorf("%w: %w", ErrReadOnly, err)
+		}
 		return nil, errors.Join(err, db.Close())
 	}
 	unknown := new(atomic.Bool)
 	return &Store{
-		write: db, read: db, db: db, close: db.Close, together: new(together), woken: make(chan struct{}, 1),
+		write: db, read: db, db: db, close: db.Close, together: new(together), woken: make(chan struct{}, 1), writable: new(writable),
 		dialect: dialect{
 			forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
-			relax: relaxPostgres, lock: lockPostgres, isAway: isPostgresAway, isTaken: isPostgresTaken,
+			relax: relaxPostgres, lock: lockPostgres, classify: postgresFault,
 			overriding: " OVERRIDING SYSTEM VALUE", reserve: reservePostgres,
 			exclusively: exclusivelyPostgres, insertPending: insertPendingPostgres,
 			prepare: func() *prepared { return &prepared{DB: pool, isUnknown: unknown} },
@@ -68,21 +46,6 @@ func openPostgres(ctx context.Context, url string) (*Store, error) {
 func (s *Store) Time(ctx context.Context) (now time.Time, err error) {
 	err = s.db.NewRaw("SELECT clock_timestamp()").Scan(ctx, &now)
 	return now, s.fault("ask the time", err)
-}
-
-// hungAfter is how long a transaction may say nothing, in the database's words. Whoever hangs in
-// it is cut off, and the next one gets what it has locked.
-const hungAfter = "15s"
-
-// letGo makes the database notice that we are gone, with nobody to say so: the machine died, or
-// the network between us did. Left to itself it would keep what our transactions hold for two
-// hours, by Linux's keep-alive. Behind PgBouncer in transaction mode this may reach other
-// connections of the same user, or not all of them; docs/operations/faults.md tells how to set it
-// for the user.
-func letGo(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, "SET idle_in_transaction_session_timeout = '"+hungAfter+"'; SET tcp_user_timeout = '"+hungAfter+"';"+
-		" SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 2", pgx.QueryExecModeSimpleProtocol)
-	return err
 }
 
 // exclusivelyPostgres locks by a transaction, which ends with its connection and works
@@ -133,26 +96,4 @@ func reservePostgres(ctx context.Context, tx bun.IDB, last auth.UserID) error {
 	}
 	_, err = tx.NewRaw("SELECT setval("+sequence+", greatest(pg_sequence_last_value("+sequence+"), ?))", last).Exec(ctx)
 	return err
-}
-
-// isPostgresAway knows failures of the connection, and the server's own words for it:
-// class 08 connection exception, 53 out of resources, 57P shut down or starting.
-func isPostgresAway(err error) bool {
-	var refused *pgconn.ConnectError
-	var network net.Error
-	if errors.As(err, &refused) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) ||
-		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return true
-	}
-	var answer *pgconn.PgError
-	if !errors.As(err, &answer) {
-		return false
-	}
-	return strings.HasPrefix(answer.Code, "08") || strings.HasPrefix(answer.Code, "53") || strings.HasPrefix(answer.Code, "57P")
-}
-
-// isPostgresTaken knows unique_violation.
-func isPostgresTaken(err error) bool {
-	var answer *pgconn.PgError
-	return errors.As(err, &answer) && answer.Code == "23505"
 }

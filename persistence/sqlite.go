@@ -43,12 +43,12 @@ func openSQLite(ctx context.Context, path string) (*Store, error) {
 		return nil, errors.Join(err, writer.Close())
 	}
 	return &Store{
-		write: writer, read: reader, db: writer, woken: make(chan struct{}, 1),
+		write: writer, read: reader, db: writer, woken: make(chan struct{}, 1), writable: new(writable),
 		close: func() error { return errors.Join(reader.Close(), writer.Close()) },
 		dialect: dialect{
 			relax: relaxSQLite, lock: lockSQLite, reserve: reserveSQLite, exclusively: exclusivelySQLite,
 			insertPending: insertPendingSQLite, prepare: func() *prepared { return nil },
-			isAway: isSQLiteAway, isTaken: isSQLiteTaken,
+			classify: sqliteFault,
 		},
 	}, nil
 }
@@ -71,7 +71,7 @@ func openPoolAt(ctx context.Context, dsn string, connections int) (*bun.DB, erro
 	pool.SetMaxOpenConns(connections)
 	pool.SetMaxIdleConns(connections)
 	db := bun.NewDB(pool, sqlitedialect.New(), bun.WithDiscardUnknownColumns())
-	db = traced(db, "sqlite", isSQLiteAway)
+	db = traced(db, "sqlite", sqliteFault)
 	if err := db.PingContext(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -113,21 +113,23 @@ func reserveSQLite(ctx context.Context, tx bun.IDB, last auth.UserID) error {
 	return err
 }
 
-// isSQLiteAway knows a file that is locked by another process, gone or on a full disk.
-func isSQLiteAway(err error) bool {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return false
+// sqliteFault classifies an error of SQLite.
+func sqliteFault(err error) faultKind {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return faultOther
+	}
+	if e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE {
+		return faultTaken
 	}
 	switch e.Code() & 0xff { // the rest is the extended code
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
-		sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_INTERRUPT:
-		return true
+	case sqlite3.SQLITE_FULL:
+		return faultFull
+	case sqlite3.SQLITE_READONLY:
+		return faultReadOnly
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
+		sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM:
+		return faultAway
 	}
-	return false
-}
-
-func isSQLiteTaken(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE
+	return faultOther
 }

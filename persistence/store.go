@@ -35,6 +35,7 @@ type Store struct {
 
 	together *together      // nil where refreshes do not go together: in a transaction, and in SQLite
 	woken    chan struct{}  // of Woken
+	writable *writable      // shared with the Stores of transactions
 	emitted  *[]events.Data // in a transaction: what it has emitted
 }
 
@@ -60,10 +61,8 @@ type dialect struct {
 	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
 	// prepare makes what runs a statement that is planned once; nil where that gains nothing.
 	prepare func() *prepared
-	// isAway tells whether an error means that the database cannot be reached.
-	isAway func(error) bool
-	// isTaken tells whether an error means that another row has what must be unique.
-	isTaken func(error) bool
+	// classify returns the meaning of an error.
+	classify func(error) faultKind
 }
 
 // ErrURL means that a URL does not name a database. It does not repeat the URL, which may
@@ -76,7 +75,7 @@ var ErrURL = errors.New("is neither a postgres:// nor a sqlite:// URL that can b
 func Open(ctx context.Context, url string) (*Store, error) {
 	switch scheme, rest, _ := strings.Cut(url, "://"); scheme {
 	case "postgres", "postgresql":
-		return openPostgres(ctx, url)
+		return openPostgres(ctx, url, false)
 	case "sqlite":
 		return openSQLite(ctx, rest)
 	}
@@ -100,7 +99,11 @@ func (s *Store) Pools() map[string]sql.DBStats {
 }
 
 // Close waits for what is being asked and closes the connections.
-func (s *Store) Close() error { return s.close() }
+func (s *Store) Close() error {
+	err := s.close()
+	s.writable.wait()
+	return err
+}
 
 // Ping returns auth.ErrUnavailable if the database does not answer.
 func (s *Store) Ping(ctx context.Context) error {
@@ -113,7 +116,7 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) Tx(ctx context.Context, fn func(ctx context.Context, tx *Store) error) error {
 	var emitted []events.Data
 	err := s.write.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
-		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect, emitted: &emitted})
+		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect, writable: s.writable, emitted: &emitted})
 	})
 	if s.emitted != nil { // within another one
 		*s.emitted = append(*s.emitted, emitted...)
@@ -141,7 +144,10 @@ func (s *Store) fault(doing string, err error) error {
 	case errors.Is(err, sql.ErrNoRows):
 		return fmt.Errorf("%s: %w", doing, auth.ErrNotFound)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled),
-		errors.Is(err, sql.ErrConnDone), errors.Is(err, sql.ErrTxDone), s.isAway(err):
+		errors.Is(err, sql.ErrConnDone), errors.Is(err, sql.ErrTxDone), s.classify(err).isAway():
+		if s.classify(err) == faultFull {
+			s.writable.foundNoRoom()
+		}
 		return fmt.Errorf("%s: %w: %w", doing, auth.ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -244,7 +244,7 @@ func TestLockLetsOneInAtATime(t *testing.T) {
 
 // ask asks everything there is to ask.
 func ask(ctx context.Context, s *persistence.Store) map[string]error {
-	errs := map[string]error{"Ping": s.Ping(ctx)}
+	errs := map[string]error{"Ping": s.Ping(ctx), "Writable": s.Writable(ctx)}
 	_, errs["CreateUser"] = s.CreateUser(ctx, persistence.NewUser{EmailKey: "a", At: now})
 	_, errs["Account"] = s.Account(ctx, 1)
 	_, errs["Credentials"] = s.Credentials(ctx, "a")

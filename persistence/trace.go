@@ -15,16 +15,16 @@ import (
 
 // traced is a database whose statements are told as parts of the requests that need them, where
 // traces are recorded at all. What the service does by itself is not told: it looks every second.
-func traced(db *bun.DB, system string, isAway func(error) bool) *bun.DB {
+func traced(db *bun.DB, system string, classify func(error) faultKind) *bun.DB {
 	if !trace.On() {
 		return db
 	}
-	return db.WithQueryHook(queryTracer{system, isAway})
+	return db.WithQueryHook(queryTracer{system, classify})
 }
 
 type queryTracer struct {
-	system string // db.system.name
-	isAway func(error) bool
+	system   string // db.system.name
+	classify func(error) faultKind
 }
 
 // spanKey is where a query keeps its span.
@@ -57,7 +57,7 @@ func (q queryTracer) AfterQuery(_ context.Context, e *bun.QueryEvent) {
 	switch {
 	case e.Err == nil, errors.Is(e.Err, sql.ErrNoRows):
 		span.End(nil)
-	case q.isAway(e.Err):
+	case q.classify(e.Err).isAway():
 		span.End(auth.ErrUnavailable)
 	default:
 		span.End(e.Err)

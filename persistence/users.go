@@ -156,7 +156,7 @@ func (s *Store) SetVerified(ctx context.Context, id auth.UserID, at time.Time) e
 func (s *Store) SetEmail(ctx context.Context, id auth.UserID, email, emailKey string, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*userRow)(nil)).Set("email = ?", email).Set("email_key = ?", emailKey).
 		Set("email_verified_at = ?", at).Set("updated_at = ?", at).Where("id = ?", id).Exec(ctx)
-	if err != nil && s.isTaken(err) {
+	if err != nil && s.classify(err) == faultTaken {
 		return auth.ErrEmailTaken
 	}
 	if err != nil {

@@ -17,13 +17,15 @@ import (
 
 // dataDir is the directory of the embedded parts, held by this process alone.
 type dataDir struct {
-	path string
-	lock *flock.Flock
+	path    string
+	lock    *flock.Flock
+	warning string // that others may get in; "" if they may not
 }
 
 // openDataDir makes the directory if it is not there and locks it.
 func openDataDir(path string) (*dataDir, error) {
-	if err := makeDataDir(path); err != nil {
+	warning, err := makeDataDir(path)
+	if err != nil {
 		return nil, err
 	}
 	lock, err := lockFile(filepath.Join(path, lockName))
@@ -33,7 +35,7 @@ func openDataDir(path string) (*dataDir, error) {
 	case err != nil:
 		return nil, fmt.Errorf("lock DATA_DIR: %w", err)
 	}
-	return &dataDir{path: path, lock: lock}, nil
+	return &dataDir{path: path, lock: lock, warning: warning}, nil
 }
 
 // lockDatabase locks an SQLite file, so that two processes with directories of their own do not
@@ -86,10 +88,11 @@ func lockFile(name string) (*flock.Flock, error) {
 }
 
 // makeDataDir makes the directory if it is not there. One that others can read is refused,
-// unless it is empty: then it is closed to them.
-func makeDataDir(path string) error {
+// unless it is empty: then it is closed to them. The warning says that a directory is open
+// to others and not ours to close.
+func makeDataDir(path string) (warning string, err error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return &settingError{"DATA_DIR", fmt.Sprintf("%q cannot be made: %s", path, reason(err)), "./data"}
+		return "", &settingError{"DATA_DIR", fmt.Sprintf("%q cannot be made: %s", path, reason(err)), "./data"}
 	}
 	return closeToOthers(path)
 }
@@ -103,25 +106,36 @@ func holder(name string) string {
 	return ""
 }
 
-func closeToOthers(path string) error {
+func closeToOthers(path string) (warning string, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("look at DATA_DIR: %w", err)
+		return "", fmt.Errorf("look at DATA_DIR: %w", err)
 	}
 	if info.Mode().Perm()&0o077 == 0 {
-		return nil
+		return "", nil
+	}
+	if isMounted(info) {
+		privateFiles()
+		return fmt.Sprintf("DATA_DIR %q is open to other users (mode %04o), and not this user's to close; files in it are made with mode 0600", path, info.Mode().Perm()), nil
 	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return fmt.Errorf("look at DATA_DIR: %w", err)
+		return "", fmt.Errorf("look at DATA_DIR: %w", err)
 	}
 	if len(entries) > 0 {
-		return &settingError{"DATA_DIR", fmt.Sprintf("%q is open to other users (mode %04o): chmod 700 it, or take another one", path, info.Mode().Perm()), "./data"}
+		return "", &settingError{"DATA_DIR", fmt.Sprintf("%q is open to other users (mode %04o): chmod 700 it, or take another one", path, info.Mode().Perm()), "./data"}
 	}
 	if err := os.Chmod(path, 0o700); err != nil {
-		return fmt.Errorf("close DATA_DIR to others: %w", err)
+		return "", fmt.Errorf("close DATA_DIR to others: %w", err)
 	}
-	return nil
+	return "", nil
+}
+
+// isMounted reports whether the directory is a volume that somebody else prepared: another user
+// owns it, or new files get its group, as Kubernetes's fsGroup sets it at each mount.
+func isMounted(info os.FileInfo) bool {
+	owner, known := ownerOf(info)
+	return known && owner != os.Geteuid() || info.Mode()&os.ModeSetgid != 0
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }

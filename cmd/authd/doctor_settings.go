@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
-	"github.com/joho/godotenv"
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/internal/password"
@@ -125,7 +124,7 @@ func (p *patient) examineSettings(ctx context.Context, t tell) {
 var hasSecrets = []string{"SECRET_KEY", "ACCESS_TOKEN_SECRET", "REFRESH_TOKEN_SECRET", "DATABASE_URL", "NATS_URL", "SMTP_URL"}
 
 func (p *patient) envFile(context.Context) finding {
-	variables, err := godotenv.Read() // it was read at the start, so it can be
+	variables, err := readEnvFile() // it was read at the start, so it can be
 	if errors.Is(err, os.ErrNotExist) {
 		return good("there is none here: settings come from flags and the environment")
 	}

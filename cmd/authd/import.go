@@ -199,7 +199,7 @@ func (cmd importCommand) openTarget(ctx context.Context) (*target, error) {
 		}
 		url = "sqlite://" + filepath.Join(t.scratch, "authd.db")
 	case cmd.DatabaseURL == "" && !cmd.DryRun:
-		if err := makeDataDir(cmd.DataDir); err != nil {
+		if _, err := makeDataDir(cmd.DataDir); err != nil {
 			return nil, err
 		}
 	}

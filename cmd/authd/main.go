@@ -6,6 +6,7 @@
 //
 //	main.go      the commands, signals and exit codes
 //	settings.go  every setting: its name, default, check and example
+//	envfile.go   settings from a file .env
 //	serve.go     which parts run, how they are joined, in what order they stop
 //	clock.go     what time it is
 //	log.go       which request a line of the log is about
@@ -27,19 +28,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
-	"github.com/joho/godotenv"
 
 	"github.com/zyotra/auth/internal/clock"
 )
@@ -159,7 +163,11 @@ func main() {
 
 // program is run until a signal comes.
 func program() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -187,10 +195,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	unsetEmpty(parser.Model.Node)
+	if err := checkText(parser.Model.Node, args); err != nil {
+		fmt.Fprintln(stderr, "authd:", err)
+		return exitUsage
+	}
 	command, done, err := parse(parser, args)
+	if err == nil && !done {
+		err = checkBlank(command.Flags())
+	}
 	switch {
 	case done: // --help
 		return exit
+	case err != nil && exitCode(err) == exitUsage:
+		fmt.Fprintln(stderr, "authd:", err)
+		return exitUsage
 	case err != nil:
 		fmt.Fprintf(stderr, "authd: %v (see authd --help)\n", err)
 		return exitUsage
@@ -251,15 +269,38 @@ func unsetEmpty(node *kong.Node) {
 	}
 }
 
-// loadEnvFile reads .env, if there is one; variables that are set already stay. The parser's
-// own error would repeat a part of the file.
-func loadEnvFile() error {
-	err := godotenv.Load()
-	if err == nil || errors.Is(err, os.ErrNotExist) {
-		return nil
+// checkText refuses settings that are not UTF-8, which would be changed on the way.
+func checkText(node *kong.Node, args []string) error {
+	const fault, example = "is not text in UTF-8: write random bytes in base64", exampleSecret
+	for _, arg := range args {
+		if name, _, _ := strings.Cut(arg, "="); !utf8.ValidString(arg) {
+			return &settingError{strings.ToValidUTF8(name, "?"), fault, example}
+		}
 	}
-	if errors.Is(err, os.ErrPermission) {
-		return errors.New(".env cannot be read: permission denied")
+	for _, flag := range node.Flags {
+		for _, name := range flag.Envs {
+			if !utf8.ValidString(os.Getenv(name)) {
+				return &settingError{name, fault, example}
+			}
+		}
 	}
-	return errors.New(".env cannot be read: each line must be NAME=value, a comment or empty")
+	for _, child := range node.Children {
+		if err := checkText(child, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkBlank refuses settings of nothing but white space.
+func checkBlank(flags []*kong.Flag) error {
+	for _, flag := range flags {
+		if len(flag.Envs) == 0 || flag.Target.Kind() != reflect.String {
+			continue
+		}
+		if value := flag.Target.String(); value != "" && strings.TrimSpace(value) == "" {
+			return &settingError{flag.Envs[0], "is blank", cmp.Or(flag.Default, `""`)}
+		}
+	}
+	return nil
 }

@@ -40,7 +40,10 @@ func (m migrateUp) Run(ctx context.Context, out io.Writer) error {
 		if err == nil && len(done) == 0 {
 			fmt.Fprintln(out, "nothing to do: the schema is up to date")
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return printCollisions(ctx, out, db)
 	})
 }
 
@@ -71,6 +74,15 @@ func (m migrateStatus) Run(ctx context.Context, out io.Writer) error {
 		}
 		return migrations.Check(ctx, db)
 	})
+}
+
+// printCollisions lists accounts that no login finds, since their addresses are those of others.
+func printCollisions(ctx context.Context, out io.Writer, db *bun.DB) error {
+	list, err := migrations.Collisions(ctx, db)
+	for _, c := range list {
+		fmt.Fprintf(out, "account %d has the same address as account %d, but for letter case: no login finds it until it has another one, or the other is deleted\n", c.UserID, c.Holder)
+	}
+	return err
 }
 
 func state(s migrations.Step) string {

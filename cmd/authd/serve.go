@@ -7,8 +7,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -82,6 +85,9 @@ type service struct {
 // it listens, and serves until ctx ends.
 func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput) (err error) {
 	started := time.Now()
+	broken := make(chan os.Signal, 1) // a log that nobody reads any more does not end the service
+	signal.Notify(broken, syscall.SIGPIPE)
+	defer signal.Stop(broken)
 	log, text, err := cmd.logger(out)
 	if err != nil {
 		return err
@@ -200,6 +206,9 @@ func (s *service) openSecrets(cmd serveCommand) (keys secret.Keys, err error) {
 		return nil, err
 	}
 	s.onClose(s.dir.close)
+	if s.dir.warning != "" {
+		s.log.Warn(s.dir.warning)
+	}
 	if keys == nil {
 		return s.dir.secretKeys()
 	}

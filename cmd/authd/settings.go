@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -233,6 +233,11 @@ func (s serveSettings) check() (c config, err error) {
 	}
 	if s.AccessTokenSecret != "" && s.AccessTokenSecret == s.RefreshTokenSecret {
 		return c, &settingError{"REFRESH_TOKEN_SECRET", "is the same as ACCESS_TOKEN_SECRET", exampleSecret}
+	}
+	for name, value := range map[string]string{"ACCESS_TOKEN_SECRET": s.AccessTokenSecret, "REFRESH_TOKEN_SECRET": s.RefreshTokenSecret} {
+		if value != "" && slices.Contains(strings.Split(s.SecretKey, ","), value) {
+			return c, &settingError{name, "is the same as SECRET_KEY", exampleSecret}
+		}
 	}
 	if err := s.checkNumbers(&c); err != nil {
 		return c, err
@@ -615,12 +620,6 @@ const (
 	exampleSecret  = "$(openssl rand -base64 48)"
 )
 
-// wellKnown are parts of secrets that stand in documentation, templates and tutorials.
-var wellKnown = []string{
-	"secret", "password", "changeme", "change-me", "change_me", "example", "default", "your-", "your_",
-	"supersecret", "keyboard cat", "12345678", "abcdefgh", "qwerty", "placeholder", "insecure",
-}
-
 // hmacSecret checks a secret that signs tokens; nil for none. RFC 8725 §3.5: never one that
 // people know or can guess.
 func hmacSecret(name, value string) ([]byte, error) {
@@ -630,28 +629,10 @@ func hmacSecret(name, value string) ([]byte, error) {
 	if len(value) < minSecretBytes {
 		return nil, &settingError{name, fmt.Sprintf("has fewer than %d bytes", minSecretBytes), exampleSecret}
 	}
-	if secret.Weak([]byte(value)) || isWellKnown(value) {
+	if secret.Guessable([]byte(value)) {
 		return nil, &settingError{name, "is well known or easily guessed", exampleSecret}
 	}
 	return []byte(value), nil
-}
-
-// isWellKnown tells whether a secret, or what it is in base64, has a well-known part. Of
-// random ones in base64 fewer than one in a million has one.
-func isWellKnown(value string) bool {
-	forms := []string{value}
-	if decoded, err := base64.StdEncoding.DecodeString(value); err == nil {
-		forms = append(forms, string(decoded))
-	}
-	for _, form := range forms {
-		form = strings.ToLower(form)
-		for _, part := range wellKnown {
-			if strings.Contains(form, part) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // logOutput is where the log goes.

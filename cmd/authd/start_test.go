@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"io/fs"
 	"net"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/uptrace/bun"
@@ -83,6 +85,62 @@ func TestADataDirectoryIsItsOwnersAlone(t *testing.T) {
 	check(t, os.Mkdir(filepath.Join(dir, "data"), 0o755))
 	check(t, os.WriteFile(filepath.Join(dir, "data", "holiday.jpg"), nil, 0o644))
 	launch(t, dir).refused(t, exitUsage, "DATA_DIR", "open to other users (mode 0755)")
+}
+
+// Kubernetes prepares a volume for a group by fsGroup: the directory stays root's, and its mode is
+// set again at each mount.
+func TestAVolumeOfAGroupIsTakenWithAWarning(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	check(t, os.Mkdir(data, 0o755))
+	check(t, os.WriteFile(filepath.Join(data, "lost+found"), nil, 0o600))
+	check(t, os.Chmod(data, 0o775|os.ModeSetgid))
+	a := launch(t, dir).ready(t)
+	a.line(t, "is open to other users (mode 0775)")
+	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	a.stop(t)
+	check(t, filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
+		check(t, err)
+		info, err := entry.Info()
+		check(t, err)
+		if !entry.IsDir() && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %04o", path, info.Mode().Perm())
+		}
+		return nil
+	}))
+}
+
+// Nobody reads standard error after "authd 2>&1 | head -1".
+func TestTheLogsReaderMayGo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cmd := exec.Command("owned-authd", append([]string{"--log-level=debug"}, listenAnywhere...)...)
+	reader, writer, err := os.Pipe()
+	check(t, err)
+	hold, err := cmd.StdinPipe()
+	check(t, err)
+	defer hold.Close()
+	cmd.Dir, cmd.Stderr, cmd.Env = dir, writer, []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}
+	check(t, cmd.Start())
+	check(t, writer.Close())
+	var line struct{ Msg, HTTP string }
+	for lines := json.NewDecoder(reader); line.Msg != "ready"; {
+		check(t, lines.Decode(&line))
+	}
+	check(t, reader.Close())
+	for range 3 { // each is a line of the log
+		response, err := http.Post(line.HTTP+"/login", "application/json", strings.NewReader(credentials))
+		check(t, err)
+		check(t, response.Body.Close())
+		if response.StatusCode != http.StatusUnauthorized {
+			t.Errorf("status %d", response.StatusCode)
+		}
+	}
+	check(t, cmd.Process.Signal(syscall.SIGHUP))
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after SIGHUP: %v", err)
+	}
 }
 
 func TestWithoutANATSListenerHTTPWorks(t *testing.T) {

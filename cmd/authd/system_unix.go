@@ -30,3 +30,6 @@ func ownerOf(info fs.FileInfo) (user int, known bool) {
 	}
 	return int(s.Uid), true
 }
+
+// privateFiles has the files that this process makes from now on be its user's alone.
+func privateFiles() { syscall.Umask(0o077) }

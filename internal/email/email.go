@@ -1,9 +1,9 @@
 // Package email reads addresses and says when two are one mailbox.
 //
-// An address is compared without regard to letter case, in Unicode's composed form (NFC),
-// with its domain in ASCII form (RFC 5891). Nothing that merely looks like an address
-// ever equals it: a character that would turn into an ASCII letter on the way, such as
-// the Kelvin sign, is refused. Sub-addresses (a+b@…) stay distinct.
+// An address is compared by Unicode's full case folding in composed form (NFC), with its domain
+// in ASCII form (RFC 5891). Nothing that merely looks like an address ever equals it: a character
+// that would turn into an ASCII letter on the way, such as the Kelvin sign, is refused, and ß
+// stays ß. So are characters that nobody sees. Sub-addresses (a+b@…) stay distinct.
 package email
 
 import (
@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/idna"
+	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
 )
 
@@ -44,9 +45,9 @@ func Parse(text string) (Address, error) {
 		return Address{}, ErrInvalid
 	}
 	local := norm.NFC.String(text[:at])
-	_, asTyped := lower(text[:at])
-	key, ok := lower(local) // composed, as it is stored: I and a dot above it make İ
-	if !asTyped || !ok || !isDotAtom(local) || max(len(local), len(key)) > maxLocalBytes {
+	key := fold(local)
+	// In every form: I and a dot above it make İ, and ẛ is made of a long s.
+	if becomesASCII(text[:at]) || becomesASCII(local) || becomesASCII(norm.NFD.String(local)) || !isDotAtom(local) || max(len(local), len(key)) > maxLocalBytes {
 		return Address{}, ErrInvalid
 	}
 	domain, ok := asciiDomain(text[at+1:])
@@ -56,21 +57,42 @@ func Parse(text string) (Address, error) {
 	return Address{Display: local + "@" + domain, Key: key + "@" + domain}, nil
 }
 
-// lower folds case and composes, rune by rune. It refuses what would become ASCII without
-// being it: then a look-alike would equal somebody else's address.
-func lower(text string) (string, bool) {
+// fold writes the local part as it is compared: canonical caseless matching (Unicode §3.13,
+// D145), in composed form. ß is not folded to the ASCII letters ss, which would make straße@ the
+// same as strasse@; its capital becomes ß.
+func fold(local string) string {
 	var out strings.Builder
-	for _, r := range text {
-		low := unicode.ToLower(r)
-		if r >= utf8.RuneSelf && (low < utf8.RuneSelf || startsASCII(norm.NFC.String(string(r)))) {
-			return "", false
-		}
-		out.WriteRune(low)
+	for _, r := range norm.NFD.String(local) {
+		out.WriteString(foldRune(r))
 	}
-	return norm.NFC.String(out.String()), true
+	return norm.NFC.String(out.String())
 }
 
-func startsASCII(s string) bool { return s != "" && s[0] < utf8.RuneSelf }
+func foldRune(r rune) string {
+	switch {
+	case r == 'ß' || r == 'ẞ':
+		return "ß"
+	case unicode.Is(unicode.Cherokee, r): // folds to capitals, which package cases gets wrong
+		return string(unicode.ToUpper(r))
+	}
+	return cases.Fold().String(string(r))
+}
+
+// becomesASCII reports whether a character that is not ASCII would become, or begin with, one
+// that is: then a look-alike would equal somebody else's address.
+func becomesASCII(text string) bool {
+	for _, r := range text {
+		if r < utf8.RuneSelf {
+			continue
+		}
+		for _, form := range []string{norm.NFC.String(string(r)), norm.NFC.String(foldRune(r))} {
+			if strings.ContainsFunc(form, func(r rune) bool { return r < utf8.RuneSelf }) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // isDotAtom tells whether s is atoms joined by single dots.
 func isDotAtom(s string) bool {
@@ -82,25 +104,30 @@ func isDotAtom(s string) bool {
 	return true
 }
 
-// notAtomText is what RFC 5322 keeps out of an atom and, beyond ASCII, what nobody sees:
-// only letters, marks, numbers, punctuation and symbols are taken.
+// notAtomText is what RFC 5322 keeps out of an atom and, beyond ASCII, what nobody sees: only
+// letters, marks, numbers, punctuation and symbols are taken, and of those no character that is
+// ignored in display (Default_Ignorable_Code_Point) or blank.
 func notAtomText(r rune) bool {
 	if r < utf8.RuneSelf {
 		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("!#$%&'*+-/=?^_`{|}~", r)
 	}
-	return r == utf8.RuneError || !unicode.IsGraphic(r) || unicode.IsSpace(r)
+	return r == utf8.RuneError || r == brailleBlank || !unicode.IsGraphic(r) || unicode.IsSpace(r) ||
+		unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
+
+// brailleBlank is a symbol without dots.
+const brailleBlank = '\u2800'
 
 // domains is IDNA2008 for registration: it maps nothing, so that what does not already
 // read as the domain is not turned into it.
 var domains = idna.New(idna.ValidateForRegistration(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
 
+// asciiDomain lowers the domain: DNS has no folding, and ς and σ are names of their own there.
 func asciiDomain(text string) (string, bool) {
-	low, ok := lower(text)
-	if !ok {
+	if becomesASCII(text) {
 		return "", false
 	}
-	domain, err := domains.ToASCII(low)
+	domain, err := domains.ToASCII(norm.NFC.String(strings.ToLower(text)))
 	if err != nil {
 		return "", false
 	}

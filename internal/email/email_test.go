@@ -3,6 +3,9 @@ package email_test
 import (
 	"strings"
 	"testing"
+	"unicode"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/zyotra/auth/internal/email"
 )
@@ -33,6 +36,15 @@ func TestRefuses(t *testing.T) {
 		".a@example.com", "a.@example.com", `"a b"@example.com`, "Ada <ada@example.com>",
 		"a@example..com", "a@-example.com", "a@example.com.", "a@exam_ple.com", "a@example.com\n",
 		"a\x00@example.com", "a\u200b@example.com", "a\u00a0@example.com", "a\xff@example.com",
+		"\u1fefa@example.com",  // composes to a backtick
+		"a\u034fb@example.com", // combining grapheme joiner
+		"a\u115fb@example.com", // Hangul filler
+		"a\u3164b@example.com", // and another
+		"a\u2800b@example.com", // Braille blank
+		"a\ufe0fb@example.com", // variation selector
+		"a\U000e0100@example.com",
+		"\ufb01n@example.com",    // ligature fi
+		"\u0149a@example.com",    // apostrophe and n
 		"\u212aate@example.com",  // Kelvin sign
 		"\u0130zmir@example.com", // its lower case begins with i
 		"a@\uff45xample.com",     // full-width e
@@ -57,6 +69,55 @@ func TestLookAlikesAreOthers(t *testing.T) {
 	}
 }
 
+func TestOneMailboxIsOneKey(t *testing.T) {
+	for _, same := range [][]string{
+		{"οδος", "ΟΔΟΣ", "οδοσ", "Οδος"},
+		{"µx", "Μx", "μx"},
+		{"zoë", "ZOË", "zoe\u0308"},
+		{"straße", "STRAẞE", "Straße"},
+		{"ᾳx", "ᾼx", "αιx"},
+		{"\uab70", "\u13a0"}, // Cherokee folds to capitals
+		{"ǰ", "j\u030c", "J\u030c"},
+	} {
+		var want string
+		for _, local := range same {
+			a, err := email.Parse(local + "@example.com")
+			if err != nil {
+				t.Errorf("%q: %v", local, err)
+			}
+			if want == "" {
+				want = a.Key
+			}
+			if a.Key != want {
+				t.Errorf("%q has the key %q, %q has %q", same[0], want, local, a.Key)
+			}
+		}
+	}
+	eszett, _ := email.Parse("straße@example.com")
+	if ascii, _ := email.Parse("strasse@example.com"); ascii.Key == eszett.Key {
+		t.Error("straße is taken for strasse")
+	}
+}
+
+// The key of a key is itself, and every spelling by letter case has it.
+func TestEveryCharacterHasOneKey(t *testing.T) {
+	for r := rune(0); r < 0x20000; r++ {
+		if unicode.In(r, unicode.Han, unicode.Hangul) { // many, without case
+			continue
+		}
+		a, err := email.Parse("x" + string(r) + "@a.b")
+		if err != nil {
+			continue
+		}
+		for _, spelling := range []string{a.Key, strings.ToLower(a.Display), norm.NFD.String(a.Display)} {
+			other, err := email.Parse(spelling)
+			if err != nil || other.Key != a.Key {
+				t.Errorf("%U has the key %q, %q has %q, %v", r, a.Key, spelling, other.Key, err)
+			}
+		}
+	}
+}
+
 // Both forms of an accepted address are accepted, are short enough, and have the same key;
 // an ASCII key comes from ASCII alone.
 func FuzzParse(f *testing.F) {
@@ -64,6 +125,9 @@ func FuzzParse(f *testing.F) {
 	f.Add("\u212a@a.b")
 	f.Add("o\u0308\u0304@ß.de")
 	f.Add("I\u0307@ß.A")
+	f.Add("ΟΔΟΣ@ς.gr")
+	f.Add("\u1fb3\u0345\u1e9b\u0323@a.b")
+	f.Add("\u3164a@a.b")
 	f.Fuzz(func(t *testing.T, in string) {
 		a, err := email.Parse(in)
 		if err != nil {
@@ -73,9 +137,14 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, form := range []string{a.Display, a.Key} {
-			again, err := email.Parse(form)
+			again, err := email.Parse(form) // so folding what is folded changes nothing
 			if err != nil || again.Key != a.Key || len(form) > email.MaxBytes {
 				t.Fatalf("%q gives %+v, but %q gives %+v, %v", in, a, form, again, err)
+			}
+		}
+		for _, spelling := range []string{strings.ToLower(a.Display), norm.NFD.String(a.Display)} {
+			if other, err := email.Parse(spelling); err == nil && other.Key != a.Key {
+				t.Fatalf("%q has the key %q, %q has %q", a.Display, a.Key, spelling, other.Key)
 			}
 		}
 		local := in[:strings.LastIndexByte(in, '@')]

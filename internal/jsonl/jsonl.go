@@ -43,7 +43,8 @@ func NewReader(r io.Reader) *Reader { return &Reader{in: bufio.NewReaderSize(r, 
 // Line is the number of the line that Next returned, from 1.
 func (r *Reader) Line() int { return r.line }
 
-// Next returns the account of the next line that is not blank. It returns ErrMalformed, io.EOF
+// Next returns the account of the next line that is not blank. A byte order mark before the first
+// line is ignored. It returns ErrMalformed, io.EOF
 // at the end, or the error of what it reads from.
 func (r *Reader) Next() (Account, error) {
 	for {
@@ -67,6 +68,9 @@ func (r *Reader) next() ([]byte, error) {
 	line, err := r.in.ReadSlice('\n')
 	if len(line) > 0 {
 		r.line++
+	}
+	if r.line == 1 {
+		line = bytes.TrimPrefix(line, []byte("\ufeff"))
 	}
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):

@@ -9,19 +9,18 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/ccojocar/zxcvbn-go/data"
 	"github.com/trustelem/zxcvbn/frequency"
-	"golang.org/x/text/unicode/norm"
 )
 
-// The lists of common passwords that two ports of zxcvbn rank by. They differ in age, and
-// neither has all of the other.
-const (
-	commonAsset     = "data/Passwords.json" // of ccojocar
-	commonFrequency = "passwords"           // of trustelem
-)
+// listAssets are the lists of ccojocar's port of zxcvbn that are used besides all of trustelem's.
+// Both take a password off their list of passwords if it is a word or a name, which they list
+// apart; the commonest passwords are whole only with those lists.
+var listAssets = []string{"data/Passwords.json", "data/English.json", "data/Surnames.json", "data/FemaleNames.json", "data/MaleNames.json"}
 
 // minContextLength is the shortest word that counts as context: shorter ones are part of
 // many others. In code points.
@@ -36,28 +35,33 @@ const (
 // blocklist refuses passwords that many people use, or that tell of their owner. Of the former
 // it keeps 8 bytes each: so ten million take 80 MB, and refuse one of two trillion others.
 type blocklist struct {
-	seed   maphash.Seed // nobody outside knows it, so nobody can look for others that are refused
-	common []uint64     // digests of what fold writes, sorted
-	names  []string     // of the service
+	seed   maphash.Seed    // nobody outside knows it, so nobody can look for others that are refused
+	common func() []uint64 // returns digests of what fold writes, sorted
+	names  []string        // of the service
 }
 
-func newBlocklist(names []string) (blocklist, error) {
-	asset, err := data.Asset(commonAsset)
-	if err != nil {
-		return blocklist{}, fmt.Errorf("common passwords: %w", err)
-	}
-	var file struct{ List []string }
-	if err := json.Unmarshal(asset, &file); err != nil {
-		return blocklist{}, fmt.Errorf("common passwords: %w", err)
-	}
+// newBlocklist reads the lists in a goroutine of its own: that takes 40 ms of a core, which the
+// start of the process need not wait for. The first password does.
+func newBlocklist(names []string) blocklist {
 	b := blocklist{seed: maphash.MakeSeed(), names: names}
-	for _, list := range [][]string{file.List, frequency.FrequencyLists[commonFrequency]} {
-		for _, word := range list {
-			b.add(word)
-		}
+	b.common = sync.OnceValue(b.readLists)
+	go b.common()
+	return b
+}
+
+func (b blocklist) readLists() []uint64 {
+	var digests []uint64
+	for _, list := range frequency.FrequencyLists {
+		digests = b.add(digests, list...)
 	}
-	b.sort()
-	return b, nil
+	for _, name := range listAssets {
+		var file struct{ List []string }
+		if err := json.Unmarshal(data.MustAsset(name), &file); err != nil {
+			panic(err) // a list in the binary
+		}
+		digests = b.add(digests, file.List...)
+	}
+	return sorted(digests)
 }
 
 // Block refuses more passwords as too common: those of a list, one a line, in UTF-8, of at most
@@ -65,8 +69,7 @@ func newBlocklist(names []string) (blocklist, error) {
 // a *ListError, which names the line at fault, or the error of what it reads from; nothing more
 // is refused then. Call it before the Hasher is used.
 func (h *Hasher) Block(list io.Reader) error {
-	more := h.blocked
-	more.common = slices.Clone(more.common)
+	digests := slices.Clone(h.blocked.common())
 	limited := &io.LimitedReader{R: list, N: maxListSize + 1}
 	lines := bufio.NewScanner(limited)
 	lines.Buffer(nil, maxListLine)
@@ -80,7 +83,7 @@ func (h *Hasher) Block(list io.Reader) error {
 		if !utf8.ValidString(line) {
 			return &ListError{number, "is not UTF-8"}
 		}
-		more.add(line)
+		digests = h.blocked.add(digests, line)
 	}
 	switch {
 	case limited.N == 0:
@@ -90,8 +93,8 @@ func (h *Hasher) Block(list io.Reader) error {
 	case lines.Err() != nil:
 		return lines.Err()
 	}
-	more.sort()
-	h.blocked = more
+	digests = sorted(digests)
+	h.blocked.common = func() []uint64 { return digests }
 	return nil
 }
 
@@ -109,27 +112,37 @@ func (e *ListError) Error() string {
 }
 
 // fold brings a word into the form that is compared here: letter case does not help.
-func fold(word string) string { return strings.ToLower(norm.NFC.String(word)) }
+func fold(word string) string { return strings.ToLower(normalize(word)) }
 
-// add blocks a word; sort must follow. Words that are too short to be passwords anyway take no
-// place.
-func (b *blocklist) add(word string) {
-	if len(word) < MinLength {
-		return
+// add appends the digests of words. Words that are too short to be passwords anyway take no place.
+func (b blocklist) add(digests []uint64, words ...string) []uint64 {
+	for _, word := range words {
+		if len(word) < MinLength {
+			continue
+		}
+		if folded := fold(word); utf8.RuneCountInString(folded) >= MinLength {
+			digests = append(digests, maphash.String(b.seed, folded))
+		}
 	}
-	if folded := fold(word); utf8.RuneCountInString(folded) >= MinLength {
-		b.common = append(b.common, maphash.String(b.seed, folded))
-	}
+	return digests
 }
 
-func (b *blocklist) sort() {
-	slices.Sort(b.common)
-	b.common = slices.Clone(slices.Compact(b.common)) // without the room that add left
+// sorted returns the digests in order, each once, without the room that append left.
+func sorted(digests []uint64) []uint64 {
+	slices.Sort(digests)
+	return slices.Clone(slices.Compact(digests))
 }
 
-// isCommon tells whether the password is on the list.
+// isCommon reports whether the password is on the list, as it is or without the digits and
+// punctuation that people put before and behind a word, as in jennifer1.
 func (b blocklist) isCommon(password string) bool {
-	_, found := slices.BinarySearch(b.common, maphash.String(b.seed, fold(password)))
+	folded := fold(password)
+	bare := strings.TrimFunc(folded, func(r rune) bool { return unicode.IsDigit(r) || unicode.IsPunct(r) })
+	return b.lists(folded) || utf8.RuneCountInString(bare) >= MinLength && b.lists(bare)
+}
+
+func (b blocklist) lists(folded string) bool {
+	_, found := slices.BinarySearch(b.common(), maphash.String(b.seed, folded))
 	return found
 }
 

@@ -22,17 +22,24 @@ import (
 // listed are the passwords of the lists that we are built with.
 func listed(t *testing.T) []string {
 	t.Helper()
-	asset, err := data.Asset("data/Passwords.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file struct{ List []string }
-	if err := json.Unmarshal(asset, &file); err != nil {
-		t.Fatal(err)
-	}
 	words := map[string]bool{}
-	for _, word := range slices.Concat(file.List, frequency.FrequencyLists["passwords"]) {
-		words[strings.ToLower(word)] = true
+	for _, list := range frequency.FrequencyLists {
+		for _, word := range list {
+			words[strings.ToLower(word)] = true
+		}
+	}
+	for _, name := range data.AssetNames() {
+		asset, err := data.Asset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file struct{ List []string }
+		if err := json.Unmarshal(asset, &file); err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range file.List {
+			words[strings.ToLower(word)] = true
+		}
 	}
 	return slices.Sorted(maps.Keys(words))
 }
@@ -51,8 +58,28 @@ func TestCommonPasswordsAreRefused(t *testing.T) {
 			}
 		}
 	}
-	if len(all) < 30_000 || long < 10_000 {
+	if len(all) < 100_000 || long < 50_000 {
 		t.Errorf("%d passwords, %d of them long enough to be tried here", len(all), long)
+	}
+}
+
+// The lists of passwords lack these, as they are words and names too.
+func TestCommonWordsAndNamesAreRefused(t *testing.T) {
+	h := newHasher(t)
+	for _, common := range []string{
+		"jennifer", "michelle", "business", "birthday", "beautiful", "jennifer1", "Jennifer123!", "1michelle", "!football!",
+		"elizabeth", "victoria", "princess", "football", "basketball", "sunshine", "computer", "internet", "whatever",
+		"charlotte", "password1", "qwertyuiop", "1qaz2wsx", "zaq12wsx", "iloveyou", "superman", "samantha", "benjamin",
+		"chocolate", "alexander", "stephanie", "christian", "university", "something",
+	} {
+		if got := h.Check(t.Context(), common); got != "too_common" {
+			t.Errorf("%q: %q", common, got)
+		}
+	}
+	for _, good := range []string{"correct horse", "jennifer walks", "jennifer 1 walks", "1234 and more"} {
+		if got := h.Check(t.Context(), good); got != "" {
+			t.Errorf("%q: %q", good, got)
+		}
 	}
 }
 
@@ -127,6 +154,7 @@ func TestAListTakesEightBytesAPassword(t *testing.T) {
 		return int(m.HeapAlloc)
 	}
 	h := newHasher(t)
+	h.Check(t.Context(), "read the lists first")
 	before := heap()
 	if err := h.Block(strings.NewReader(text)); err != nil {
 		t.Fatal(err)

@@ -11,20 +11,26 @@ import (
 // is followed by comparisons with dummies that make up for the rest. A string that costs more than the
 // current cost cannot be compared for less.
 
-// compareBcrypt compares with a string of a cost. Each cost is twice the work of the one below: the
-// costs from the string's to the one below the current add up to the difference.
-func (h *Hasher) compareBcrypt(hash string, input []byte, cost int) bool {
-	match := h.bcrypt(hash, input, cost)
-	for c := cost; c < h.Cost; c++ {
-		h.spend(c)
+// compareBcrypt compares every input with a string of a cost, so that the time does not depend on
+// which one matches. Each cost is twice the work of the one below: the costs from the string's to
+// the one below the current add up to the difference.
+func (h *Hasher) compareBcrypt(hash string, inputs [][]byte, cost int) (match bool) {
+	for _, input := range inputs {
+		match = h.bcrypt(hash, input, cost) || match
+		for c := cost; c < h.Cost; c++ {
+			h.spend(c)
+		}
 	}
 	return match
 }
 
-// mismatch compares with a dummy of the current cost.
-func (h *Hasher) mismatch() (bool, error) {
-	h.spend(h.Cost)
-	return false, nil
+// mismatch compares with a dummy of the current cost, once for each form of the password, and
+// returns false.
+func (h *Hasher) mismatch(forms int) bool {
+	for range forms {
+		h.spend(h.Cost)
+	}
+	return false
 }
 
 // spend does the work of a comparison of a cost.
@@ -40,7 +46,7 @@ func (h *Hasher) bcrypt(hash string, input []byte, cost int) (match bool) {
 // compareDerived compares with a string of another scheme. How much bcrypt its work is worth depends on
 // the machine and its load, so both are measured: the scheme itself, and bcrypt by a part of
 // the work that is due.
-func (h *Hasher) compareDerived(d derived, password string) (bool, error) {
+func (h *Hasher) compareDerived(d derived, password string, forms int) (bool, error) {
 	began := time.Now()
 	match, err := d.matches(password)
 	took := time.Since(began)
@@ -51,6 +57,7 @@ func (h *Hasher) compareDerived(d derived, password string) (bool, error) {
 	for _, cost := range h.rest(took, time.Since(began)) {
 		h.spend(cost)
 	}
+	h.mismatch(forms - 1) // the scheme compares one form
 	return match, err
 }
 

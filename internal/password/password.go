@@ -1,8 +1,8 @@
 // Package password turns passwords into what may be stored, and compares.
 //
-// A password is taken as Unicode: valid UTF-8 without control characters, brought into
-// composed form (NFC) and otherwise left as it is, so that canonically equivalent
-// spellings are one password and nothing else is (compare RFC 8265 §4.2). It is then keyed
+// A password is taken as Unicode: valid UTF-8 without control characters, with every space as an
+// ordinary one, in composed form (NFC), and otherwise left as it is (RFC 8265 §4.2.2). So
+// canonically equivalent spellings are one password. It is then keyed
 // with the pepper, which is not in the database (HMAC-SHA-256), written in base64 and
 // given to bcrypt. So every byte counts, though bcrypt reads only 72 and stops at a NUL,
 // and a copy of the database alone cannot be guessed against.
@@ -27,6 +27,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -93,11 +94,7 @@ func Peppers(keys secret.Keys) (peppers []Pepper) {
 // New makes a Hasher. names are what the service is called, which makes a poor password
 // there.
 func New(peppers []Pepper, cost, minLength int, names ...string) (*Hasher, error) {
-	blocked, err := newBlocklist(names)
-	if err != nil {
-		return nil, err
-	}
-	h := &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, blocked: blocked}
+	h := &Hasher{Peppers: peppers, Cost: cost, MinLength: minLength, blocked: newBlocklist(names)}
 	for c := bcrypt.MinCost; c <= MaxCost; c++ {
 		h.dummies[c] = dummy(c)
 	}
@@ -156,7 +153,7 @@ func isText(s string) bool {
 func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	var hash []byte
 	var err error
-	work := func() { hash, err = bcrypt.GenerateFromPassword(h.Peppers[0].digest(password), h.Cost) }
+	work := func() { hash, err = bcrypt.GenerateFromPassword(h.Peppers[0].digest(normalize(password)), h.Cost) }
 	if err := h.Pool.Do(ctx, work); err != nil {
 		return "", err
 	}
@@ -166,10 +163,31 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	return scheme + h.Peppers[0].ID + string(hash), nil
 }
 
-// digest is 44 bytes of base64, without NULs, that differ wherever passwords differ.
-func (p Pepper) digest(password string) []byte {
+// normalize brings a password into the form that is hashed: spaces that are not ASCII become
+// ordinary ones, then NFC.
+func normalize(password string) string {
+	return norm.NFC.String(strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Zs, r) {
+			return ' '
+		}
+		return r
+	}, password))
+}
+
+// spellings are the forms in which a password may have been hashed: normalized, and in NFC alone,
+// as it was before spaces were mapped. They differ only if it has a space that is not ASCII.
+func spellings(password string) []string {
+	now, former := normalize(password), norm.NFC.String(password)
+	if now == former {
+		return []string{now}
+	}
+	return []string{now, former}
+}
+
+// digest is 44 bytes of base64, without NULs, that differ wherever normalized passwords differ.
+func (p Pepper) digest(normalized string) []byte {
 	mac := hmac.New(sha256.New, p.Key)
-	mac.Write([]byte(norm.NFC.String(password)))
+	mac.Write([]byte(normalized))
 	return base64.StdEncoding.AppendEncode(nil, mac.Sum(nil))
 }
 
@@ -200,38 +218,45 @@ func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Re
 // comparison returns the work of a comparison, and whether the stored string is of the current
 // scheme, pepper and cost.
 func (h *Hasher) comparison(stored, password string) (matches func() (bool, error), current bool, err error) {
+	forms := spellings(password)
+	mismatch := func() (bool, error) { return h.mismatch(len(forms)), nil }
 	if stored == "" || utf8.RuneCountInString(password) > MaxLength || !isText(password) {
-		return h.mismatch, false, nil
+		return mismatch, false, nil
 	}
 	if !isBcrypt(stored) {
 		d, err := readDerived(stored)
-		return func() (bool, error) { return h.compareDerived(d, password) }, false, err
+		return func() (bool, error) { return h.compareDerived(d, password, len(forms)) }, false, err
 	}
-	hash, input, err := h.open(stored, password)
+	hash, inputs, err := h.open(stored, password, forms)
 	if err != nil {
 		return nil, false, err
 	}
-	if len(input) > maxPlainBytes {
-		return h.mismatch, false, nil // bcrypt would pass over the rest
+	if len(inputs[0]) > maxPlainBytes {
+		return mismatch, false, nil // bcrypt would pass over the rest
 	}
 	cost, err := costOf(hash)
 	if err != nil {
 		return nil, false, err
 	}
-	current = strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost
-	return func() (bool, error) { return h.compareBcrypt(hash, input, cost), nil }, current, nil
+	// Of two forms the former one may be the one that matches, which is then replaced.
+	current = strings.HasPrefix(stored, scheme+h.Peppers[0].ID+"$") && cost == h.Cost && len(forms) == 1
+	return func() (bool, error) { return h.compareBcrypt(hash, inputs, cost), nil }, current, nil
 }
 
-// open splits a stored string into the bcrypt string and what bcrypt is to be given.
-func (h *Hasher) open(stored, password string) (hash string, input []byte, err error) {
+// open splits a stored string into the bcrypt string and the inputs that bcrypt is to be given, one
+// for each form of the password.
+func (h *Hasher) open(stored, password string, forms []string) (hash string, inputs [][]byte, err error) {
 	rest, ours := strings.CutPrefix(stored, scheme)
 	if !ours {
-		return stored, []byte(password), nil
+		return stored, slices.Repeat([][]byte{[]byte(password)}, len(forms)), nil
 	}
 	id, hash, _ := strings.Cut(rest, "$")
 	for _, p := range h.Peppers {
 		if p.ID == id {
-			return "$" + hash, p.digest(password), nil
+			for _, form := range forms {
+				inputs = append(inputs, p.digest(form))
+			}
+			return "$" + hash, inputs, nil
 		}
 	}
 	return "", nil, fmt.Errorf("%w: keyed with an unknown SECRET_KEY", ErrStored)

@@ -113,7 +113,7 @@ func TestEquivalentSpellingsMatch(t *testing.T) {
 	if !compare(t, h, stored, "Zoë Zoe\u0308 Ångstro\u0308m").Match {
 		t.Error("an equivalent spelling does not match")
 	}
-	for _, other := range []string{"zoë Zoë Ångström", "Zoë\u00a0Zoë Ångström", "Ｚoë Zoë Ångström"} {
+	for _, other := range []string{"zoë Zoë Ångström", "ZoëZoë Ångström", "Ｚoë Zoë Ångström"} {
 		if compare(t, h, stored, other).Match {
 			t.Errorf("%q matches", other)
 		}

@@ -7,7 +7,6 @@
 package secret
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -56,16 +55,17 @@ func Generate() string {
 }
 
 // Parse reads one or two master secrets: base64 (standard alphabet, padded) of 32 bytes
-// each, comma-separated, the current one first. Its errors never hold the secret.
+// each, comma-separated, the current one first. A byte order mark before them is ignored. Its
+// errors never hold the secret.
 func Parse(text string) (Keys, error) {
 	var keys Keys
-	for part := range strings.SplitSeq(strings.TrimSpace(text), ",") {
+	for part := range strings.SplitSeq(strings.TrimSpace(strings.TrimPrefix(text, "\ufeff")), ",") {
 		raw, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(part))
 		if err != nil || len(raw) != Size {
 			return nil, fmt.Errorf("is not base64 of %d bytes", Size)
 		}
-		if Weak(raw) {
-			return nil, errors.New("is not random")
+		if Guessable(raw) {
+			return nil, errors.New("is published, or not random")
 		}
 		keys = append(keys, Key{ID: hex.EncodeToString(derive(raw, LabelID, 4)), raw: raw})
 	}
@@ -76,19 +76,6 @@ func Parse(text string) (Keys, error) {
 		return nil, errors.New("holds the same value twice")
 	}
 	return keys, nil
-}
-
-// Weak tells whether a secret cannot have come from a random generator: less than a third
-// of its bytes differ. Of 32 random bytes that never happens (fewer than 11 different
-// ones: about 2^-60).
-func Weak(raw []byte) bool {
-	distinct := 0
-	for b := range 256 {
-		if bytes.IndexByte(raw, byte(b)) >= 0 {
-			distinct++
-		}
-	}
-	return distinct < min(len(raw), Size)/3
 }
 
 // Derive returns the 32-byte secret of the label.

@@ -1,6 +1,6 @@
 // Package strictjson reads requests and writes replies. It reads what the types document and
 // nothing else: unknown, duplicate, case-folded and wrongly typed members, null, invalid UTF-8, lone
-// surrogates, and anything before or after the one value are refused, never repaired.
+// surrogates, U+0000, and anything before or after the one value are refused, never repaired.
 //
 // It is encoding/json/v2 in its published module, which is the standard library's own
 // from Go 1.27 on, with the options that RFC 8259 §4 and RFC 7493 (I-JSON) ask for.
@@ -26,6 +26,7 @@ const (
 	ReasonDuplicate = "duplicate_member"
 	ReasonType      = "wrong_type"
 	ReasonUnicode   = "not_unicode"
+	ReasonNUL       = "nul_character"
 	ReasonSyntax    = "syntax"
 )
 
@@ -64,7 +65,23 @@ func Unmarshal(data []byte, v any) error {
 	if err := decode(data, v, noUnknown); err != nil {
 		return malformed(data, err)
 	}
-	return nil
+	return refuseNUL(data)
+}
+
+// refuseNUL refuses U+0000 in any string: Postgres stores none, and no member has a use for it.
+func refuseNUL(data []byte) error {
+	if !bytes.Contains(data, []byte(`\u0000`)) { // an unescaped one is not JSON
+		return nil
+	}
+	for d := jsontext.NewDecoder(bytes.NewReader(data)); ; {
+		token, err := d.ReadToken()
+		if err != nil {
+			return nil // the end; the syntax was right
+		}
+		if token.Kind() == '"' && strings.ContainsRune(token.String(), 0) {
+			return at(d.StackPointer(), ReasonNUL)
+		}
+	}
 }
 
 // Take reads one member of the object in data into v, and returns the object without it. An

@@ -29,6 +29,8 @@ func TestRefusesAndNamesTheMember(t *testing.T) {
 		{"null object", `{"client":null}`, "client", "wrong_type"},
 		{"lone surrogate", `{"email":"\ud800"}`, "email", "syntax"},
 		{"invalid UTF-8", "{\"email\":\"a\xffb\"}", "email", "not_unicode"},
+		{"NUL", `{"email":"a","name":"b\u0000"}`, "name", "nul_character"},
+		{"NUL inside", `{"client":{"ip":"\u0000"}}`, "client.ip", "nul_character"},
 		{"deep nesting", `{"client":` + strings.Repeat("[", 30000) + strings.Repeat("]", 30000) + `}`, "client", "wrong_type"},
 		{"control characters in a name", "{\"a\\u0000\\nb\":1}", "a??b", "unknown_member"},
 		{"a long name", `{"` + strings.Repeat("ä", 100) + `":1}`, strings.Repeat("ä", 32) + "…", "unknown_member"},
@@ -49,11 +51,11 @@ func TestRefusesAndNamesTheMember(t *testing.T) {
 
 func TestReadsWhatIsDocumented(t *testing.T) {
 	var req auth.RegisterRequest
-	err := strictjson.Unmarshal([]byte(` {"email":"a\u0040b","password":"\ud83d\ude00","client":{"ip":"::1"}} `), &req)
+	err := strictjson.Unmarshal([]byte(` {"email":"a\u0040b","name":"\\u0000","password":"\ud83d\ude00","client":{"ip":"::1"}} `), &req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if req.Email != "a@b" || req.Password != "😀" || req.Client.IP != "::1" {
+	if req.Email != "a@b" || req.Password != "😀" || req.Name != `\u0000` || req.Client.IP != "::1" {
 		t.Errorf("read %+v", req)
 	}
 }

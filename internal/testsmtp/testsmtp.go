@@ -58,6 +58,7 @@ const (
 // Letter is a mail that the server has taken.
 type Letter struct {
 	From, To   string // of the envelope
+	Hello      string // the name in EHLO
 	Header     mail.Header
 	Text, HTML string
 	Link       string // the first in the text
@@ -304,7 +305,7 @@ func (s *session) Data(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	letter.From, letter.To = s.from, s.to
+	letter.From, letter.To, letter.Hello = s.from, s.to, s.conn.Hostname()
 	s.server.keep(letter)
 	if s.fault == CutAfterData {
 		_ = s.conn.Conn().Close()

@@ -1,0 +1,7 @@
+-- The row that an instance updates to find out whether the database takes changes.
+CREATE TABLE write_probe (
+    id        SMALLINT    PRIMARY KEY,
+    probed_at TIMESTAMPTZ NOT NULL
+);
+--bun:split
+INSERT INTO write_probe (id, probed_at) VALUES (1, now());

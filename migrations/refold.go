@@ -1,0 +1,101 @@
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/uptrace/bun"
+	"github.com/uptrace/bun/dialect"
+
+	"github.com/zyotra/auth/internal/email"
+)
+
+// foldingStep is the step that changed how the key of an address is made.
+const foldingStep = "0019"
+
+// refoldBatch is how many accounts are read at once.
+const refoldBatch = 1000
+
+// Collision is an account whose address means the same mailbox as that of another account, which
+// has the key. It keeps its former key, so no login finds it.
+type Collision struct {
+	UserID, Holder int64
+}
+
+// Collisions lists the accounts that share a mailbox with another one, by their ids. It reads
+// the accounts whose address is not ASCII, and changes nothing.
+func Collisions(ctx context.Context, db *bun.DB) (list []Collision, err error) {
+	err = eachOutdated(ctx, db, db.Dialect().Name(), func(id int64, key string) error {
+		c := Collision{UserID: id}
+		err := db.QueryRowContext(ctx, "SELECT id FROM users WHERE email_key = ?", key).Scan(&c.Holder)
+		if errors.Is(err, sql.ErrNoRows) { // an instance of the former version registered it since
+			return nil
+		}
+		list = append(list, c)
+		return err
+	})
+	return list, err
+}
+
+// refold gives every account the key that its address has now, unless another account has that
+// key. The oldest account comes first.
+func refold(ctx context.Context, db bun.IConn, name dialect.Name) error {
+	return eachOutdated(ctx, db, name, func(id int64, key string) error {
+		_, err := db.ExecContext(ctx, "UPDATE users SET email_key = ? WHERE id = ? AND NOT EXISTS (SELECT 1 FROM users WHERE email_key = ?)", key, id, key)
+		return err
+	})
+}
+
+// eachOutdated calls fn with every account whose key is not the one that its address has now, in
+// the order of ids. An address that is no longer taken keeps its key.
+func eachOutdated(ctx context.Context, db bun.IConn, name dialect.Name, fn func(id int64, key string) error) error {
+	isForeign := "email_key ~ '[^[:ascii:]]'"
+	if name == dialect.SQLite {
+		isForeign = "email_key GLOB '*[^' || char(1) || '-' || char(127) || ']*'"
+	}
+	for last := int64(0); ; {
+		rows, err := db.QueryContext(ctx, "SELECT id, email, email_key FROM users WHERE id > ? AND "+isForeign+" ORDER BY id LIMIT ?", last, refoldBatch)
+		if err != nil {
+			return fmt.Errorf("read addresses: %w", err)
+		}
+		keys, n, err := outdated(rows, &last)
+		if err != nil {
+			return fmt.Errorf("read addresses: %w", err)
+		}
+		for _, k := range keys {
+			if err := fn(k.id, k.key); err != nil {
+				return fmt.Errorf("fold the address of account %d: %w", k.id, err)
+			}
+		}
+		if n < refoldBatch {
+			return nil
+		}
+	}
+}
+
+// newKey is the key that an account's address has now.
+type newKey struct {
+	id  int64
+	key string
+}
+
+// outdated reads the rows and returns the keys that differ, the number of rows, and the last id.
+func outdated(rows *sql.Rows, last *int64) (keys []newKey, n int, err error) {
+	defer rows.Close()
+	for ; rows.Next(); n++ {
+		var address, stored string
+		if err := rows.Scan(last, &address, &stored); err != nil {
+			return nil, 0, err
+		}
+		if now, err := email.Parse(address); err == nil && now.Key != stored {
+			keys = append(keys, newKey{*last, now.Key})
+		}
+	}
+	return keys, n, rows.Err()
+}
+
+// isFolding reports whether the step is the one that changes keys.
+func isFolding(name string) bool { return strings.HasPrefix(name, foldingStep) }
