@@ -68,12 +68,12 @@ func (e *Edge) confirm() {
 		}{what, root}); err != nil {
 			panic(err) // both are ours
 		}
-		e.app.Get(path, func(c *fiber.Ctx) error {
+		e.get(path, func(c *fiber.Ctx) error {
 			c.Set(fiber.HeaderContentSecurityPolicy, confirmPolicy)
 			c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
 			return c.Send(text.Bytes())
 		})
 	}
-	e.app.Get("/confirm.js", document("text/javascript; charset=utf-8", confirmScript))
-	e.app.Get("/confirm.css", document("text/css; charset=utf-8", confirmStyle))
+	e.get("/confirm.js", document("text/javascript; charset=utf-8", confirmScript))
+	e.get("/confirm.css", document("text/css; charset=utf-8", confirmStyle))
 }

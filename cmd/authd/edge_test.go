@@ -188,9 +188,7 @@ func TestPathVariantsAreOtherPaths(t *testing.T) {
 		}
 		conn.Close()
 	}
-	for target, status := range map[string]int{"/me?x=y": 401, "/me": 401} { // the one guard that there is
-		a.get(t, target, "").refused(t, status, "unauthenticated", "")
-	}
+	a.get(t, "/me", "").refused(t, 401, "unauthenticated", "")
 }
 
 // crowd is an authd with many users, each with a session, made behind its back: hashing

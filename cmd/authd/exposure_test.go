@@ -1,18 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -160,42 +157,4 @@ func listening(t *testing.T, pid int) (ports []string) {
 		}
 	}
 	return ports
-}
-
-func TestAmbiguousFramingGetsOne400AndTheConnectionEnds(t *testing.T) {
-	t.Parallel()
-	a := startInside(t)
-	const post = "POST /login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-	for name, request := range map[string]string{
-		"noise":                  "\x16\x03\x01 hello\r\n\r\n",
-		"two lengths":            post + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-		"length and chunks":      post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"no host":                "GET /healthz HTTP/1.1\r\n\r\n",
-		"space before the colon": "GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n",
-		"unknown coding":         post + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-		"signed length":          post + "Content-Length: +2\r\n\r\n{}",
-		"header too large":       "GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 32<<10) + "\r\n\r\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			conn, err := net.Dial("tcp", strings.TrimPrefix(a.http, "http://"))
-			check(t, err)
-			defer conn.Close()
-			check(t, conn.SetDeadline(time.Now().Add(5*time.Second)))
-			_, err = conn.Write([]byte(request + "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"))
-			check(t, err)
-			reader := bufio.NewReader(conn)
-			resp, err := http.ReadResponse(reader, nil)
-			check(t, err)
-			if resp.StatusCode != 400 || resp.Header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("%d %s", resp.StatusCode, resp.Header.Get("Content-Type"))
-			}
-			exchange{message{To: name}, message{Status: resp.StatusCode, Header: resp.Header}}.secured(t)
-			_, err = reader.Discard(int(max(0, resp.ContentLength)))
-			check(t, err)
-			if next, err := reader.ReadString('\n'); err == nil || next != "" {
-				t.Errorf("after that: %q, %v", next, err)
-			}
-		})
-	}
 }
