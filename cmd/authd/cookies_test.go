@@ -380,3 +380,28 @@ func TestPagesOfConfiguredOriginsReadAnswers(t *testing.T) {
 		t.Errorf("%v", e.Answer.Header)
 	}
 }
+
+// Another scheme is no credential here: a page behind Basic authentication sends it with each request.
+func TestAnotherSchemeBesideCookies(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	a.post(t, "/register", credentials)
+	b := from(a)
+	b.header["Authorization"] = []string{"Basic YTpi"}
+	b.login(t)
+	b.send(t, "GET /me", "").answered(t, 200, strings.Replace(account, "Ada", "", 1))
+	b.send(t, "PATCH /me", `{"name":"Ada"}`).answered(t, 200, account)
+	b.send(t, "GET /verify", "").answered(t, 200, verified)
+	b.send(t, "POST /refresh", "").answered(t, 200, `{`+kept+`}`)
+	b.send(t, "DELETE /sessions", "").answered(t, 204, "")
+	b.send(t, "POST /logout", "").answered(t, 204, "")
+	b.send(t, "GET /me", "").refused(t, 401, "unauthenticated", "")
+	b.send(t, "POST /refresh", "").refused(t, 401, "unauthenticated", "")
+
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	header := map[string][]string{"Authorization": {"Bearer  " + access}}
+	a.do(t, "GET /me", header, "").answered(t, 200, account)
+	conn := connect(t, a.nats)
+	ask(t, conn, "auth.account.get", header, "").replied(t, account)
+	ask(t, conn, "auth.account.get", map[string][]string{"Authorization": {"Basic YTpi"}}, "").refused(t, 401, "unauthenticated", "")
+}

@@ -413,7 +413,7 @@ func TestADifferenceFromAsyncAPIIsNoticed(t *testing.T) {
 // The page loads all it needs from the binary, and its policy lets it.
 func TestThePageIsComplete(t *testing.T) {
 	t.Parallel()
-	a := startInside(t)
+	a := startInside(t, "--docs=public")
 	page := a.get(t, "/docs", "")
 	page.has(t, map[string]string{
 		"Content-Type":  "text/html; charset=utf-8",

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,4 +158,51 @@ func listening(t *testing.T, pid int) (ports []string) {
 		}
 	}
 	return ports
+}
+
+// What the service does is for operators to read, unless they show it.
+func TestDocumentsAreShownToOperators(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	shown := startInside(t, "--docs=public")
+	operators := strings.TrimSuffix(a.metrics, "/metrics")
+	for _, path := range []string{"/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json", "/asyncapi.json"} {
+		a.get(t, path, "").refused(t, 404, "not_found", "")
+		if e := shown.get(t, path, ""); e.Answer.Status != 200 {
+			t.Errorf("%s with DOCS=public: %d", path, e.Answer.Status)
+		}
+		e, err := (&instance{http: operators, foreign: true}).try("GET "+path, nil, "")
+		check(t, err)
+		if e.Answer.Status != 200 || e.Answer.Body == "" {
+			t.Errorf("%s for operators: %d", path, e.Answer.Status)
+		}
+		if path == "/openapi.json" && !strings.Contains(e.Answer.Body, `"url": "`+ownOrigin+`"`) {
+			t.Error("the document does not say where the service is")
+		}
+	}
+	launch(t, t.TempDir(), "--docs=everybody").refused(t, exitUsage, "authd: DOCS ", "; for example DOCS=")
+}
+
+// A page of another site could let its own name lead to this machine (DNS rebinding).
+func TestOperatorsPagesAreServedUnderAddressesAlone(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	operators := strings.TrimSuffix(a.metrics, "/metrics")
+	for host, status := range map[string]int{"127.0.0.1:9464": 200, "localhost": 200, "[::1]:9464": 200, "evil.example": 403, "evil.example:9464": 403, "localhost.evil.example": 403} {
+		for _, path := range []string{"/", "/metrics", "/debug/pprof/", "/debug/pprof/cmdline", "/openapi.json", "/docs", "/healthz", "/readyz"} {
+			req, err := http.NewRequest("GET", operators+path, nil)
+			check(t, err)
+			req.Host = host
+			resp, err := client.Do(req)
+			check(t, err)
+			resp.Body.Close()
+			want := status
+			if strings.HasSuffix(path, "z") {
+				want = 200 // for load balancers, and they tell nothing
+			}
+			if resp.StatusCode != want && !(strings.HasSuffix(path, "cmdline") && want == 200) {
+				t.Errorf("%s of %s: %d, want %d", path, host, resp.StatusCode, want)
+			}
+		}
+	}
 }
