@@ -74,11 +74,14 @@ type Bearer struct {
 // Credential returns where the access token is kept, for whoever carries the request.
 func (b *Bearer) Credential() *string { return &b.AccessToken }
 
-// ParseBearer returns the token of an Authorization header: "Bearer", in any letter case, and
-// one token (RFC 6750 §2.1). ok is false for anything else.
+// ParseBearer returns the token of an Authorization header: "Bearer", in any letter case, one or
+// more spaces, and one token (RFC 6750 §2.1). ok is false for anything else.
 func ParseBearer(header string) (token string, ok bool) {
 	scheme, token, ok := strings.Cut(header, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+	if !ok || !isBearer(scheme) {
+		return "", false
+	}
+	if token = strings.TrimLeft(token, " "); token == "" {
 		return "", false
 	}
 	for _, not := range []string{" ", "\t", ","} { // one after the other is faster than any of them
@@ -89,19 +92,26 @@ func ParseBearer(header string) (token string, ok bool) {
 	return token, true
 }
 
+// isBearer reports whether an authentication scheme is that of RFC 6750.
+func isBearer(scheme string) bool { return strings.EqualFold(scheme, "Bearer") }
+
 // ErrTwoCredentials refuses a request that authenticates in more than one way (RFC 6750 §2).
 var ErrTwoCredentials = fmt.Errorf("%w: two credentials", ErrMalformed)
 
-// BearerToken returns the token of a request's Authorization headers, "" if it has none. It
-// returns ErrInvalidToken for one that ParseBearer does not take, and ErrTwoCredentials for
-// more than one.
+// BearerToken returns the token of a request's Authorization headers, "" if it has none: another
+// scheme, such as Basic, is no credential of this service. It returns ErrInvalidToken for a header
+// that has no scheme or is of the scheme Bearer and without one token, and ErrTwoCredentials for more
+// than one header.
 func BearerToken(headers []string) (string, error) {
 	switch len(headers) {
 	case 0:
 		return "", nil
 	case 1:
 		token, ok := ParseBearer(headers[0])
-		if !ok {
+		if scheme, _, hasScheme := strings.Cut(headers[0], " "); !ok && hasScheme && !isBearer(scheme) {
+			return "", nil
+		}
+		if !ok && headers[0] != "" {
 			return "", ErrInvalidToken
 		}
 		return token, nil

@@ -26,7 +26,9 @@ const (
 	CodeNotFound           Code = "not_found"                 // no such thing, or not the caller's
 	CodeMethodNotAllowed   Code = "method_not_allowed"        // HTTP only
 	CodePayloadTooLarge    Code = "payload_too_large"         // more than MaxRequestBytes
-	CodeUnsupportedMedia   Code = "unsupported_media_type"    // HTTP only: not application/json
+	CodeUnsupportedMedia   Code = "unsupported_media_type"    // HTTP only: not application/json, or with a Content-Encoding
+	CodeHeadersTooLarge    Code = "headers_too_large"         // HTTP only: a head of more than 16 KiB
+	CodeVersionUnsupported Code = "http_version_unsupported"  // HTTP only: neither HTTP/1.1 nor HTTP/1.0
 	CodeEmailTaken         Code = "email_taken"               // the address has an account
 	CodeConflict           Code = "conflict"                  // somebody else was faster
 	CodeInvalid            Code = "validation_failed"         // see Fields
@@ -54,6 +56,8 @@ var statuses = map[Code]int{
 	CodeMethodNotAllowed:   http.StatusMethodNotAllowed,
 	CodePayloadTooLarge:    http.StatusRequestEntityTooLarge,
 	CodeUnsupportedMedia:   http.StatusUnsupportedMediaType,
+	CodeHeadersTooLarge:    http.StatusRequestHeaderFieldsTooLarge,
+	CodeVersionUnsupported: http.StatusHTTPVersionNotSupported,
 	CodeEmailTaken:         http.StatusConflict,
 	CodeConflict:           http.StatusConflict,
 	CodeInvalid:            http.StatusUnprocessableEntity,
@@ -104,6 +108,8 @@ var (
 	ErrMethodNotAllowed   = &Error{Code: CodeMethodNotAllowed, Message: "The method is not allowed here."}
 	ErrPayloadTooLarge    = &Error{Code: CodePayloadTooLarge, Message: "The request is larger than 64 KiB."}
 	ErrUnsupportedMedia   = &Error{Code: CodeUnsupportedMedia, Message: "The body must be application/json in UTF-8."}
+	ErrHeadersTooLarge    = &Error{Code: CodeHeadersTooLarge, Message: "The headers are larger than 16 KiB."}
+	ErrVersionUnsupported = &Error{Code: CodeVersionUnsupported, Message: "The service speaks HTTP/1.1."}
 	ErrEmailTaken         = &Error{Code: CodeEmailTaken, Message: "The address has an account already."}
 	ErrConflict           = &Error{Code: CodeConflict, Message: "The request conflicts with another one."}
 	ErrInvalid            = &Error{Code: CodeInvalid, Message: "Some members of the request are not acceptable."}

@@ -37,7 +37,10 @@ func TestParseBearer(t *testing.T) {
 		"bearer a.b.c": "a.b.c",
 		"Bearer":       "",
 		"Bearer ":      "",
-		"Bearer  a":    "",
+		"Bearer  a":    "a",
+		"BEARER    a":  "a",
+		"Bearer   ":    "",
+		"Bearer\ta":    "",
 		"Bearer a b":   "",
 		"Bearer a,b":   "",
 		"Basic YTpi":   "",
@@ -47,6 +50,32 @@ func TestParseBearer(t *testing.T) {
 		token, ok := auth.ParseBearer(header)
 		if token != want || ok != (want != "") {
 			t.Errorf("%q: %q, %v", header, token, ok)
+		}
+	}
+}
+
+func TestBearerTokenIgnoresOtherSchemes(t *testing.T) {
+	for _, c := range []struct {
+		headers []string
+		token   string
+		err     error
+	}{
+		{nil, "", nil},
+		{[]string{""}, "", nil},
+		{[]string{"Basic YTpi"}, "", nil},
+		{[]string{"Digest username=\"a\", realm=\"b\""}, "", nil},
+		{[]string{"Bearer  a"}, "a", nil},
+		{[]string{"Bearer"}, "", auth.ErrInvalidToken},
+		{[]string{"Bearer "}, "", auth.ErrInvalidToken},
+		{[]string{"Bearer a b"}, "", auth.ErrInvalidToken},
+		{[]string{"Bearer a, Basic YTpi"}, "", auth.ErrInvalidToken},
+		{[]string{"eyJ"}, "", auth.ErrInvalidToken},
+		{[]string{"Bearer a", "Basic YTpi"}, "", auth.ErrTwoCredentials},
+		{[]string{"Basic YTpi", "Basic YTpi"}, "", auth.ErrTwoCredentials},
+	} {
+		token, err := auth.BearerToken(c.headers)
+		if token != c.token || !errors.Is(err, c.err) {
+			t.Errorf("%q: %q, %v", c.headers, token, err)
 		}
 	}
 }

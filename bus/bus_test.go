@@ -171,7 +171,8 @@ func TestAnAuthorizationHeaderIsReadStrictly(t *testing.T) {
 	}{
 		"none":           {nil, ""},
 		"one":            {[]string{"Bearer a"}, ""},
-		"another scheme": {[]string{"Basic a"}, "401"},
+		"another scheme": {[]string{"Basic a"}, ""}, // no credential, which is up to the handler
+		"no scheme":      {[]string{"a"}, "401"},
 		"two":            {[]string{"Bearer a", "Bearer a"}, "400"},
 	} {
 		msg := nats.NewMsg(string(auth.AccountGet))

@@ -181,7 +181,7 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 	}
 	ctx, leave, err := a.Accounts.Passwords.Pool.Enter(ctx, byOperators)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.SessionsEnded{}, err
 	}
 	defer leave()
 	fresh, err := a.Accounts.Passwords.Hash(ctx, req.Password)

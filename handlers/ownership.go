@@ -55,17 +55,19 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 	case req.Password == "":
 		return ownership{}, nil, errNoOwnership
 	}
-	if err := e.Accounts.Passwords.Pool.Admit(); err != nil {
-		return ownership{}, nil, try.failed(ctx, err)
+	from, _ := client(req.Client)                                              // which presented has checked
+	ctx, leave, err := e.Accounts.Passwords.Pool.Enter(ctx, class(from, true)) // the link or code proves the mailbox
+	if err != nil {
+		return ownership{}, nil, err
 	}
+	defer leave()
 	if try == nil { // the token of a link, which nobody guesses: its holder must not hash without end
-		from, _ := client(req.Client) // which presented has checked
 		if try, err = e.Limits.link(ctx, one.Digest, from); err != nil {
 			return ownership{}, nil, err
 		}
 	}
 	err = e.byPassword(ctx, &own, one, req.Password)
-	return own, try, try.failed(ctx, err)
+	return own, try, err
 }
 
 // ownSession returns the id of the session of an access token if it is a live one of the user,

@@ -82,7 +82,7 @@ func (e *Edge) confirm() {
 			return text.Bytes()
 		}
 		asking, plain := render(true), render(!what.Optional)
-		e.app.Get(path, func(c *fiber.Ctx) error {
+		e.get(path, func(c *fiber.Ctx) error {
 			c.Set(fiber.HeaderContentSecurityPolicy, confirmPolicy)
 			c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
 			if c.Cookies(accessCookie)+c.Cookies(registrationCookie) != "" {
@@ -91,6 +91,6 @@ func (e *Edge) confirm() {
 			return c.Send(asking)
 		})
 	}
-	e.app.Get("/confirm.js", document("text/javascript; charset=utf-8", confirmScript))
-	e.app.Get("/confirm.css", document("text/css; charset=utf-8", confirmStyle))
+	e.get("/confirm.js", document("text/javascript; charset=utf-8", confirmScript))
+	e.get("/confirm.css", document("text/css; charset=utf-8", confirmStyle))
 }

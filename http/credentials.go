@@ -24,62 +24,39 @@ const (
 	registrationCookie = "__Host-registration"
 )
 
-// credential finds the access token of a request: in the header Authorization, in the access
-// cookie, or, as the service's ancestor read it, in the member token of a POST's body, which
-// is then taken out of it. Two of them are an error, and a cookie counts for a change only if
-// a page of ours sent it. "" means that there is none.
-func (e *Edge) credential(c *fiber.Ctx, body []byte) (token string, rest []byte, err error) {
-	var member string
-	if body != nil && c.Method() == fiber.MethodPost {
-		if body, err = strictjson.Take(body, "token", &member); err != nil {
-			return "", nil, err
-		}
-	}
-	token, isCookie, err := one(c, member)
-	if err != nil {
-		return "", nil, err
-	}
-	if isCookie && !isSafe(c.Method()) {
-		if err := e.proveOrigin(c); err != nil {
-			return "", nil, err
-		}
-	}
-	return token, body, nil
+// credentials are what a request authenticates with, each "" if the request has none.
+type credentials struct {
+	header       string // the token of "Authorization: Bearer"; another scheme is no credential here
+	access       string // the access cookie
+	refresh      string // the refresh cookie
+	registration string // the registration cookie
 }
 
-// forwarded is credential for a gateway that asks about a request of its own. The method
-// that counts is that request's, in X-Forwarded-Method.
-func (e *Edge) forwarded(c *fiber.Ctx) (string, error) {
-	token, isCookie, err := one(c, "")
-	if err != nil {
-		return "", err
-	}
-	if isCookie && !isSafe(c.Get("X-Forwarded-Method", fiber.MethodGet)) {
-		if err := e.proveOrigin(c); err != nil {
-			return "", err
+// readCredentials is the only code that looks for credentials in the headers of a request. It returns
+// auth.ErrTwoCredentials if one of them is there twice, and auth.ErrInvalidToken for a bearer
+// credential that is malformed.
+// What could be read is returned with the error.
+func readCredentials(c *fiber.Ctx) (k credentials, err error) {
+	k.header, err = authorization(c)
+	for key, v := range c.Request().Header.Cookies() {
+		var value *string
+		switch string(key) {
+		case accessCookie:
+			value = &k.access
+		case refreshCookie:
+			value = &k.refresh
+		case registrationCookie:
+			value = &k.registration
+		default:
+			continue
 		}
+		if *value != "" {
+			err = auth.ErrTwoCredentials
+			continue
+		}
+		*value = string(v)
 	}
-	return token, nil
-}
-
-// one returns the one access token of a request, whose body may have had one too.
-func one(c *fiber.Ctx, member string) (token string, isCookie bool, err error) {
-	header, err := authorization(c)
-	if err != nil {
-		return "", false, err
-	}
-	cookie, err := readCookie(c, accessCookie)
-	if err != nil {
-		return "", false, err
-	}
-	given := slices.DeleteFunc([]string{header, cookie, member}, func(s string) bool { return s == "" })
-	switch len(given) {
-	case 0:
-		return "", false, nil
-	case 1:
-		return given[0], cookie != "", nil
-	}
-	return "", false, auth.ErrTwoCredentials
+	return k, err
 }
 
 // authorization is auth.BearerToken of the request.
@@ -91,19 +68,82 @@ func authorization(c *fiber.Ctx) (string, error) {
 	return auth.BearerToken(headers)
 }
 
-// readCookie returns the value of a cookie, "" if there is none. Two of one name are two
-// credentials.
-func readCookie(c *fiber.Ctx, name string) (value string, err error) {
-	for key, v := range c.Request().Header.Cookies() {
-		if string(key) != name {
-			continue
-		}
-		if value != "" {
-			return "", auth.ErrTwoCredentials
-		}
-		value = string(v)
+// accessToken returns the one access token of a request, whose body may have had one too, "" if there
+// is none. It returns auth.ErrTwoCredentials if there are more.
+func (k credentials) accessToken(member string) (token string, isCookie bool, err error) {
+	given := slices.DeleteFunc([]string{k.header, k.access, member}, func(s string) bool { return s == "" })
+	switch len(given) {
+	case 0:
+		return "", false, nil
+	case 1:
+		return given[0], k.access != "", nil
 	}
-	return value, nil
+	return "", false, auth.ErrTwoCredentials
+}
+
+// credential finds the access token of a request: in the header Authorization, in the access
+// cookie, or, as the service's ancestor read it, in the member token of a POST's body, which
+// is then taken out of it. Two of them are an error, and a cookie counts for a change only if
+// a page of ours sent it. "" means that there is none.
+func (e *Edge) credential(c *fiber.Ctx, body []byte) (token string, rest []byte, err error) {
+	var member string
+	if body != nil && c.Method() == fiber.MethodPost {
+		if body, err = strictjson.Take(body, "token", &member); err != nil {
+			return "", nil, err
+		}
+	}
+	given, err := readCredentials(c)
+	if err != nil {
+		return "", nil, err
+	}
+	token, isCookie, err := given.accessToken(member)
+	if err != nil {
+		return "", nil, err
+	}
+	if isCookie && !isSafe(c.Method()) {
+		if err := e.proveOrigin(c); err != nil {
+			return "", nil, err
+		}
+	}
+	return token, body, nil
+}
+
+// verifyPath is where gateways ask.
+const verifyPath = "/verify"
+
+// forwarded is credential for a gateway that asks about a request of its client. What is wrong with
+// the client's credentials is an auth.ErrInvalidToken: gateways answer 500 for what is not 401 or 403.
+func (e *Edge) forwarded(c *fiber.Ctx) (string, error) {
+	given, err := readCredentials(c)
+	if err != nil {
+		return "", refusedCredential(err)
+	}
+	token, isCookie, err := given.accessToken("")
+	if err != nil {
+		return "", refusedCredential(err)
+	}
+	if isCookie && !isSafeForwarded(c) {
+		if err := e.proveOrigin(c); err != nil {
+			return "", err
+		}
+	}
+	return token, nil
+}
+
+func refusedCredential(err error) error { return fmt.Errorf("%w: %w", auth.ErrInvalidToken, err) }
+
+// isSafeForwarded reports whether the gateway's client changes nothing: neither by the method that the
+// gateway asks with, if it keeps its client's, nor by that of X-Forwarded-Method.
+func isSafeForwarded(c *fiber.Ctx) bool {
+	if method, ok := c.Context().UserValue(askedMethod{}).(string); ok && !isSafe(method) {
+		return false
+	}
+	for _, method := range c.Request().Header.PeekAll("X-Forwarded-Method") {
+		if len(method) > 0 && !isSafe(string(method)) {
+			return false
+		}
+	}
+	return true
 }
 
 // inCookies is what an answer says of tokens that are in cookies.
@@ -136,11 +176,11 @@ func clearCookie(c *fiber.Ctx, name string) { setCookie(c, name, "", -1, fiber.C
 // registration returns the secret of the registration that the browser made, or "". The cookie
 // counts only if a page of ours sent the request.
 func (e *Edge) registration(c *fiber.Ctx) (string, error) {
-	secret, err := readCookie(c, registrationCookie)
-	if err != nil || secret == "" || e.proveOrigin(c) != nil {
+	given, err := readCredentials(c)
+	if err != nil || given.registration == "" || e.proveOrigin(c) != nil {
 		return "", err
 	}
-	return secret, nil
+	return given.registration, nil
 }
 
 func setCookie(c *fiber.Ctx, name, value string, seconds int64, sameSite string) {

@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	nethttp "net/http"
+	"strings"
 
 	"github.com/gofiber/fiber/v2"
 	swaggerui "github.com/swaggest/swgui/v5/static"
@@ -15,67 +17,121 @@ import (
 
 const docsMaxAge = "public, max-age=300"
 
-// pagePolicy lets the page under /docs load what it is made of from here and send requests
-// here, and nothing else. Swagger UI writes style attributes and has its icons in data URLs.
+// pagePolicy lets the page under /docs load what it is made of from here and send requests to here and
+// to the origin in place of %s, and nothing else. Swagger UI writes style attributes and has its icons
+// in data URLs.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; " +
-	"img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	"img-src 'self' data:; connect-src 'self'%s; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// pageFile is a file of the page: one of ours, or one of Swagger UI by its name in the
-// module, which keeps the large ones compressed.
-type pageFile struct {
-	kind   string
-	ours   []byte
-	source string
+// documentFile is a document, or a file of the page to read it.
+type documentFile struct {
+	kind    string
+	policy  string // Content-Security-Policy, "" for that of every answer
+	content []byte
+	source  string // name in Swagger UI's module, instead of content; it keeps large files compressed
 }
 
-var pageFiles = map[string]pageFile{
-	"start.js":             {kind: "text/javascript; charset=utf-8", ours: docs.Script},
-	"swagger-ui-bundle.js": {kind: "text/javascript; charset=utf-8", source: "swagger-ui-bundle.js.gz"},
-	"swagger-ui.css":       {kind: "text/css; charset=utf-8", source: "swagger-ui.css.gz"},
-	"favicon-32x32.png":    {kind: "image/png", source: "favicon-32x32.png"},
+// documentFiles returns what is served, by path. Service is the origin that answers the requests which
+// openapi.json describes; "" is the one that serves it.
+func documentFiles(service string) map[string]documentFile {
+	openAPI, more := docs.OpenAPI, ""
+	if service != "" {
+		openAPI, more = bytes.Replace(openAPI, []byte(`"url": "/"`), []byte(`"url": "`+service+`"`), 1), " "+service
+	}
+	return map[string]documentFile{
+		"/openapi.json":              {kind: fiber.MIMEApplicationJSON, content: openAPI},
+		"/asyncapi.json":             {kind: fiber.MIMEApplicationJSON, content: docs.AsyncAPI},
+		"/docs":                      {kind: fiber.MIMETextHTMLCharsetUTF8, policy: fmt.Sprintf(pagePolicy, more), content: docs.Page},
+		"/docs/start.js":             {kind: "text/javascript; charset=utf-8", content: docs.Script},
+		"/docs/swagger-ui-bundle.js": {kind: "text/javascript; charset=utf-8", source: "swagger-ui-bundle.js.gz"},
+		"/docs/swagger-ui.css":       {kind: "text/css; charset=utf-8", source: "swagger-ui.css.gz"},
+		"/docs/favicon-32x32.png":    {kind: "image/png", source: "favicon-32x32.png"},
+	}
+}
+
+// read returns the file and the headers of the answer. A compressed file is expanded for clients that
+// do not take gzip.
+func (f documentFile) read(gzipped bool) (content []byte, header map[string]string, err error) {
+	header = map[string]string{fiber.HeaderCacheControl: docsMaxAge, fiber.HeaderContentType: f.kind}
+	if f.policy != "" {
+		header[fiber.HeaderContentSecurityPolicy] = f.policy
+	}
+	if f.source == "" {
+		return f.content, header, nil
+	}
+	if content, err = swaggerui.FS.ReadFile(f.source); err != nil {
+		return nil, nil, fmt.Errorf("page file: %w", err)
+	}
+	if !strings.HasSuffix(f.source, ".gz") {
+		return content, header, nil
+	}
+	header[fiber.HeaderVary] = fiber.HeaderAcceptEncoding
+	if gzipped {
+		header[fiber.HeaderContentEncoding] = "gzip"
+		return content, header, nil
+	}
+	if content, err = unzip(content); err != nil {
+		return nil, nil, fmt.Errorf("page file: %w", err)
+	}
+	return content, header, nil
 }
 
 // describe serves the documents and the page to read them.
 func (e *Edge) describe() {
-	e.app.Get("/openapi.json", document(fiber.MIMEApplicationJSON, docs.OpenAPI))
-	e.app.Get("/asyncapi.json", document(fiber.MIMEApplicationJSON, docs.AsyncAPI))
-	page := document(fiber.MIMETextHTMLCharsetUTF8, docs.Page)
-	e.app.Get("/docs", func(c *fiber.Ctx) error {
-		c.Set(fiber.HeaderContentSecurityPolicy, pagePolicy)
-		return page(c)
-	})
-	e.app.Get("/docs/:file", sendPageFile)
+	files := documentFiles("")
+	serve := func(c *fiber.Ctx) error {
+		file, known := files[c.Path()]
+		if !known {
+			return auth.ErrNotFound
+		}
+		content, header, err := file.read(c.AcceptsEncodings("gzip") == "gzip")
+		if err != nil {
+			return err
+		}
+		for name, value := range header {
+			if name == fiber.HeaderVary {
+				c.Vary(value)
+				continue
+			}
+			c.Set(name, value)
+		}
+		return c.Send(content)
+	}
+	for _, path := range []string{"/openapi.json", "/asyncapi.json", "/docs", "/docs/:file"} {
+		e.get(path, serve)
+	}
 }
 
+// Documents returns handlers by path that serve the documents and the page to read them elsewhere than
+// on the edge. The page sends its requests to service, the edge's origin; the edge has to share its
+// answers with the page's origin (Config.Origins).
+func Documents(service string) map[string]nethttp.Handler {
+	handlers := map[string]nethttp.Handler{}
+	for path, file := range documentFiles(service) {
+		handlers[path] = nethttp.HandlerFunc(func(w nethttp.ResponseWriter, r *nethttp.Request) {
+			content, header, err := file.read(strings.Contains(r.Header.Get(fiber.HeaderAcceptEncoding), "gzip"))
+			if err != nil {
+				nethttp.Error(w, "The file cannot be read.", nethttp.StatusInternalServerError)
+				return
+			}
+			w.Header().Set(fiber.HeaderReferrerPolicy, "no-referrer")
+			w.Header().Set(fiber.HeaderXContentTypeOptions, "nosniff")
+			for name, value := range header {
+				w.Header().Set(name, value)
+			}
+			_, _ = w.Write(content) // the client has gone
+		})
+	}
+	return handlers
+}
+
+// document serves content of a kind.
 func document(kind string, content []byte) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		c.Set(fiber.HeaderCacheControl, docsMaxAge)
 		c.Set(fiber.HeaderContentType, kind)
 		return c.Send(content)
 	}
-}
-
-func sendPageFile(c *fiber.Ctx) error {
-	file, known := pageFiles[c.Params("file")]
-	if !known {
-		return auth.ErrNotFound
-	}
-	if file.ours != nil {
-		return document(file.kind, file.ours)(c)
-	}
-	content, err := swaggerui.FS.ReadFile(file.source)
-	if err != nil {
-		return fmt.Errorf("page file: %w", err)
-	}
-	if file.source != c.Params("file") { // compressed
-		c.Vary(fiber.HeaderAcceptEncoding)
-		if c.AcceptsEncodings("gzip") == "gzip" {
-			c.Set(fiber.HeaderContentEncoding, "gzip")
-		} else if content, err = unzip(content); err != nil {
-			return fmt.Errorf("page file: %w", err)
-		}
-	}
-	return document(file.kind, content)(c)
 }
 
 func unzip(content []byte) ([]byte, error) {

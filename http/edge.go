@@ -5,22 +5,26 @@
 // becomes a problem (RFC 9457) with the same code. The edge holds no rule of accounts or
 // sessions and no database, and so it runs as well in a process of its own.
 //
-// What is HTTP's alone is decided here: where a token is read from (credentials.go), which
-// pages may send one in a cookie and read the answer (origin.go), whom a request comes from if
-// there are proxies (client.go), how it is called in logs and traces (request.go), and the pages
-// that links in mails lead to (confirm.go).
+// The package decides what only HTTP has: how requests are framed (framing.go), how many
+// connections there are (conn.go), which queries a route takes (query.go), where a token is read from
+// (credentials.go), which pages may send one in a cookie and read the answer (origin.go), which
+// client a request comes from if there are proxies (client.go), the request's name in logs and
+// traces (request.go), and the pages that links in mails lead to (confirm.go).
 package http
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/nats-io/nats.go"
+	"github.com/valyala/fasthttp"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
@@ -33,7 +37,8 @@ const (
 	readTimeout    = 10 * time.Second // for a whole request, so that slow senders end
 	writeTimeout   = bus.Timeout + 5*time.Second
 	idleTimeout    = time.Minute
-	maxHeaderBytes = 16 << 10
+	maxHeaderBytes = 16 << 10 // of the request line and all fields together
+	readBufferSize = 18 << 10 // above maxHeaderBytes, so that the framer refuses what is too large
 	// maxSkippedBytes is the longest body that is taken off the wire. A longer one than may
 	// be read gets its answer that way: a connection closed on unread bytes loses it.
 	maxSkippedBytes = 4 * auth.MaxRequestBytes
@@ -44,9 +49,10 @@ const (
 // Edge serves HTTP on a listener. Make it with New.
 type Edge struct {
 	Config
-	app   *fiber.App
-	conn  *nats.Conn
-	watch watch
+	app    *fiber.App
+	conn   *nats.Conn
+	watch  watch
+	logged atomic.Int64 // time of the latest log line about headers too large, in Unix seconds
 }
 
 // Config says whom the edge trusts. The zero value trusts nobody; Verifier and Log are
@@ -63,11 +69,19 @@ type Config struct {
 	// Proxies may say whom they ask for, in X-Forwarded-For, and name requests and traces.
 	Proxies []netip.Prefix
 	Log     *slog.Logger
+	// MaxConnections is the most connections at once; 0 is DefaultMaxConnections. More close those
+	// that wait for their clients.
+	MaxConnections int
+	// Documents shows the documents of the service and the page to read them on this listener.
+	Documents bool
 
 	// Observe, if it is set, is asked for what watches the requests of a route, as in "GET" and
 	// "/sessions/:id". Method and route are "none" for those of no route.
 	Observe func(method, route string) Observer
 }
+
+// DefaultMaxConnections is the most connections at once if nothing else is set.
+const DefaultMaxConnections = fasthttp.DefaultConcurrency - 1
 
 // New makes an edge that asks over conn.
 func New(conn *nats.Conn, config Config) *Edge {
@@ -78,61 +92,85 @@ func New(conn *nats.Conn, config Config) *Edge {
 		StrictRouting:         true,
 		CaseSensitive:         true,
 		BodyLimit:             maxSkippedBytes,
-		ReadBufferSize:        maxHeaderBytes,
+		ReadBufferSize:        readBufferSize,
 		ReadTimeout:           readTimeout,
 		WriteTimeout:          writeTimeout,
 		IdleTimeout:           idleTimeout,
 		ErrorHandler:          e.fail,
 		JSONEncoder:           strictjson.Marshal,
+		// A form is not read, and its files are not written to disk.
+		DisablePreParseMultipartForm: true,
 	})
-	e.app.Server().CloseOnShutdown = true // tells kept-alive clients to go elsewhere
-	e.app.Server().Handler = e.knownMethods(e.app.Server().Handler)
+	server := e.app.Server()
+	server.CloseOnShutdown = true // kept-alive clients connect elsewhere
+	server.Handler = e.serve(server.Handler)
+	server.ErrorHandler = e.refuseUnread
 	e.app.Use(e.observed)
 	if trace.On() {
 		e.app.Use(e.traced)
 	}
 	e.app.Use(e.guard)
 	if len(e.Origins) > 0 {
-		e.app.Use(e.shareWithOrigins())
+		e.app.Use(e.shareWithOrigins)
 	}
 
-	e.app.Post("/register", e.register)
-	e.app.Post("/login", e.login)
-	e.app.Post("/login/code", e.loginByCode)
-	e.app.Post("/refresh", e.refresh)
-	e.app.Post("/logout", e.logout)
-	e.app.Get("/me", forward(e, auth.AccountGet, fiber.StatusOK))
-	e.app.Patch("/me", forward(e, auth.AccountUpdate, fiber.StatusOK))
-	e.app.Delete("/me", e.deleteAccount)
-	e.app.Post("/me/password", e.changePassword)
-	e.app.Post("/me/email", forward(e, auth.EmailChange, fiber.StatusAccepted))
-	e.app.Post("/email/verify", e.verifyEmail)
-	e.app.Post("/email/resend", forward(e, auth.EmailResend, fiber.StatusAccepted))
-	e.app.Post("/email/confirm", forward(e, auth.EmailConfirm, fiber.StatusNoContent))
-	e.app.Post("/email/undo", forward(e, auth.EmailUndo, fiber.StatusNoContent))
-	e.app.Post("/password/forgot", forward(e, auth.PasswordForgot, fiber.StatusAccepted))
-	e.app.Post("/password/reset", forward(e, auth.PasswordReset, fiber.StatusNoContent))
-	e.app.Post("/not-me", forward(e, auth.NotMe, fiber.StatusNoContent))
-	e.app.Get("/sessions", e.listSessions)
-	e.app.Delete("/sessions", forward(e, auth.SessionsRevokeOthers, fiber.StatusNoContent))
-	e.app.Delete("/sessions/:id", e.endSession)
-	e.app.Get("/verify", e.verify)
-	e.app.Get("/.well-known/jwks.json", e.keys)
-	e.app.Get("/healthz", e.healthy)
-	e.app.Get("/readyz", e.ready)
+	e.post("/register", e.register)
+	e.post("/login", e.login)
+	e.post("/login/code", e.loginByCode)
+	e.post("/refresh", e.refresh)
+	e.post("/logout", e.logout)
+	e.get("/me", forward(e, auth.AccountGet, fiber.StatusOK))
+	e.patch("/me", forward(e, auth.AccountUpdate, fiber.StatusOK))
+	e.delete("/me", e.deleteAccount)
+	e.post("/me/password", e.changePassword)
+	e.post("/me/email", forward(e, auth.EmailChange, fiber.StatusAccepted))
+	e.post("/email/verify", e.verifyEmail)
+	e.post("/email/resend", forward(e, auth.EmailResend, fiber.StatusAccepted))
+	e.post("/email/confirm", forward(e, auth.EmailConfirm, fiber.StatusNoContent))
+	e.post("/email/undo", forward(e, auth.EmailUndo, fiber.StatusNoContent))
+	e.post("/password/forgot", forward(e, auth.PasswordForgot, fiber.StatusAccepted))
+	e.post("/password/reset", forward(e, auth.PasswordReset, fiber.StatusNoContent))
+	e.post("/not-me", forward(e, auth.NotMe, fiber.StatusNoContent))
+	e.get("/sessions", e.listSessions, "after", "limit")
+	e.delete("/sessions", forward(e, auth.SessionsRevokeOthers, fiber.StatusNoContent))
+	e.delete("/sessions/:id", e.endSession)
+	e.get(verifyPath, e.verify, "scope")
+	e.get("/.well-known/jwks.json", e.keys)
+	e.get("/healthz", e.healthy)
+	e.get("/readyz", e.ready)
 	e.confirm()
-	e.describe()
+	if e.Documents {
+		e.describe()
+	}
 	if e.Observe != nil {
 		e.observe()
 	}
 	return e
 }
 
+// get adds a route that reads. It answers HEAD too. Query names the members that its query may have.
+func (e *Edge) get(path string, handle fiber.Handler, query ...string) {
+	e.app.Get(path, strict(path, query, handle))
+}
+
+func (e *Edge) post(path string, handle fiber.Handler) {
+	e.app.Post(path, strict(path, nil, handle))
+}
+
+func (e *Edge) patch(path string, handle fiber.Handler) {
+	e.app.Patch(path, strict(path, nil, handle))
+}
+
+func (e *Edge) delete(path string, handle fiber.Handler) {
+	e.app.Delete(path, strict(path, nil, handle))
+}
+
 // Run serves until ctx ends. Then it takes no more connections, finishes the requests it
 // has, and returns nil; an error if they take too long or the listener fails.
 func (e *Edge) Run(ctx context.Context, listener net.Listener) error {
 	stopped := make(chan error, 1)
-	go func() { stopped <- e.app.Listener(listener) }()
+	limited := newListener(listener, cmp.Or(e.MaxConnections, DefaultMaxConnections), e.Log)
+	go func() { stopped <- e.app.Listener(limited) }()
 	select {
 	case err := <-stopped:
 		return fmt.Errorf("serve HTTP: %w", err)
@@ -143,7 +181,7 @@ func (e *Edge) Run(ctx context.Context, listener net.Listener) error {
 	if err := e.app.ShutdownWithContext(drain); err != nil {
 		return fmt.Errorf("drain HTTP: %w", err)
 	}
-	listener.Close() // a server that had not begun to serve knows nothing of it yet
+	limited.Close() // a server that had not begun to serve knows nothing of it yet
 	<-stopped
 	return nil
 }

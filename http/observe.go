@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-	"github.com/valyala/fasthttp"
 )
 
 // Observer hears of each request that was answered: the status of the answer and how long it
@@ -36,11 +35,6 @@ func (e *Edge) observe() {
 	for _, method := range slices.Concat(fiber.DefaultMethods, []string{unrouted}) {
 		e.watch.unrouted[method] = e.Observe(method, unrouted)
 	}
-	unread := e.app.Server().ErrorHandler
-	e.app.Server().ErrorHandler = func(ctx *fasthttp.RequestCtx, err error) {
-		unread(ctx, err)
-		e.watch.unrouted[unrouted](ctx.Response.StatusCode(), 0)
-	}
 }
 
 // observed is around everything that Fiber calls.
@@ -69,8 +63,9 @@ func (e *Edge) observer(c *fiber.Ctx) Observer {
 	return e.watch.unrouted[c.Method()]
 }
 
-// unknownMethod observes a request of a method that HTTP does not define.
-func (e *Edge) unknownMethod(status int) {
+// observeUnrouted observes a request that no route can take: the server could not read it, or HTTP
+// does not define its method.
+func (e *Edge) observeUnrouted(status int) {
 	if e.Observe != nil {
 		e.watch.unrouted[unrouted](status, 0)
 	}

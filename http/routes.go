@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"mime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gofiber/fiber/v2"
-	"github.com/valyala/fasthttp"
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
@@ -106,13 +104,14 @@ func readBody(c *fiber.Ctx, req any) ([]byte, error) {
 		return nil, nil
 	}
 	_, isBearer := req.(bearer)
-	if len(c.Body()) == 0 && (isBearer || c.Cookies(refreshCookie) != "") {
+	body := c.Request().Body() // as it was sent: Fiber's Body would expand it
+	if len(body) == 0 && (isBearer || len(c.Request().Header.Cookie(refreshCookie)) > 0) {
 		return nil, nil
 	}
-	if !isJSON(c.Get(fiber.HeaderContentType)) || c.Get(fiber.HeaderContentEncoding) != "" {
+	if !isJSON(c.Get(fiber.HeaderContentType)) {
 		return nil, auth.ErrUnsupportedMedia
 	}
-	return c.Body(), nil
+	return body, nil
 }
 
 // isSafe tells whether a method changes nothing (RFC 9110 §9.2.1).
@@ -236,14 +235,15 @@ func (e *Edge) loginByCode(c *fiber.Ctx) error {
 	return e.begun(c, login, req.Carrier, req.Origin)
 }
 
-// begun answers with a new session. The one that was in the cookies before ends if they are set
-// anew: nobody would have its tokens any more (ASVS 7.2.4).
+// begun answers with a new session. If its tokens go into cookies, the session that was in them ends:
+// nobody would have its tokens any more (ASVS 7.2.4).
 func (e *Edge) begun(c *fiber.Ctx, reply auth.LoginReply, carrier auth.Carrier, from auth.Origin) error {
 	if carrier != auth.CarrierCookie {
 		return c.JSON(reply)
 	}
-	if before := c.Cookies(refreshCookie); before != "" {
-		if _, err := ask(e, c, auth.Logout, auth.LogoutRequest{RefreshToken: before, Origin: from}); err != nil {
+	before, _ := readCredentials(c) // a malformed Authorization says nothing of the cookies
+	if before.refresh != "" {
+		if _, err := ask(e, c, auth.Logout, auth.LogoutRequest{RefreshToken: before.refresh, Origin: from}); err != nil {
 			e.Log.DebugContext(e.context(c), "the session in the cookies before is left to itself", "err", err)
 		}
 	}
@@ -260,11 +260,12 @@ func (e *Edge) begun(c *fiber.Ctx, reply auth.LoginReply, carrier auth.Carrier, 
 
 // refresh exchanges the refresh token of the body or of the cookie, and answers in kind.
 func (e *Edge) refresh(c *fiber.Ctx) error {
-	cookie, err := readCookie(c, refreshCookie)
+	given, err := readCredentials(c)
 	if err != nil {
 		return err
 	}
-	if cookie == "" && len(c.Body()) == 0 {
+	cookie := given.refresh
+	if cookie == "" && len(c.Request().Body()) == 0 {
 		return auth.ErrUnauthenticated
 	}
 	var req auth.RefreshRequest
@@ -350,25 +351,21 @@ func (e *Edge) logout(c *fiber.Ctx) error {
 	if err := e.read(c, &req); err != nil {
 		return err
 	}
-	access, err := readCookie(c, accessCookie)
+	given, err := readCredentials(c)
 	if err != nil {
 		return err
 	}
-	refresh, err := readCookie(c, refreshCookie)
-	if err != nil {
-		return err
-	}
-	if refresh != "" {
-		if req.RefreshToken != "" || req.AccessToken != access {
+	if given.refresh != "" {
+		if req.RefreshToken != "" || req.AccessToken != given.access {
 			return auth.ErrTwoCredentials
 		}
 		if err := e.proveOrigin(c); err != nil {
 			return err
 		}
-		req = auth.LogoutRequest{RefreshToken: refresh, Origin: req.Origin}
+		req = auth.LogoutRequest{RefreshToken: given.refresh, Origin: req.Origin}
 	}
 	_, err = ask(e, c, auth.Logout, req)
-	if access+refresh != "" && (err == nil || auth.Public(err).Code.Status() == fiber.StatusUnauthorized) {
+	if given.access+given.refresh != "" && (err == nil || auth.Public(err).Code.Status() == fiber.StatusUnauthorized) {
 		clearCookies(c) // of no use any more
 	}
 	if err != nil {
@@ -389,14 +386,14 @@ func (e *Edge) deleteAccount(c *fiber.Ctx) error {
 	if _, err := ask(e, c, auth.AccountDelete, req); err != nil {
 		return err
 	}
-	if c.Cookies(accessCookie) != "" {
+	if len(c.Request().Header.Cookie(accessCookie)) > 0 {
 		clearCookies(c)
 	}
 	return c.SendStatus(fiber.StatusNoContent)
 }
 
-// verify answers a gateway's forward-auth: the headers are for what stands behind it. The
-// query member scope, space-separated, names scopes that the token must have.
+// verify answers a gateway's forward-auth: the headers are for the app behind it. The query member
+// scope names scopes that the token must have.
 func (e *Edge) verify(c *fiber.Ctx) error {
 	token, err := e.forwarded(c)
 	if err != nil {
@@ -405,12 +402,16 @@ func (e *Edge) verify(c *fiber.Ctx) error {
 	if token == "" {
 		return auth.ErrUnauthenticated
 	}
-	// This is what a gateway asks about each request, so what has to be allocated is so at once.
+	scopes, err := readScopes(c.Query("scope"))
+	if err != nil {
+		return err
+	}
+	// A gateway asks for each request, so one allocation serves for all that is needed.
 	var kept struct {
 		ctx   requestid.Context
 		reply auth.VerifyReply
 	}
-	kept.reply, err = e.vouch(e.within(c, &kept.ctx), auth.VerifyRequest{Token: token, Scopes: strings.Fields(c.Query("scope"))})
+	kept.reply, err = e.vouch(e.within(c, &kept.ctx), auth.VerifyRequest{Token: token, Scopes: scopes})
 	if err != nil {
 		return err
 	}
@@ -419,6 +420,21 @@ func (e *Edge) verify(c *fiber.Ctx) error {
 	c.Set("X-Auth-Session-Id", reply.SessionID)
 	c.Set("X-Auth-Scopes", strings.Join(reply.Scopes, " "))
 	return c.JSON(reply)
+}
+
+// readScopes reads scope tokens with one space between them (RFC 6749 §3.3). A list that is spelled
+// otherwise could ask for less than the gateway means.
+func readScopes(list string) ([]string, error) {
+	if list == "" {
+		return nil, nil
+	}
+	scopes := strings.Split(list, " ")
+	for _, scope := range scopes {
+		if scope == "" || strings.ContainsFunc(scope, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
+			return nil, wrongMember("scope", strictjson.ReasonSyntax)
+		}
+	}
+	return scopes, nil
 }
 
 // vouch verifies a token here, without a round trip. What cannot be told here (HS256 has no
@@ -483,23 +499,6 @@ func (e *Edge) Ready(ctx context.Context) (auth.HealthReply, error) {
 		return reply, err
 	}
 	return auth.HealthReply{}, fmt.Errorf("%w: %w", auth.ErrUnavailable.With(auth.Field{Field: "bus", Reason: "away"}), err)
-}
-
-// knownMethods refuses methods that HTTP does not define, to which Fiber would answer in
-// its own words.
-func (e *Edge) knownMethods(next fasthttp.RequestHandler) fasthttp.RequestHandler {
-	return func(ctx *fasthttp.RequestCtx) {
-		if slices.Contains(fiber.DefaultMethods, string(ctx.Method())) {
-			next(ctx)
-			return
-		}
-		c := e.app.AcquireCtx(ctx)
-		defer e.app.ReleaseCtx(c)
-		if err := e.fail(c, auth.ErrMalformed); err != nil {
-			e.Log.Error("encode problem", "err", err)
-		}
-		e.unknownMethod(auth.CodeMalformed.Status())
-	}
 }
 
 // guard is around every route: it sets the headers that every answer has, bounds the body,

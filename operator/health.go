@@ -11,12 +11,12 @@ import (
 
 // Probes serves /healthz, which answers 200 while the process lives, and /readyz, which does while
 // ready returns no error, and otherwise names the part that is away. They are the edge's, for
-// processes without one.
+// processes without one, and answer under every name: a load balancer may probe by one.
 func (s *Server) Probes(ready func(context.Context) (auth.HealthReply, error)) {
-	s.Page("/healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	s.probe("/healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		tell(w, auth.HealthReply{Status: "alive"})
 	}))
-	s.Page("/readyz", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.probe("/readyz", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reply, err := ready(r.Context())
 		if err != nil {
 			refuse(w, err)
@@ -24,6 +24,11 @@ func (s *Server) Probes(ready func(context.Context) (auth.HealthReply, error)) {
 		}
 		tell(w, reply)
 	}))
+}
+
+func (s *Server) probe(path string, h http.Handler) {
+	s.mux.Handle(path, h)
+	s.pages = append(s.pages, path)
 }
 
 func tell(w http.ResponseWriter, reply auth.HealthReply) {

@@ -107,7 +107,7 @@ func newWorld(t *testing.T, chromium context.Context, flags ...string) *world {
 	_, w.neighbour = site("localhost")
 	_, w.elsewhere = site("127.0.0.1")
 	_, w.evil = site("127.0.0.1")
-	w.instance = startInside(t, append(flags, "--cors-origins="+w.app+","+w.elsewhere)...)
+	w.instance = startInside(t, append(flags, "--docs=public", "--cors-origins="+w.app+","+w.elsewhere)...)
 	w.edge = strings.Replace(w.http, "127.0.0.1", "localhost", 1)
 
 	script := document(t, "frontend/session.js", map[string]string{"https://auth.example.com": w.edge})

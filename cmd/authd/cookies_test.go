@@ -249,9 +249,10 @@ func TestNothingChangesByGET(t *testing.T) {
 		for _, override := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"} {
 			b.header[override] = []string{"DELETE"}
 		}
-		if e := b.send(t, "GET "+path+"?_method=DELETE", ""); e.Answer.Status != 200 {
+		if e := b.send(t, "GET "+path, ""); e.Answer.Status != 200 {
 			t.Errorf("%s: %d", path, e.Answer.Status)
 		}
+		b.send(t, "GET "+path+"?_method=DELETE", "").refused(t, 400, "malformed_request", `[{"field":"_method","reason":"unknown_member"}]`)
 	}
 	b.send(t, "GET /me", "").answered(t, 200, strings.Replace(account, "Ada", "", 1))
 }
@@ -275,7 +276,6 @@ func TestTwoCredentialsInOneRequest(t *testing.T) {
 	const host, hostRefresh = "__Host-access", "__Host-refresh"
 	for _, c := range []struct{ line, bearer, cookie, body string }{
 		{"GET /me", access, cookie(host), ""},
-		{"GET /verify", access, cookie(host), ""},
 		{"GET /sessions", access, cookie(host), ""},
 		{"GET /me", "", cookie(host, host), ""},
 		{"DELETE /me", access, cookie(host), `{"password":"correct horse battery"}`},
@@ -346,7 +346,7 @@ func TestPagesOfConfiguredOriginsReadAnswers(t *testing.T) {
 		header := map[string][]string{"Origin": {origin}}
 		if preflight {
 			header["Access-Control-Request-Method"] = []string{"PATCH"}
-			header["Access-Control-Request-Headers"] = []string{"authorization,content-type"}
+			header["Access-Control-Request-Headers"] = []string{"authorization,baggage,content-type,sentry-trace,traceparent,tracestate"}
 		}
 		return a.do(t, line, header, "")
 	}
@@ -361,7 +361,7 @@ func TestPagesOfConfiguredOriginsReadAnswers(t *testing.T) {
 		e.answered(t, 204, "")
 		e.has(t, share)
 		e.has(t, map[string]string{
-			"Access-Control-Allow-Methods": "GET,POST,PATCH,DELETE", "Access-Control-Allow-Headers": "Authorization,Content-Type",
+			"Access-Control-Allow-Methods": "GET,POST,PATCH,DELETE", "Access-Control-Allow-Headers": "Authorization,Content-Type,traceparent,tracestate,baggage,sentry-trace",
 			"Access-Control-Max-Age": "600",
 		})
 		e.secured(t)
@@ -379,4 +379,29 @@ func TestPagesOfConfiguredOriginsReadAnswers(t *testing.T) {
 	if _, ok := e.Answer.Header["Access-Control-Allow-Origin"]; ok {
 		t.Errorf("%v", e.Answer.Header)
 	}
+}
+
+// Another scheme is no credential here: a page behind Basic authentication sends it with each request.
+func TestAnotherSchemeBesideCookies(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	a.post(t, "/register", credentials)
+	b := from(a)
+	b.header["Authorization"] = []string{"Basic YTpi"}
+	b.login(t)
+	b.send(t, "GET /me", "").answered(t, 200, strings.Replace(account, "Ada", "", 1))
+	b.send(t, "PATCH /me", `{"name":"Ada"}`).answered(t, 200, account)
+	b.send(t, "GET /verify", "").answered(t, 200, verified)
+	b.send(t, "POST /refresh", "").answered(t, 200, `{`+kept+`}`)
+	b.send(t, "DELETE /sessions", "").answered(t, 204, "")
+	b.send(t, "POST /logout", "").answered(t, 204, "")
+	b.send(t, "GET /me", "").refused(t, 401, "unauthenticated", "")
+	b.send(t, "POST /refresh", "").refused(t, 401, "unauthenticated", "")
+
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	header := map[string][]string{"Authorization": {"Bearer  " + access}}
+	a.do(t, "GET /me", header, "").answered(t, 200, account)
+	conn := connect(t, a.nats)
+	ask(t, conn, "auth.account.get", header, "").replied(t, account)
+	ask(t, conn, "auth.account.get", map[string][]string{"Authorization": {"Basic YTpi"}}, "").refused(t, 401, "unauthenticated", "")
 }

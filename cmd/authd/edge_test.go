@@ -188,9 +188,7 @@ func TestPathVariantsAreOtherPaths(t *testing.T) {
 		}
 		conn.Close()
 	}
-	for target, status := range map[string]int{"/me?x=y": 401, "/me": 401} { // the one guard that there is
-		a.get(t, target, "").refused(t, status, "unauthenticated", "")
-	}
+	a.get(t, "/me", "").refused(t, 401, "unauthenticated", "")
 }
 
 // crowd is an authd with many users, each with a session, made behind its back: hashing
@@ -287,5 +285,42 @@ func TestParallelUsersNeverSeeEachOther(t *testing.T) {
 	}))
 	if log := a.stderr.String(); strings.Contains(log, "@example.com") || strings.Contains(log, "eyJ") {
 		t.Error("the log tells of users")
+	}
+}
+
+// A member of a query that a route does not know could be a mistake for one that it does.
+func TestQueriesAreReadStrictly(t *testing.T) {
+	t.Parallel()
+	a := startInside(t, "--docs=public")
+	a.post(t, "/register", credentials)
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	for query, fields := range map[string]string{
+		"scopes=a":         `[{"field":"scopes","reason":"unknown_member"}]`,
+		"Scope=a":          `[{"field":"Scope","reason":"unknown_member"}]`,
+		"scope=":           `[{"field":"scope","reason":"empty"}]`,
+		"scope":            `[{"field":"scope","reason":"empty"}]`,
+		"scope=&scope=x":   `[{"field":"scope","reason":"empty"}]`,
+		"scope=x&scope=x":  `[{"field":"scope","reason":"duplicate_member"}]`,
+		"scope=%20":        `[{"field":"scope","reason":"syntax"}]`,
+		"scope=a++b":       `[{"field":"scope","reason":"syntax"}]`,
+		"scope=a%09b":      `[{"field":"scope","reason":"syntax"}]`,
+		"scope=%22":        `[{"field":"scope","reason":"syntax"}]`,
+		"scope=x&_method=": `[{"field":"_method","reason":"unknown_member"}]`,
+	} {
+		a.get(t, "/verify?"+query, access).refused(t, 400, "malformed_request", fields)
+	}
+	a.get(t, "/verify?scope=x", access).refused(t, 403, "insufficient_scope", "")
+	a.get(t, "/verify?", access).answered(t, 200, verified) // Caddy's "uri /verify?" may leave it
+	var described struct {
+		Paths map[string]map[string]json.RawMessage
+	}
+	check(t, json.Unmarshal([]byte(document(t, "openapi.json", nil)), &described))
+	for path, operations := range described.Paths {
+		if _, ok := operations["get"]; !ok {
+			continue
+		}
+		path = strings.NewReplacer("{file}", "start.js", "{id}", "x").Replace(path)
+		a.get(t, path+"?nobody=knows", access).refused(t, 400, "malformed_request", `[{"field":"nobody","reason":"unknown_member"}]`)
+		a.get(t, path+"?nobody", access).refused(t, 400, "malformed_request", `[{"field":"nobody","reason":"unknown_member"}]`)
 	}
 }

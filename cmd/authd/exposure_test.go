@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"io/fs"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 
@@ -162,40 +160,49 @@ func listening(t *testing.T, pid int) (ports []string) {
 	return ports
 }
 
-func TestAmbiguousFramingGetsOne400AndTheConnectionEnds(t *testing.T) {
+// What the service does is for operators to read, unless they show it.
+func TestDocumentsAreShownToOperators(t *testing.T) {
 	t.Parallel()
 	a := startInside(t)
-	const post = "POST /login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-	for name, request := range map[string]string{
-		"noise":                  "\x16\x03\x01 hello\r\n\r\n",
-		"two lengths":            post + "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-		"length and chunks":      post + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-		"no host":                "GET /healthz HTTP/1.1\r\n\r\n",
-		"space before the colon": "GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n",
-		"unknown coding":         post + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-		"signed length":          post + "Content-Length: +2\r\n\r\n{}",
-		"header too large":       "GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 32<<10) + "\r\n\r\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			conn, err := net.Dial("tcp", strings.TrimPrefix(a.http, "http://"))
+	shown := startInside(t, "--docs=public")
+	operators := strings.TrimSuffix(a.metrics, "/metrics")
+	for _, path := range []string{"/docs", "/docs/start.js", "/docs/swagger-ui.css", "/openapi.json", "/asyncapi.json"} {
+		a.get(t, path, "").refused(t, 404, "not_found", "")
+		if e := shown.get(t, path, ""); e.Answer.Status != 200 {
+			t.Errorf("%s with DOCS=public: %d", path, e.Answer.Status)
+		}
+		e, err := (&instance{http: operators, foreign: true}).try("GET "+path, nil, "")
+		check(t, err)
+		if e.Answer.Status != 200 || e.Answer.Body == "" {
+			t.Errorf("%s for operators: %d", path, e.Answer.Status)
+		}
+		if path == "/openapi.json" && !strings.Contains(e.Answer.Body, `"url": "`+ownOrigin+`"`) {
+			t.Error("the document does not say where the service is")
+		}
+	}
+	launch(t, t.TempDir(), "--docs=everybody").refused(t, exitUsage, "authd: DOCS ", "; for example DOCS=")
+}
+
+// A page of another site could let its own name lead to this machine (DNS rebinding).
+func TestOperatorsPagesAreServedUnderAddressesAlone(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	operators := strings.TrimSuffix(a.metrics, "/metrics")
+	for host, status := range map[string]int{"127.0.0.1:9464": 200, "localhost": 200, "[::1]:9464": 200, "evil.example": 403, "evil.example:9464": 403, "localhost.evil.example": 403} {
+		for _, path := range []string{"/", "/metrics", "/debug/pprof/", "/debug/pprof/cmdline", "/openapi.json", "/docs", "/healthz", "/readyz"} {
+			req, err := http.NewRequest("GET", operators+path, nil)
 			check(t, err)
-			defer conn.Close()
-			check(t, conn.SetDeadline(time.Now().Add(patience)))
-			_, err = conn.Write([]byte(request + "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"))
+			req.Host = host
+			resp, err := client.Do(req)
 			check(t, err)
-			reader := bufio.NewReader(conn)
-			resp, err := http.ReadResponse(reader, nil)
-			check(t, err)
-			if resp.StatusCode != 400 || resp.Header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("%d %s", resp.StatusCode, resp.Header.Get("Content-Type"))
+			resp.Body.Close()
+			want := status
+			if strings.HasSuffix(path, "z") {
+				want = 200 // for load balancers, and they tell nothing
 			}
-			exchange{message{To: name}, message{Status: resp.StatusCode, Header: resp.Header}}.secured(t)
-			_, err = reader.Discard(int(max(0, resp.ContentLength)))
-			check(t, err)
-			if next, err := reader.ReadString('\n'); err == nil || next != "" {
-				t.Errorf("after that: %q, %v", next, err)
+			if resp.StatusCode != want && !(strings.HasSuffix(path, "cmdline") && want == 200) {
+				t.Errorf("%s of %s: %d, want %d", path, host, resp.StatusCode, want)
 			}
-		})
+		}
 	}
 }

@@ -469,7 +469,7 @@ func gatewayServesAuthd(t *testing.T, g *guarded) {
 		!slices.Equal(asked[0].Header["X-Forwarded-For"], []string{"127.0.0.1"}) {
 		t.Errorf("authd is asked %v", asked)
 	}
-	for _, path := range []string{"verify", "readyz", "healthz", "./verify", "x/../verify", "%76erify", "/verify"} {
+	for _, path := range []string{"verify", "readyz", "healthz", "./verify", "x/../verify", "%76erify", "/verify", "verify/x"} {
 		e := g.do(t, "GET /auth/"+path, bearer(e.member(t, "accessToken")), "")
 		g.stopped(t, e, http.StatusNotFound)
 	}
@@ -500,7 +500,7 @@ func gatewayRefusesWithoutAuthd(t *testing.T, g *guarded, u user) {
 // The page shows the configurations that were tested.
 func TestThePageForGatewaysShowsTheFiles(t *testing.T) {
 	page := document(t, "gateways.md", nil)
-	for _, name := range []string{"nginx.conf", "traefik.yaml", "Caddyfile"} {
+	for _, name := range []string{"nginx.conf", "traefik.yaml", "Caddyfile", "envoy.yaml"} {
 		file := document(t, "gateways/"+name, nil)
 		if !strings.Contains(page, "\n"+file+"```\n") {
 			t.Errorf("docs/gateways.md does not show docs/gateways/%s as it is", name)
@@ -572,4 +572,136 @@ func TestTraefikConfiguration(t *testing.T) {
 		t.Errorf("asks %s", ask.Address)
 	}
 
+}
+
+// A visitor's credentials for something else, and what is wrong with them, never become an error of the
+// gateway.
+func TestVerifyRefusesClientsWith401Or403(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	a.post(t, "/register", credentials)
+	b := from(a)
+	b.login(t)
+	session := "__Host-access=" + b.cookies["__Host-access"]
+	for name, header := range map[string]map[string][]string{
+		"a token of another service":    {"Authorization": {"Bearer sk-1"}, "Cookie": {session}},
+		"a malformed token":             {"Authorization": {"Bearer a b"}, "Cookie": {session}},
+		"no scheme":                     {"Authorization": {"sk-1"}, "Cookie": {session}},
+		"two headers":                   {"Authorization": {"Bearer a", "Bearer a"}},
+		"two headers of another scheme": {"Authorization": {"Basic YTpi", "Basic YTpi"}, "Cookie": {session}},
+		"two cookies":                   {"Cookie": {session + "; " + session}},
+		"noise in a cookie":             {"Cookie": {"__Host-access=\xff\xfe"}},
+		"noise in a header":             {"Authorization": {"Bearer \xff\xfe"}},
+		"a long token":                  {"Authorization": {"Bearer " + strings.Repeat("a", 15<<10)}},
+	} {
+		for _, line := range []string{"GET /verify", "GET /verify?scope=a", "POST /verify/orders"} {
+			e, err := (&instance{http: a.http, foreign: true}).try(line, header, "")
+			check(t, err)
+			e.Request.To = line + " with " + name
+			e.refused(t, 401, "invalid_token", "")
+		}
+	}
+	for _, scheme := range []string{"Basic YTpi", "Digest username=\"a\"", ""} {
+		header := map[string][]string{"Authorization": {scheme}, "Cookie": {session}, "Content-Encoding": {"gzip"}}
+		a.do(t, "GET /verify", header, "").answered(t, 200, verified)
+	}
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	a.do(t, "GET /verify", map[string][]string{"Authorization": {"bearer   " + access}}, "").answered(t, 200, verified)
+}
+
+// Envoy asks with the method and the path of its client's request.
+func TestVerifyForGatewaysThatKeepMethodAndPath(t *testing.T) {
+	t.Parallel()
+	a := startInside(t)
+	a.post(t, "/register", credentials)
+	access := a.post(t, "/login", credentials).member(t, "accessToken")
+	b := from(a)
+	b.login(t)
+	envoy := &instance{http: a.http, foreign: true}
+	try := func(line string, header map[string][]string) exchange {
+		t.Helper()
+		e, err := envoy.try(line, header, "")
+		check(t, err)
+		return e
+	}
+	for _, path := range []string{"", "/", "/orders/1", "/orders?scope=admin&x", "/login", "/%6d%65?_method=GET", "/a;b/c%2fd"} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"} {
+			line := method + " /verify" + path
+			if path == "" && method == "OPTIONS" {
+				continue // a preflight
+			}
+			e := try(line, bearer(access))
+			e.has(t, map[string]string{"X-Auth-User-Id": "1"})
+			if method == "HEAD" {
+				if e.Answer.Status != 200 || e.Answer.Body != "" {
+					t.Errorf("%s: %d %q", line, e.Answer.Status, e.Answer.Body)
+				}
+				continue
+			}
+			e.answered(t, 200, verified)
+			try(line, nil).refused(t, 401, "unauthenticated", "")
+		}
+	}
+	// With a cookie, a method that changes something needs a proof, whoever tells it.
+	cookie := map[string][]string{"Cookie": {"__Host-access=" + b.cookies["__Host-access"]}}
+	try("GET /verify/orders", cookie).answered(t, 200, verified)
+	for _, forwarded := range [][]string{nil, {"GET"}, {"GET", "HEAD"}} {
+		cookie["X-Forwarded-Method"] = forwarded
+		for _, method := range []string{"POST", "DELETE", "PROPFIND"} {
+			try(method+" /verify/orders", cookie).refused(t, 403, "forbidden", `[{"field":"Origin","reason":"not_allowed"}]`)
+		}
+	}
+	for _, forwarded := range [][]string{{"POST"}, {"GET", "POST"}} {
+		cookie["X-Forwarded-Method"] = forwarded
+		try("GET /verify/orders", cookie).refused(t, 403, "forbidden", `[{"field":"Origin","reason":"not_allowed"}]`)
+		try("GET /verify", cookie).refused(t, 403, "forbidden", `[{"field":"Origin","reason":"not_allowed"}]`)
+	}
+	// The client cannot choose another route, which would answer it 200.
+	for _, target := range []string{"/verify/../healthz", "/verify//../healthz", "/verify/%2e%2e/healthz", "/verify/x/../../healthz", "/verify/..%2fhealthz", "/verify/../confirm.js"} {
+		w := a.dial(t)
+		w.send("GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n", false)
+		e := w.answer(t)
+		e.Request.To = target
+		e.refused(t, 401, "unauthenticated", "")
+	}
+}
+
+// No Debian has Envoy, so its configuration is not run either. What it would send is tested above.
+func TestEnvoyConfiguration(t *testing.T) {
+	var config any
+	check(t, yaml.Unmarshal([]byte(document(t, "gateways/envoy.yaml", nil)), &config))
+	text := document(t, "gateways/envoy.yaml", nil)
+	for _, must := range []string{
+		"failure_mode_allow: false", "path_prefix: /verify\n", "normalize_path: true", "headers_with_underscores_action: REJECT_REQUEST",
+		"remove: x-auth-user-id", "remove: x-auth-session-id", "remove: x-auth-scopes",
+		"exact: cookie", "exact: origin", "exact: sec-fetch-site", "exact: x-auth-user-id", "exact: www-authenticate",
+	} {
+		if !strings.Contains(text, must) {
+			t.Errorf("no %s", must)
+		}
+	}
+	if strings.Index(text, "header_mutation") > strings.Index(text, "ext_authz") {
+		t.Error("what authd says is removed")
+	}
+}
+
+// nginx sends browsers that open a page to the sign-in page, and passes websockets on.
+func TestNginxSignInAndWebsockets(t *testing.T) {
+	t.Parallel()
+	g := startGuarded(t, startNginx)
+	e := g.do(t, "GET /orders?a=b", map[string][]string{"Sec-Fetch-Mode": {"navigate"}}, "")
+	g.stopped(t, e, http.StatusFound)
+	e.has(t, map[string]string{"Location": g.url + "/sign-in?to=/orders?a=b"})
+	g.stopped(t, g.do(t, "POST /orders", map[string][]string{"Sec-Fetch-Mode": {"navigate"}}, ""), http.StatusUnauthorized)
+	g.do(t, "GET /sign-in", map[string][]string{"X-Auth-User-Id": {"1"}}, "")
+	if apps := g.app.take(); len(apps) != 1 || len(identity(apps[0].Header)) != 0 {
+		t.Errorf("the sign-in page sees %v", apps)
+	}
+	ada := g.login(t, "ada")
+	header := bearer(ada.access)
+	header["Connection"], header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	_, reached := g.passed(t, g.do(t, "GET /socket", header, ""), ada)
+	if got := reached.Header["Upgrade"]; !slices.Equal(got, []string{"websocket"}) || !slices.Equal(reached.Header["Connection"], []string{"upgrade"}) {
+		t.Errorf("the app sees Upgrade %q and Connection %q", got, reached.Header["Connection"])
+	}
 }

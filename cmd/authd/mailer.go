@@ -187,7 +187,7 @@ func (s *service) openOperator() error {
 	l, err := net.Listen("tcp", s.config.operatorAddr)
 	switch {
 	case err == nil:
-		s.operator, s.operators = &operator.Server{}, l
+		s.operator, s.operators = &operator.Server{Log: s.log}, l
 		s.operator.Probes(s.health)
 		s.onClose(func() error { _ = l.Close(); return nil }) // it is closed if it was served
 		return nil

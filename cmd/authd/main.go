@@ -40,7 +40,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"

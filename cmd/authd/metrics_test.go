@@ -133,7 +133,7 @@ func (a *instance) pester(t *testing.T, conn *nats.Conn) {
 	a.foreign = true // openapi.json does not describe it
 	for i := range 20 {
 		for _, line := range []string{
-			"GET /ada%d@example.com", "POST /login/%d", "DELETE /sessions/ada%d@example.com", "PUT /me?%d", "FOO%d /verify",
+			"GET /ada%d@example.com", "POST /login/%d", "DELETE /sessions/ada%d@example.com", "PUT /me?%d", "FOO%d /me",
 			"OPTIONS /%d", "GET /docs/%d", "GET //verify/../%d",
 		} {
 			a.do(t, fmt.Sprintf(line, i), map[string][]string{"X-Request-Id": {fmt.Sprintf("ada%d@example.com", i)}}, "")

@@ -155,11 +155,11 @@ func TestHTTPRefusals(t *testing.T) {
 		{"no token to log out", "POST /logout", nil, "", 401, "unauthenticated", ""},
 		{"empty logout", "POST /logout", jsonBody, "{}", 401, "unauthenticated", ""},
 		{"no token to refresh", "POST /refresh", nil, "", 401, "unauthenticated", ""},
-		{"another scheme", "GET /verify", authorization("Basic YTpi"), "", 401, "invalid_token", ""},
-		{"another scheme for the account", "GET /me", authorization("Basic YTpi"), "", 401, "invalid_token", ""},
+		{"another scheme", "GET /verify", authorization("Basic YTpi"), "", 401, "unauthenticated", ""},
+		{"another scheme for the account", "GET /me", authorization("Basic YTpi"), "", 401, "unauthenticated", ""},
 		{"no scheme", "GET /me", authorization("eyJ"), "", 401, "invalid_token", ""},
 		{"no token of ours", "GET /me", authorization("Bearer e30.e30.e30"), "", 401, "invalid_token", ""},
-		{"two headers", "GET /verify", authorization("Bearer a", "Bearer a"), "", 400, "malformed_request", ""},
+		{"two headers", "GET /verify", authorization("Bearer a", "Bearer a"), "", 401, "invalid_token", ""},
 		{"two headers for the account", "GET /me", authorization("Bearer a", "Basic YTpi"), "", 400, "malformed_request", ""},
 		{"two tokens", "GET /me", authorization("Bearer a, Bearer b"), "", 401, "invalid_token", ""},
 		{"no refresh token of ours", "POST /refresh", jsonBody, `{"refreshToken":"x"}`, 401, "invalid_token", ""},
@@ -182,7 +182,7 @@ func TestWrongMethodNamesTheRightOnes(t *testing.T) {
 		"GET /login":     "POST",
 		"DELETE /logout": "POST",
 		"POST /me":       "GET, HEAD, DELETE, PATCH",
-		"PUT /verify":    "GET, HEAD",
+		"PUT /readyz":    "GET, HEAD",
 		"POST /healthz":  "GET, HEAD",
 	} {
 		e := a.do(t, line, jsonBody, "{}")

@@ -168,6 +168,7 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 	}
 	if s.operator != nil {
 		s.showMetrics()
+		s.showDocuments()
 	}
 	return nil
 }
@@ -598,11 +599,38 @@ func (s *service) openEdge() error {
 	s.edge = http.New(conn, http.Config{
 		Verifier: s.verifier, PublicOrigin: s.config.publicOrigin, Origins: s.config.origins, Proxies: s.config.proxies, Log: s.log,
 		Observe: s.observeHTTP, PasswordMinLength: s.config.passwordMinLength,
+		MaxConnections: mostConnections(), Documents: s.config.publicDocs,
 	})
 	if s.health == nil {
 		s.health = s.edge.Ready
 	}
 	return nil
+}
+
+// reservedFiles is how many open files at least are left to everything but the edge's connections: the
+// database, the bus, and files.
+const reservedFiles = 96
+
+// mostConnections is the most connections that the edge accepts at once: three of four files that the
+// process may open. The Go runtime has raised that limit to the hard one. 0 is the edge's own default.
+func mostConnections() int {
+	most, known := openFiles()
+	if !known {
+		return 0
+	}
+	most = min(most, http.DefaultMaxConnections)
+	return int(max(16, most-min(most, max(most/4, reservedFiles))))
+}
+
+// showDocuments shows the documents to operators.
+func (s *service) showDocuments() {
+	for path, handler := range http.Documents(s.config.publicOrigin) {
+		if path == "/docs" {
+			s.operator.Page(path, handler)
+			continue
+		}
+		s.operator.Handle("GET "+path, handler)
+	}
 }
 
 // keepConnected is connect for as long as the process runs.

@@ -109,6 +109,8 @@ type serveSettings struct {
 
 	MetricsAddr string `name:"metrics-addr" env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Where pages for operators listen, such as the mailbox; \"off\" shows none. Whoever can connect there needs no login. Without one: 127.0.0.1:9464, if that is free."`
 
+	Docs string `env:"DOCS" default:"operators" placeholder:"operators|public" help:"Where /docs, /openapi.json and /asyncapi.json are shown: on METRICS_ADDR alone, or to everybody on the HTTP edge too."`
+
 	RateLimits string `env:"RATE_LIMITS" default:"on" placeholder:"on|off" help:"off lifts every limit below, for benchmarks."`
 	limitSettings
 }
@@ -181,6 +183,7 @@ type config struct {
 	mail         mailConfig
 	flows        *flowConfig // nil if there is no mail
 	operatorAddr string      // "" for none
+	publicDocs   bool        // the edge shows the documents
 }
 
 // flowConfig is flowSettings, checked.
@@ -244,6 +247,9 @@ func (s serveSettings) check() (c config, err error) {
 	}
 	if c.operatorAddr, err = s.checkMetricsAddr(); err != nil {
 		return c, err
+	}
+	if c.publicDocs = s.Docs == "public"; !c.publicDocs && s.Docs != "operators" {
+		return c, &settingError{"DOCS", fmt.Sprintf("%q is not operators or public", s.Docs), "public"}
 	}
 	if c.mail, err = s.checkMail(publicURL, isLoopback(s.Host) && isLoopback(hostOf(c.operatorAddr))); err != nil {
 		return c, err
