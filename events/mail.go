@@ -1,6 +1,9 @@
 package events
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -35,7 +38,8 @@ const (
 // ErrNobody means of an event that it goes to nobody and is not published.
 var ErrNobody = errors.New("for nobody")
 
-// Mail is what mail.requested asks for, in the stream AUTH_MAIL: everything that its text needs.
+// Mail is what mail.requested asks for: everything that the text of the mail needs. It is sealed on its
+// way, in the outbox and in the stream AUTH_MAIL: see OpenMail.
 type Mail struct {
 	Kind      MailKind    `json:"kind"`
 	UserID    auth.UserID `json:"userId"`
@@ -53,8 +57,9 @@ type Mail struct {
 	At            time.Time   `json:"at"`                // when that was
 }
 
-// MailRequested is the data of mail.requested as it waits in the outbox: a Mail, sealed, since
-// a copy of the database must not let anybody in. UserID is 0 for a registration.
+// MailRequested is the data of mail.requested: a Mail, sealed, since a copy of the database or of the
+// stream must not let anybody in. UserID is 0 for a registration. In the outbox the Mail is sealed with the
+// key of the database's other secrets; in the stream as SealMail does.
 type MailRequested struct {
 	UserID auth.UserID `json:"userId"`
 	Sealed []byte      `json:"sealed"`
@@ -65,3 +70,70 @@ func (MailRequested) Type() string { return MailType }
 
 // Subject is the id of the user.
 func (d MailRequested) Subject() string { return fmt.Sprint(d.UserID) }
+
+// ErrMailSealed means that none of the keys opens a mail.
+var ErrMailSealed = errors.New("sealed with another mail key, or damaged")
+
+// SealMail returns a mail.requested whose data is a Mail, in JSON, as it goes to the stream AUTH_MAIL: with
+// AES-256-GCM under a key of 32 bytes, the nonce of 12 bytes before the ciphertext, and bound to the id of
+// the event (the additional data is "mail.requested/" and the id), so that it opens in no other message.
+func SealMail(e Event, key []byte) (Event, error) {
+	var mail struct {
+		UserID auth.UserID `json:"userId"`
+	}
+	if err := json.Unmarshal(e.Data, &mail); err != nil {
+		return Event{}, fmt.Errorf("seal mail %s: %w", e.ID, err)
+	}
+	aead, err := mailAEAD(key)
+	if err != nil {
+		return Event{}, fmt.Errorf("seal mail %s: %w", e.ID, err)
+	}
+	data, err := json.Marshal(MailRequested{UserID: mail.UserID, Sealed: aead.Seal(nil, nil, e.Data, mailBinding(e))})
+	if err != nil {
+		return Event{}, fmt.Errorf("seal mail %s: %w", e.ID, err)
+	}
+	e.Data = data
+	return e, nil
+}
+
+// OpenMail returns the Mail of an event from the stream AUTH_MAIL. The keys are those that "authd keys
+// mail-key" prints, in any order. It returns ErrMailSealed if none of them opens the mail, with the UserID
+// alone. A mail of a version that did not seal mails there is in clear, and needs no key.
+func OpenMail(e Event, keys ...[]byte) (m Mail, err error) {
+	var data struct {
+		Mail
+		Sealed []byte `json:"sealed"`
+	}
+	if err := json.Unmarshal(e.Data, &data); err != nil {
+		return Mail{}, fmt.Errorf("open mail %s: %w", e.ID, err)
+	}
+	if data.Sealed == nil {
+		return data.Mail, nil
+	}
+	for _, key := range keys {
+		aead, err := mailAEAD(key)
+		if err != nil {
+			return Mail{}, fmt.Errorf("open mail %s: %w", e.ID, err)
+		}
+		plain, err := aead.Open(nil, nil, data.Sealed, mailBinding(e))
+		if err != nil {
+			continue
+		}
+		if err := json.Unmarshal(plain, &m); err != nil {
+			return Mail{}, fmt.Errorf("open mail %s: %w", e.ID, err)
+		}
+		return m, nil
+	}
+	return Mail{UserID: data.UserID}, fmt.Errorf("open mail %s: %w", e.ID, ErrMailSealed)
+}
+
+func mailAEAD(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+// mailBinding is the additional data of a sealed mail.
+func mailBinding(e Event) []byte { return []byte(MailType + "/" + e.ID) }

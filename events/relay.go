@@ -59,7 +59,7 @@ type Relay struct {
 	Replicas int // of the streams, if they are made
 	Log      *slog.Logger
 
-	// Open makes of an event what is published: some wait sealed. nil leaves each as it is. An
+	// Open makes of an event what is published: mails wait under another seal. nil leaves each as it is. An
 	// event that it returns an error for is passed over, so that it does not hold up those behind
 	// it for ever. The log tells; the event counts as published, and can be published again by
 	// whoever repairs the cause.

@@ -18,7 +18,7 @@ const mailRow = "outbox/" + events.MailType
 // outbox, committed together with what causes it, and is sent by whoever takes it from the
 // stream AUTH_MAIL.
 type Mails struct {
-	Keys secret.Keys // seal what waits in the outbox
+	Keys secret.Keys // what seals mails is derived from them
 }
 
 // request asks for mails in the transaction of the change that causes them.
@@ -38,7 +38,7 @@ func (m *Mails) request(ctx context.Context, tx *persistence.Store, at time.Time
 	return tx.Emit(ctx, at, data...)
 }
 
-// Seal closes a mail in JSON, as it waits in the outbox and as it is kept when it was given up.
+// Seal seals a mail in JSON, as it waits in the outbox and as it is kept when it was given up.
 func (m *Mails) Seal(plain []byte) ([]byte, error) {
 	sealed, err := m.Keys.Seal(plain, mailRow)
 	if err != nil {
@@ -47,8 +47,23 @@ func (m *Mails) Seal(plain []byte) ([]byte, error) {
 	return sealed, nil
 }
 
-// Open returns an event as it is published: a mail without its seal, any other as it is. It
-// returns events.ErrNobody for a mail to nobody. It is for the relay.
+// Reseal returns an event as it is published: a mail sealed for the mailers, any other as it is. It returns
+// events.ErrNobody for a mail to nobody. It is for the relay.
+func (m *Mails) Reseal(e events.Event) (events.Event, error) {
+	e, err := m.Open(e)
+	if err != nil || e.Type != events.MailType {
+		return e, err
+	}
+	return events.SealMail(e, m.Keys[0].Derive(secret.LabelMail))
+}
+
+// Read returns the mail of an event that was published. It is for the mailer.
+func (m *Mails) Read(e events.Event) (events.Mail, error) {
+	return events.OpenMail(e, m.Keys.DeriveAll(secret.LabelMail)...)
+}
+
+// Open returns an event of the outbox: a mail without its seal, any other as it is. It returns
+// events.ErrNobody for a mail to nobody.
 func (m *Mails) Open(e events.Event) (events.Event, error) {
 	if e.Type != events.MailType {
 		return e, nil

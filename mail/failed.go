@@ -23,7 +23,7 @@ type Failed struct {
 	At        time.Time       `json:"at"`     // when it was given up
 	ExpiresAt time.Time       `json:"expiresAt,omitzero"`
 	Tries     int             `json:"tries"`
-	Sealed    []byte          `json:"sealed,omitempty"` // what was asked for, as in events.MailRequested
+	Sealed    []byte          `json:"sealed,omitempty"` // what was asked for, as in the outbox; empty if it could not be opened
 }
 
 // Expired tells that putting the mail back would not send it.
@@ -34,7 +34,7 @@ func (f Failed) Expired(now time.Time) bool {
 // keep publishes a mail that was given up. Its event's id follows from the mail's, so that the
 // stream drops it if it is given up twice.
 func (m *Mailer) keep(ctx context.Context, t try, cause error) error {
-	sealed, err := m.Seal(t.msg.Data())
+	sealed, err := m.seal(t)
 	if err != nil {
 		return err
 	}
@@ -56,6 +56,18 @@ func (m *Mailer) keep(ctx context.Context, t try, cause error) error {
 		return fmt.Errorf("publish %s: %w", e.Type, err)
 	}
 	return nil
+}
+
+// seal seals a mail that is given up. One that was not opened is not kept.
+func (m *Mailer) seal(t try) ([]byte, error) {
+	if t.sealed {
+		return nil, nil
+	}
+	plain, err := json.Marshal(t.mail)
+	if err != nil {
+		return nil, fmt.Errorf("encode mail: %w", err)
+	}
+	return m.Seal(plain)
 }
 
 // FailedMails hands the mails that were given up to fn, the oldest first, with their sequence in

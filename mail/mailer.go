@@ -2,7 +2,6 @@ package mail
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,8 +57,11 @@ type Mailer struct {
 	JS        jetstream.JetStream // in the role mailer
 	Templates *Templates
 	Sender    Sender
-	Seal      func(mail []byte) ([]byte, error) // closes what is kept of a mail that was given up
+	Seal      func(mail []byte) ([]byte, error) // seals what is kept of a mail that was given up
 	Log       *slog.Logger
+
+	// Read opens the mail of an event: see events.OpenMail. nil reads those in clear alone.
+	Read func(events.Event) (events.Mail, error)
 
 	Backoff  []time.Duration // waits after each failed try; the last repeats. None is 30s, 2m, 10m, 30m, 1h
 	Patience time.Duration   // how long after it was asked for a mail is tried. 0 is a day
@@ -188,6 +190,8 @@ type try struct {
 	tries int // this one included
 	event events.Event
 	mail  events.Mail
+
+	sealed bool // mail was not opened
 }
 
 var errExpired = errors.New("expired")
@@ -205,8 +209,8 @@ func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	if err := t.read(); err != nil {
-		return &Refused{err}
+	if err := m.read(t); err != nil {
+		return err
 	}
 	sending, span := t.startSpan(ctx)
 	defer func() { span.End(err) }()
@@ -233,15 +237,22 @@ func (t *try) startSpan(ctx context.Context) (context.Context, trace.Span) {
 	return ctx, span
 }
 
-// read reads what is asked for.
-func (t *try) read() (err error) {
+// read reads what is asked for. A mail that is sealed with another key is tried again: another instance
+// may have the key while SECRET_KEY is replaced.
+func (m *Mailer) read(t *try) (err error) {
 	if t.event, err = events.Parse(t.msg.Headers(), t.msg.Data()); err != nil {
-		return fmt.Errorf("unreadable: %w", err)
+		return &Refused{fmt.Errorf("unreadable: %w", err)}
 	}
-	if err := json.Unmarshal(t.event.Data, &t.mail); err != nil {
-		return fmt.Errorf("unreadable: %w", err)
+	read := m.Read
+	if read == nil {
+		read = func(e events.Event) (events.Mail, error) { return events.OpenMail(e) }
 	}
-	return nil
+	t.mail, err = read(t.event)
+	t.sealed = errors.Is(err, events.ErrMailSealed)
+	if err != nil && !t.sealed {
+		return &Refused{fmt.Errorf("unreadable: %w", err)}
+	}
+	return err
 }
 
 // hold keeps the stream from handing a mail to others until ctx ends.

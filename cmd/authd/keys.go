@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,8 @@ type keysCommand struct {
 	Rotate keysRotate `cmd:"" help:"Make the next key now. It signs after ten minutes, when everybody who keeps the key set has it."`
 	Retire keysRetire `cmd:"" help:"Withdraw a key that others may know. What it signed is refused from now on, and another key signs."`
 	Reseal keysReseal `cmd:"" help:"Seal keys and peppers with the first value of SECRET_KEY, so that the second can go."`
+
+	MailKey keysMailKey `cmd:"" name:"mail-key" help:"Print the key that opens the mails in the queue, for a mailer of your own: 32 bytes in base64, a line for each value of SECRET_KEY. Whoever has it reads links and codes that let in."`
 }
 
 type (
@@ -40,7 +43,8 @@ type (
 		keysSettings
 		KID string `arg:"" name:"kid" help:"The key, as \"authd keys list\" shows it."`
 	}
-	keysReseal struct{ keysSettings }
+	keysReseal  struct{ keysSettings }
+	keysMailKey struct{ keysSettings }
 )
 
 // keysSettings are the settings of "authd keys".
@@ -154,6 +158,22 @@ func (s keysSettings) withKeys(ctx context.Context, fn func(*handlers.Keys) erro
 	return s.withSecrets(ctx, func(secrets *handlers.Secrets) error {
 		return fn(&handlers.Keys{Store: secrets.Store, Master: secrets.Master, AccessTTL: ttl})
 	})
+}
+
+// Run needs the master secret alone, not the database.
+func (cmd keysMailKey) Run(out io.Writer) error {
+	url, err := cmd.url()
+	if err != nil {
+		return err
+	}
+	master, err := cmd.masterKeys(url)
+	if err != nil {
+		return err
+	}
+	for _, key := range master.DeriveAll(secret.LabelMail) {
+		fmt.Fprintln(out, base64.StdEncoding.EncodeToString(key))
+	}
+	return nil
 }
 
 // withSecrets runs fn on the settings' database, with the master secret.

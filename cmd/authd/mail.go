@@ -138,13 +138,16 @@ func (cmd mailRetry) Run(ctx context.Context, out io.Writer) error {
 
 // retry puts back what is asked for, and says so.
 func (cmd mailRetry) retry(ctx context.Context, out io.Writer, store *persistence.Store, js jetstream.JetStream) error {
-	retried, expired := 0, 0
+	retried, expired, unreadable := 0, 0, 0
 	err := mail.FailedMails(ctx, js, func(sequence uint64, f mail.Failed) error {
 		switch {
 		case !cmd.All && f.ID != cmd.ID:
 			return nil
 		case f.Expired(time.Now()):
 			expired++
+			return nil
+		case len(f.Sealed) == 0:
+			unreadable++
 			return nil
 		}
 		if err := putBack(ctx, store, f); err != nil {
@@ -158,6 +161,8 @@ func (cmd mailRetry) retry(ctx context.Context, out io.Writer, store *persistenc
 		return err
 	case !cmd.All && expired > 0:
 		return fmt.Errorf("mail %s has expired: nothing would be sent", cmd.ID)
+	case !cmd.All && unreadable > 0:
+		return fmt.Errorf("mail %s was sealed with a SECRET_KEY that the mailer does not have, and is not kept", cmd.ID)
 	case !cmd.All && retried == 0:
 		return fmt.Errorf("no mail %s was given up", cmd.ID)
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,6 +25,7 @@ import (
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/testsmtp"
+	"github.com/zyotra/auth/mail"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -305,7 +308,19 @@ func TestATakenMetricsAddrIsAnErrorIfItWasChosen(t *testing.T) {
 	}
 }
 
-// With MAILER=off a service in the role mailer takes the mails, and sees what is documented.
+// mailKeys are what "authd keys mail-key" prints.
+func mailKeys(t *testing.T, dir, master string) (keys [][]byte) {
+	t.Helper()
+	for line := range strings.Lines(command(t, dir, "keys", "mail-key", "--secret-key="+master)) {
+		key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(line))
+		check(t, err)
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// With MAILER=off a service in the role mailer takes the mails, and sees what is documented. Without the
+// mail key it reads neither addresses nor links.
 func TestMailsAreLeftToAnotherService(t *testing.T) {
 	t.Parallel()
 	a := start(t, "--mailer=off", "--secret-key="+masterSecret)
@@ -323,10 +338,22 @@ func TestMailsAreLeftToAnotherService(t *testing.T) {
 	msg, err := consumer.Next(jetstream.FetchMaxWait(patience))
 	check(t, err)
 	check(t, eventAsDescribed(msg.Subject(), msg.Headers(), msg.Data()))
-	var data map[string]any
+	var data struct{ Sealed string }
 	check(t, json.Unmarshal(msg.Data(), &data))
-	if data["to"] != "ada@example.com" || data["link"] != m.Link || msg.Headers().Get("ce-subject") != "7" {
-		t.Errorf("%v %v", msg.Headers(), data)
+	event, err := events.Parse(msg.Headers(), msg.Data())
+	check(t, err)
+	opened, err := events.OpenMail(event, mailKeys(t, a.dir, secret.Generate()+","+masterSecret)...)
+	if err != nil || opened.To != "ada@example.com" || opened.Link != m.Link || event.Subject != "7" {
+		t.Errorf("%+v, %v", opened, err)
+	}
+	for _, hidden := range []string{"ada@", "hunter22", m.Code} {
+		if strings.Contains(string(msg.Data()), hidden) {
+			t.Errorf("%s is in clear: %s", hidden, msg.Data())
+		}
+	}
+	event.ID = "another"
+	if _, err := events.OpenMail(event, mailKeys(t, a.dir, masterSecret)...); !errors.Is(err, events.ErrMailSealed) {
+		t.Errorf("in another message: %v", err)
 	}
 	header := map[string]string{}
 	for name, values := range msg.Headers() {
@@ -335,12 +362,36 @@ func TestMailsAreLeftToAnotherService(t *testing.T) {
 	text, err := json.Marshal(header)
 	check(t, err)
 	goldenText(t, "event-mail-requested", encode(t, map[string]any{
-		"subject": msg.Subject(), "header": json.RawMessage(mask(string(text))), "data": json.RawMessage(mask(string(msg.Data()))),
+		"subject": msg.Subject(), "header": json.RawMessage(mask(string(text))), "data": json.RawMessage(strings.Replace(string(msg.Data()), data.Sealed, "<sealed>", 1)),
 	}))
 	check(t, msg.DoubleAck(t.Context()))
 	if said := command(t, a.dir, "mail", "status", "--nats-listen="+strings.TrimPrefix(a.nats, "nats://")); said != "no mails wait\nmails that were given up: 0\n" {
 		t.Error(said)
 	}
+}
+
+// A mail that is in the queue while SECRET_KEY is replaced is sent by the mailer that has both values, and
+// one that a former version left there in clear too.
+func TestMailsInTheQueueOutliveTheirKey(t *testing.T) {
+	t.Parallel()
+	inbox, flags := startSMTP(t)
+	a := start(t, "--mailer=off", "--secret-key="+masterSecret)
+	requestMails(t, a.stored(t), resetMail("ada@example.com"))
+	relay, err := jetstream.New(connect(t, a.nats, embedded.Credentials(filepath.Join(a.dir, "data", "nats"), embedded.Relay)))
+	check(t, err)
+	until(t, "the mail is in the queue", func() bool {
+		q, err := mail.Look(t.Context(), relay)
+		return err == nil && q.Waiting == 1
+	})
+	plain, err := json.Marshal(resetMail("bob@example.com"))
+	check(t, err)
+	former := events.Event{ID: "clear", Type: events.MailType, Subject: "7", Time: time.Now(), Data: plain}
+	_, err = relay.PublishMsg(t.Context(), former.Message())
+	check(t, err)
+	a.stop(t)
+	launch(t, a.dir, append(flags, "--secret-key="+secret.Generate()+","+masterSecret)...).ready(t)
+	inbox.Wait(t, "ada@example.com")
+	inbox.Wait(t, "bob@example.com")
 }
 
 // Operators see what was given up and put it back, beside the running service.

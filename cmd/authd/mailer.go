@@ -223,7 +223,7 @@ func (s *service) openMailer() error {
 	if err != nil {
 		return fmt.Errorf("mailer: %w", err)
 	}
-	s.mailer = &mail.Mailer{JS: js, Templates: templates, Sender: sender, Seal: s.mails.Seal, Log: s.log}
+	s.mailer = &mail.Mailer{JS: js, Templates: templates, Sender: sender, Read: s.mails.Read, Seal: s.mails.Seal, Log: s.log}
 	return nil
 }
 

@@ -550,7 +550,7 @@ func (s *service) openRelay() error {
 	if len(conn.Servers()) >= clusterSize {
 		replicas = clusterSize
 	}
-	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log, Open: s.mails.Open}
+	s.relay = &events.Relay{Outbox: s.store, JS: js, Replicas: replicas, Log: s.log, Open: s.mails.Reseal}
 	return nil
 }
 

@@ -32,6 +32,7 @@ const (
 	LabelRefresh Label = "zyotra/auth/v1/refresh"
 	LabelLimits  Label = "zyotra/auth/v1/limits"
 	LabelOneTime Label = "zyotra/auth/v1/one-time"
+	LabelMail    Label = "zyotra/auth/v1/mail"
 	labelSeal    Label = "zyotra/auth/v1/seal"
 )
 
@@ -112,6 +113,14 @@ func (ks Keys) Open(sealed []byte, row string) ([]byte, error) {
 		}
 	}
 	return nil, ErrSealed
+}
+
+// DeriveAll returns the secrets of the label, that of the current key first.
+func (ks Keys) DeriveAll(label Label) (secrets [][]byte) {
+	for _, k := range ks {
+		secrets = append(secrets, k.Derive(label))
+	}
+	return secrets
 }
 
 func (k Key) aead() (cipher.AEAD, error) {
