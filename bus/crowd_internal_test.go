@@ -41,13 +41,13 @@ func TestTheNetworkOfARequest(t *testing.T) {
 	t.Parallel()
 	for data, want := range map[string]string{
 		`{"email":"a@example.com","client":{"ip":"192.0.2.7","userAgent":"x"}}`: "192.0.2.0/24",
-		`{"client":{"ip":"2001:db8:1:2::3"}}`:                                    "2001:db8:1::/48",
-		`{"client":{}}`:                                                          "",
-		`{"client":null}`:                                                        "",
-		`{"client":{"ip":7}}`:                                                    "",
-		`{"email":"a@example.com"}`:                                              "",
-		`{`:                                                                      "",
-		"":                                                                       "",
+		`{"client":{"ip":"2001:db8:1:2::3"}}`:                                   "2001:db8:1::/48",
+		`{"client":{}}`:                                                         "",
+		`{"client":null}`:                                                       "",
+		`{"client":{"ip":7}}`:                                                   "",
+		`{"email":"a@example.com"}`:                                             "",
+		`{`:                                                                     "",
+		"":                                                                      "",
 	} {
 		if got := networkOf([]byte(data)); got != want {
 			t.Errorf("%s: %q, want %q", data, got, want)
