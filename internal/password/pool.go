@@ -181,6 +181,9 @@ func (p *Pool) await(ctx context.Context, g *gate, t *ticket, patience time.Dura
 		return ctx.Err()
 	case <-late.C:
 		p.leave(g, t)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		p.refused.Add(1)
 		return auth.ErrOverloaded.After(p.wait)
 	}
