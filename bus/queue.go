@@ -16,13 +16,13 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// maxQueued is how many requests of a subject may be under way at once, in the queue or
-// before it: a bound for memory, far above what is hashed in time. Networks share them: see crowd.
+// maxQueued bounds the requests of a subject that are under way, in the queue or before it. It bounds
+// memory and is far above the number that can be hashed in time. Networks share the places: see crowd.
 const maxQueued = 4096
 
-// A refusal as overloaded is sent after a pause: callers that come back at once, in a loop, would
-// otherwise keep the cores busy with refusals and leave none for work. The pause grows with the
-// number of refusals that are held back, so that those are no more than a thousand a second.
+// A refusal as overloaded is sent after a pause: callers that try again immediately, in a loop, would
+// otherwise keep the cores busy with refusals. The pause grows with the number of refusals that are
+// held back, so that an instance sends about a thousand a second at most.
 const (
 	refusalPause = 200 * time.Millisecond
 	longestPause = 800 * time.Millisecond // the answer is to come within a second
@@ -86,7 +86,7 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 	})
 }
 
-// holdBack waits for as long as a refusal is held back.
+// holdBack waits for the pause before a refusal.
 func (s *Server) holdBack() {
 	n := s.paused.Add(1)
 	defer s.paused.Add(-1)

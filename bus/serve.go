@@ -48,7 +48,7 @@ type Server struct {
 	wake   chan struct{}  // that takers may be ready or not any more
 	later  sync.WaitGroup // requests that are answered outside of their subscriptions
 	unable atomic.Bool    // Able has returned an error
-	paused atomic.Int64   // refusals that are held back
+	paused atomic.Int64   // refusals that holdBack delays
 	takers []*taker       // what is taken over from other instances
 	places *places        // for what is being taken over
 	within atomic.Int64   // of InFlight

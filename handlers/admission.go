@@ -15,9 +15,9 @@ import (
 
 // A request that hashes waits for a place in the pool before it costs anything, the count of its
 // attempt included: a flood then costs the database nothing. The pool shares its places by network,
-// with a lane of its own for clients that are known here.
+// with a separate lane for clients that are known here.
 
-// class is what the pool shares its places by.
+// class returns the group that a client waits with in the pool.
 func class(from auth.Client, known bool) password.Class {
 	return password.Class{Network: network.Of(from.IP), Known: known}
 }
@@ -82,7 +82,7 @@ func (c *charge) shed() {
 	})
 }
 
-// takeDebt takes what the source owes into the charge, so that it is counted once.
+// takeDebt moves the source's debt into the charge, so that it is counted once.
 func (c *charge) takeDebt() {
 	if c.source.key != "" {
 		c.owes, _ = c.limits.owed.Invalidate(c.source.key)
@@ -102,8 +102,8 @@ func (c *charge) returnDebt() {
 	})
 }
 
-// add adds what is owed to a counter, until its limits are used up: then the wait is what a
-// refused attempt waits for.
+// add adds a debt to a counter until its limits are used up: the wait is then that of any
+// refused attempt.
 func (held *counters) add(c counter, owed due, now time.Time) {
 	if owed == (due{}) {
 		return

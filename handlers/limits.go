@@ -113,7 +113,7 @@ type charge struct {
 	email  string // the address in the form that is compared; "" if it is none, or not about one
 
 	own, account, source counter // of the account from this source, from everywhere, of the source
-	owes                 due     // what the source owes for attempts that were refused as overloaded
+	owes                 due     // debt of the source for attempts that were refused as overloaded
 	waived               bool    // the account's from everywhere is used up, and this source passed all the same
 	silent               bool    // being held up is no event
 }

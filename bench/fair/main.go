@@ -46,19 +46,19 @@ func main() {
 	}
 }
 
-// attack is where the attackers' requests come from.
+// attack describes the sources of the attackers' requests.
 type attack struct {
 	name   string
-	source func() string // of the next request; nil attacks nobody
+	source func() string // of the next request; nil for no attack
 	// known has honest logins come from where each person has logged in before. Otherwise they come from
 	// a network that has not been seen.
 	known bool
 }
 
-// attacks are what honest logins are measured beside.
+// attacks lists the attacks that honest logins are measured beside.
 func attacks() []attack {
 	return []attack{
-		{name: "nobody attacks"},
+		{name: "no attack"},
 		{name: "one IPv6 /56", source: func() string {
 			return fmt.Sprintf("2001:db8:1:%x:%x:%x::1", rand.IntN(256), rand.IntN(1<<16), rand.IntN(1<<16))
 		}},
@@ -103,14 +103,14 @@ func run(ctx context.Context) (err error) {
 	return nil
 }
 
-// person is what the owner of an account sends.
+// person returns the login request of an account's owner.
 func person(i int) string { return credentials(fmt.Sprintf("person%d@example.com", i), password) }
 
-// home is where the owner of an account has logged in before.
+// home is the address from which the owner of an account has logged in before.
 func home(i int) string { return fmt.Sprintf("10.%d.%d.1", i>>8, i&255) }
 
-// elsewhere is an address of a network that nobody has come from.
-func elsewhere() string {
+// unseen returns an address of a network from which no request has come.
+func unseen() string {
 	return fmt.Sprintf("30.%d.%d.%d", rand.IntN(256), rand.IntN(256), rand.IntN(254)+1)
 }
 
@@ -118,7 +118,7 @@ func credentials(email, password string) string {
 	return fmt.Sprintf(`{"email":%q,"password":%q}`, email, password)
 }
 
-// measure prints what becomes of honest logins beside an attack, and of the attack.
+// measure prints the answers to honest logins beside an attack, and to the attack.
 func measure(ctx context.Context, d *daemon.Daemon, beside attack) {
 	attacking, stop := context.WithCancel(ctx)
 	var attackers sync.WaitGroup
@@ -135,7 +135,7 @@ func measure(ctx context.Context, d *daemon.Daemon, beside attack) {
 	for i := range int(time.Duration(*seconds) * time.Second / *every) {
 		due := began.Add(time.Duration(i) * *every)
 		time.Sleep(time.Until(due))
-		source := elsewhere()
+		source := unseen()
 		if beside.known {
 			source = home(i % *people)
 		}
@@ -171,7 +171,7 @@ func newClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: 20 * time.Second}
 }
 
-// answer is what became of a request.
+// answer is the outcome of a request.
 type answer struct {
 	status int
 	took   time.Duration

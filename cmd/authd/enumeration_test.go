@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Whatever a login lacks, the database is asked the same and the password is hashed as often: the
-// time of the answer says nothing about the account.
+// Every login that fails sends the same statements and hashes as often: the time of the answer does
+// not depend on the account.
 func TestFailedLoginsDoTheSameWork(t *testing.T) {
 	t.Parallel()
 	const wrongPassword = "wrong horse battery"
@@ -68,7 +68,7 @@ func TestFailedLoginsDoTheSameWork(t *testing.T) {
 // traceOf is the id of a trace.
 func traceOf(i int) string { return fmt.Sprintf("%032x", 0xabc000+i) }
 
-// work lists the spans of a trace within the service, but for events that leave later.
+// work returns the names of a trace's spans, except those of events, which are sent later.
 func (c *traceCollector) work(trace string) (names []string) {
 	for _, s := range c.of(trace) {
 		if !strings.HasPrefix(s.Name, "send ") {

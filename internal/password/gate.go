@@ -9,7 +9,7 @@ type Class struct {
 	Known   bool   // the client has proved before that it is the account's owner, or an operator
 }
 
-// gate admits requests to a bounded number of places and keeps a bounded queue of those that wait.
+// gate admits requests to a bounded number of places and keeps a bounded queue of the others.
 //
 // It has two lanes, one for known clients and one for strangers, which are served alternately
 // while requests wait in both. Within a lane the networks take turns (round robin), and the
@@ -26,8 +26,8 @@ type gate struct {
 	history history
 }
 
-// history counts the places that each class was granted of late. It decides where the queue is shorter than the
-// number of networks that attack: a network that comes for the first time goes before one that comes again and again.
+// history counts the places that each class was granted recently. It decides when more networks attack than may
+// wait: a network that comes for the first time takes the place of one that was served before.
 type history struct {
 	last [128]Class
 	n    int // grants so far
@@ -58,7 +58,7 @@ const (
 // lane is the queue of either strangers or known clients.
 type lane struct {
 	flows   map[string]*flow // by network, as long as it holds a place or waits
-	turns   []*flow          // those that wait, in the order of their turns
+	turns   []*flow          // the flows that wait, in the order of their turns
 	waiting int
 }
 
@@ -72,7 +72,7 @@ type flow struct {
 // size is how much of the gate a flow takes up.
 func (f *flow) size() int { return f.held + len(f.queue) }
 
-// weight is the size of a flow and what it was granted of late.
+// weight is the size of a flow plus its recent grants.
 func (g *gate) weight(f *flow) int { return f.size() + g.history.of[f.class] }
 
 // ticket is a request at a gate.
@@ -99,8 +99,8 @@ func (t *ticket) decide(state ticketState) {
 	close(t.decided)
 }
 
-// enter lets a ticket in, puts it into the queue, or refuses it. places is how many may be inside
-// at once and room how many may wait. It returns the ticket that it refused, if any: the new one, or one
+// enter lets a ticket in, puts it into the queue, or refuses it. places bounds the requests inside,
+// and room those that wait. It returns the ticket that it refused, if any: the new one, or one
 // that had waited.
 func (g *gate) enter(t *ticket, places, room int) (out *ticket) {
 	l := g.laneOf(t)
@@ -130,8 +130,8 @@ func (g *gate) enter(t *ticket, places, room int) (out *ticket) {
 //
 // Each lane has a claim to half of the queue. If the newcomer's lane has less, the other lane pays;
 // otherwise the newcomer's own lane does, if its largest network is larger than the newcomer's would be. It is
-// the newest ticket of the largest network that goes: the network keeps its oldest, so that what
-// has waited is not lost.
+// the newest ticket of the largest network that goes: the network keeps its oldest ones, which
+// have waited the longest.
 func (g *gate) makeRoom(l *lane, f *flow, room int) *ticket {
 	victims, from := l, g.largest(l)
 	if other, claim := g.other(l, room); l.waiting < claim && other.waiting > 0 {
@@ -145,8 +145,8 @@ func (g *gate) makeRoom(l *lane, f *flow, room int) *ticket {
 	return t
 }
 
-// other returns the lane beside l, and l's claim to the queue. Of an odd one, known clients have
-// the larger half.
+// other returns the lane beside l, and l's claim to the queue. Known clients have the larger half of
+// an odd number.
 func (g *gate) other(l *lane, room int) (other *lane, claim int) {
 	if l == &g.lanes[acquainted] {
 		return &g.lanes[strangers], (room + 1) / 2
@@ -162,7 +162,7 @@ func (g *gate) refuse(l *lane, f *flow, t *ticket) {
 	l.forget(f)
 }
 
-// leave gives up the place of a ticket, or its turn, and grants places to those that wait. It does
+// leave gives up the place of a ticket, or its turn, and grants places to waiting requests. It does
 // nothing for a ticket that was refused or has left already.
 func (g *gate) leave(t *ticket, places int) {
 	l := g.laneOf(t)
@@ -233,7 +233,7 @@ func (g *gate) laneOf(t *ticket) *lane {
 	return &g.lanes[strangers]
 }
 
-// flow returns what a network has in the lane.
+// flow returns the flow of a network, which it makes if necessary.
 func (l *lane) flow(c Class) *flow {
 	f := l.flows[c.Network]
 	if f == nil {
@@ -253,7 +253,7 @@ func (l *lane) forget(f *flow) {
 	}
 }
 
-// largest is the flow of a lane with the most weight among those that wait; nil if none does.
+// largest returns the waiting flow of a lane with the most weight, or nil.
 func (g *gate) largest(l *lane) (most *flow) {
 	for _, f := range l.turns {
 		if most == nil || g.weight(f) >= g.weight(most) { // of equals, the one whose turn is the last

@@ -21,7 +21,7 @@ func newLine(t *testing.T, room int) *line {
 }
 
 // come lets tickets in, such as "a1", "a2": the letter is the network, a capital one's clients are
-// known. It returns the names of those that are refused.
+// known. It returns the names of the refused ones.
 func (l *line) come(names ...string) (out []string) {
 	for _, name := range names {
 		t := newTicket(Class{Network: strings.ToLower(name[:1]), Known: name[:1] != strings.ToLower(name[:1])})
@@ -34,7 +34,7 @@ func (l *line) come(names ...string) (out []string) {
 	return out
 }
 
-// serveAll returns the names of those that are inside, one after the other.
+// serveAll serves all tickets one after the other and returns their names.
 func (l *line) serveAll() (served []string) {
 	for l.held > 0 {
 		for _, t := range l.order {
@@ -135,7 +135,7 @@ func TestNobodyWaitsForAFlood(t *testing.T) {
 	}
 }
 
-// Where more networks attack than may wait, one that comes for the first time is served all the same.
+// Where more networks attack than may wait, one that comes for the first time is served.
 func TestANewNetworkGoesBeforeThoseThatComeAgain(t *testing.T) {
 	t.Parallel()
 	const attackers = 8
@@ -156,7 +156,7 @@ func TestANewNetworkGoesBeforeThoseThatComeAgain(t *testing.T) {
 	l.want("but once", l.come("z2"), "z2")
 }
 
-// Whatever comes and goes: no place is empty while a request waits, bounds hold, each ticket is
+// For any sequence of requests, no place is empty while a request waits, bounds hold, each ticket is
 // decided once, and nothing is left behind.
 func FuzzGate(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 200, 201, 202, 8, 9, 210, 220})

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Every comparison costs what one of the current cost does, so that the time of a failed login
-// tells neither whether an address has an account nor how old its password is. A comparison with a cheaper string
+// Every comparison does the work of the current cost, so that the time of a failed login
+// depends neither on whether an address has an account nor on the age of its password. A comparison with a cheaper string
 // is followed by comparisons with dummies that make up for the rest. A string that costs more than the
 // current cost cannot be compared for less.
 

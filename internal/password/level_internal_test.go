@@ -8,7 +8,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Whatever a comparison is with, and whatever it finds, it does the work of the current cost.
+// A comparison does the work of the current cost, for any stored string and any password.
 func TestEveryComparisonCostsWhatTheCurrentCostDoes(t *testing.T) {
 	t.Parallel()
 	const current = bcrypt.MinCost + 3

@@ -199,8 +199,8 @@ type Result struct {
 
 // Compare reports whether stored was made from password. An empty stored string, as for an
 // unknown address or an account without a password, matches nothing, and neither does a
-// password that could never be stored. Every comparison costs what one of the current cost does,
-// whatever it finds and of whatever scheme and lower cost stored is. It
+// password that could never be stored. Every comparison does the work of the current
+// cost, also if it matches, and for strings of a lower cost or another scheme (see level.go). It
 // returns ErrStored for strings it does not understand, and auth.ErrOverloaded if too many
 // compare at once.
 func (h *Hasher) Compare(ctx context.Context, stored, password string) (found Result, err error) {

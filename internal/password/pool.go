@@ -21,7 +21,7 @@ var ErrExcess = errors.New("the network has more than its share of the hashing p
 
 // placesPerCore is how many requests for each core may be between Enter and their leaving. One of
 // them hashes; the others ask the database, and have the next hash ready when a core is free. So
-// the number also bounds what a storm of logins asks of the database.
+// the number also bounds the database's load in a storm of logins.
 const placesPerCore = 16
 
 // Pool bounds how many passwords are hashed at once and how long a request waits for its turn. It
@@ -48,7 +48,7 @@ type Pool struct {
 	room    room
 	wait    time.Duration
 	jobs    chan func()
-	typical atomic.Int64 // nanoseconds that a hash has taken of late
+	typical atomic.Int64 // recent duration of a hash in nanoseconds
 	refused atomic.Int64
 
 	mu    sync.Mutex
@@ -94,8 +94,8 @@ func (p *Pool) Run(ctx context.Context) error {
 	return nil
 }
 
-// PoolStats is the state of a Pool. Refused counts since the start; Typical is what a hash has
-// taken of late, in nanoseconds.
+// PoolStats is the state of a Pool. Refused counts since the start; Typical is the recent
+// duration of a hash.
 type PoolStats struct {
 	Running int64         `json:"running"`
 	Waiting int64         `json:"waiting"`
@@ -137,7 +137,7 @@ type turn struct {
 type turnKey struct{}
 
 // Enter waits for a place in the pool and returns a context that carries it to Do, and a function that
-// gives it up, which the caller has to call. It comes before whatever a request costs, so that a request that
+// gives it up, which the caller has to call. It comes before the request's first statement, so that a request that
 // is refused costs nothing.
 //
 // It returns auth.ErrOverloaded if the turn would not come in time, which also wraps ErrExcess if
@@ -181,6 +181,9 @@ func (p *Pool) await(ctx context.Context, g *gate, t *ticket, patience time.Dura
 		return ctx.Err()
 	case <-late.C:
 		p.leave(g, t)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		p.refused.Add(1)
 		return auth.ErrOverloaded.After(p.wait)
 	}

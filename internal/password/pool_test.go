@@ -245,10 +245,21 @@ func TestPoolGivesUpWaiting(t *testing.T) {
 		t.Errorf("late: %v", err)
 	}
 	gone, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(time.Millisecond, cancel)
-	if err := p.Do(gone, func() { t.Error("begun for nobody") }); !errors.Is(err, context.Canceled) {
-		t.Errorf("gone while waiting: %v", err)
-	}
+	patient := pool(t, 1, time.Hour, time.Microsecond)
+	group.Go(func() {
+		if err := patient.Do(t.Context(), func() { <-release }); err != nil {
+			t.Error(err)
+		}
+	})
+	until(t, patient, 1, 0)
+	group.Go(func() {
+		if err := patient.Do(gone, func() { t.Error("begun for nobody") }); !errors.Is(err, context.Canceled) {
+			t.Errorf("gone while waiting: %v", err)
+		}
+	})
+	until(t, patient, 1, 1)
+	cancel()
+	until(t, patient, 1, 0)
 	if err := p.Do(gone, func() { t.Error("begun for nobody") }); !errors.Is(err, context.Canceled) {
 		t.Errorf("gone before: %v", err)
 	}
