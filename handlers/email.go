@@ -42,7 +42,7 @@ type Emails struct {
 // auth.ErrInvalidToken for a link or code that is not good now, auth.ErrReauthentication without
 // an ownership, auth.ErrInvalid for a password that is not accepted, auth.ErrConflict if the account
 // changed at the same moment, and auth.ErrRateLimited after too many attempts. After any error
-// the link or code is as good as before.
+// the link or code stays valid.
 func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerified, error) {
 	a := attempt{subject: string(auth.EmailVerify), method: byLink, address: req.Email, client: req.Client}
 	if req.Token == "" {

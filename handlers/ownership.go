@@ -86,14 +86,14 @@ func (e *Emails) ownSession(ctx context.Context, token string, user auth.UserID)
 	return access.SessionID, nil
 }
 
-// registered notes that the request comes from whoever made a registration: the one that made the
+// registered notes that the request comes from the maker of a registration: the one that made the
 // account, or one that waits.
 func (own *ownership) registered(one persistence.OneTime) {
 	own.keeps = one.Password == ""
 	own.grants = granted(one)
 }
 
-// granted is what a registration gives an account.
+// granted returns the password, name and locale of a registration.
 func granted(one persistence.OneTime) persistence.OneTime {
 	return persistence.OneTime{Password: one.Password, Name: one.Name, Locale: one.Locale}
 }
