@@ -276,9 +276,21 @@ func TestHealthNamesThePartThatIsAway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, err := migrations.Up(t.Context(), store.DB()); err != nil {
+			t.Fatal(err)
+		}
 		health := handlers.Health{Store: store}
 		if reply, err := health.Check(t.Context(), auth.HealthRequest{}); err != nil || reply.Status != "ready" {
 			t.Errorf("open: %+v, %v", reply, err)
+		}
+		if _, err := store.DB().ExecContext(t.Context(), "ALTER TABLE write_probe RENAME TO former"); err != nil {
+			t.Fatal(err)
+		}
+		for err = nil; err == nil; { // the former result counts for a moment
+			_, err = health.Check(t.Context(), auth.HealthRequest{})
+		}
+		if fields := auth.Public(err).Fields; len(fields) != 1 || fields[0] != (auth.Field{Field: "database", Reason: "not_writable"}) {
+			t.Errorf("not writable: %v", fields)
 		}
 		if err := store.Close(); err != nil {
 			t.Fatal(err)

@@ -67,11 +67,14 @@ type ImportCounts struct {
 // there already stays as it is, so it can be run again, and while the service runs. All
 // fields but Store may be left out. It is for one Run.
 type Import struct {
-	Store    *persistence.Store
-	DryRun   bool               // tell what would be done, and store nothing
-	Skipped  func(Skip) error   // hears of each account that is not imported
-	Progress func(ImportCounts) // hears of each batch
-	Clock    Clock
+	Store  *persistence.Store
+	DryRun bool // tell what would be done, and store nothing
+	// WithoutPassword imports accounts whose password cannot be used, and those that have none,
+	// without it. Their owners set one by mail.
+	WithoutPassword bool
+	Skipped         func(Skip) error   // hears of each account that is not imported
+	Progress        func(ImportCounts) // hears of each batch
+	Clock           Clock
 
 	counts  ImportCounts
 	unnamed map[string]bool // addresses of this run that came without an id
@@ -143,8 +146,12 @@ func (i *Import) check(c Candidate, now time.Time) (user persistence.ImportedUse
 		return user, SkipInvalidEmail
 	case !utf8.ValidString(c.Name) || checkName(c.Name) != "":
 		return user, SkipInvalidName
-	case password.CheckStored(c.Password) != nil:
-		return user, SkipUnusablePassword
+	}
+	if password.CheckStored(c.Password) != nil {
+		if !i.WithoutPassword {
+			return user, SkipUnusablePassword
+		}
+		c.Password = ""
 	}
 	if c.NoID {
 		// The database cannot tell a second line of an address from a first one that was

@@ -266,3 +266,33 @@ func TestImportBesideOthers(t *testing.T) {
 		}
 	})
 }
+
+func TestAccountsWithoutAUsablePasswordAreImportedIfAsked(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		candidates := []handlers.Candidate{
+			{NoID: true, Foreign: persistence.Foreign{Email: "none@example.com"}},
+			{NoID: true, Foreign: persistence.Foreign{Email: "md5@example.com", Password: "5f4dcc3b5aa765d61d8327deb882cf99"}},
+		}
+		once := func() handlers.Source {
+			rest := candidates
+			return func(context.Context, int) (batch []handlers.Candidate, err error) {
+				batch, rest = rest, nil
+				return batch, nil
+			}
+		}
+		refusing := handlers.Import{Store: s.store}
+		if counts, err := refusing.Run(t.Context(), once()); err != nil || counts.Skipped != 2 {
+			t.Fatalf("%+v, %v", counts, err)
+		}
+		taking := handlers.Import{Store: s.store, WithoutPassword: true}
+		if counts, err := taking.Run(t.Context(), once()); err != nil || counts.Imported != 2 {
+			t.Fatalf("%+v, %v", counts, err)
+		}
+		for _, c := range candidates {
+			for _, plain := range []string{"", "password", c.Password} {
+				_, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: c.Email, Password: plain})
+				want(t, c.Email, err, auth.ErrInvalidCredentials)
+			}
+		}
+	})
+}

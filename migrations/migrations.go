@@ -45,8 +45,9 @@ type Step struct {
 }
 
 // Up applies the steps that are missing and returns them, oldest first. If one fails,
-// those before it stay applied. It returns ErrNewer, and does nothing, if the database
-// knows steps that this binary does not.
+// those before it stay applied. It does nothing, and returns ErrNewer if the database knows steps
+// that this binary does not, ErrForeign if it holds another program's tables, and ErrRights if the
+// role may not make tables.
 func Up(ctx context.Context, db *bun.DB) ([]string, error) {
 	finish := func(ctx context.Context, tx bun.IConn, step *migrate.Migration) error {
 		if isFolding(step.Name) {
@@ -62,11 +63,15 @@ func Up(ctx context.Context, db *bun.DB) ([]string, error) {
 	}
 	var done []string
 	err = locked(ctx, db, func() error {
+		err := Check(ctx, db)
+		if !errors.Is(err, ErrPending) {
+			return err
+		}
+		if err := checkRights(ctx, db); err != nil {
+			return err
+		}
 		if err := m.Init(ctx); err != nil {
 			return fmt.Errorf("prepare migrations: %w", err)
-		}
-		if err := checkNewer(ctx, m); err != nil {
-			return err
 		}
 		group, err := m.Migrate(ctx)
 		done = names(group.Migrations, err)
@@ -101,8 +106,11 @@ func Down(ctx context.Context, db *bun.DB) ([]string, error) {
 	return undone, err
 }
 
-// Status lists all steps, oldest first. It changes nothing.
+// Status lists all steps, oldest first, or returns ErrForeign. It changes nothing.
 func Status(ctx context.Context, db *bun.DB) ([]Step, error) {
+	if err := checkOwn(ctx, db); err != nil {
+		return nil, err
+	}
 	fresh, err := isFresh(ctx, db)
 	if err != nil {
 		return nil, err
@@ -137,7 +145,7 @@ func steps(list migrate.MigrationSlice, known bool) []Step {
 	return out
 }
 
-// Check returns nil if database and binary fit, ErrPending or ErrNewer if they do not.
+// Check returns nil if database and binary fit, and ErrPending, ErrNewer or ErrForeign if they do not.
 func Check(ctx context.Context, db *bun.DB) error {
 	list, err := Status(ctx, db)
 	if err != nil {

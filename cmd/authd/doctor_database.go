@@ -160,6 +160,9 @@ func (w *databaseWard) integrity(ctx context.Context) finding {
 
 func (w *databaseWard) schema(ctx context.Context) finding {
 	steps, err := migrations.Status(ctx, w.store.DB())
+	if errors.Is(err, migrations.ErrForeign) {
+		return bad("see docs/operations/README.md, Postgres", "%s", err)
+	}
 	if err != nil {
 		return bad("see the database's log", "%s", err)
 	}

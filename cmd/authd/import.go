@@ -31,6 +31,8 @@ type importCommand struct {
 	AllowSkipped bool   `help:"Exit with 0 even if accounts were skipped. Without it that is 1."`
 	Report       string `placeholder:"FILE" help:"Write every skipped account to this file, as JSON lines with id or line, and reason."`
 	Migrate      bool   `help:"Bring the schema up to date first. On SQLite that is always done."`
+
+	WithoutPassword bool `help:"Import accounts whose password is missing or of an unknown scheme without it. Their owners set one by mail."`
 }
 
 // Run imports, and tells how it went. Nothing it prints is personal.
@@ -57,7 +59,7 @@ func (cmd importCommand) Run(ctx context.Context, stdout io.Writer, out logOutpu
 		}
 	}
 	progress := &progress{out: out, total: source.total, began: time.Now()}
-	i := handlers.Import{Store: store.Store, DryRun: cmd.DryRun, Skipped: report.add, Progress: progress.tell}
+	i := handlers.Import{Store: store.Store, DryRun: cmd.DryRun, WithoutPassword: cmd.WithoutPassword, Skipped: report.add, Progress: progress.tell}
 	counts, err := i.Run(ctx, source.next)
 	progress.end()
 	return errors.Join(cmd.tell(stdout, counts, report, progress.rate(counts)), cmd.outcome(counts, err))

@@ -75,7 +75,7 @@ func (s letterSettings) sender() (*netmail.Address, error) {
 	if s.MailFrom == "" {
 		return nil, nil
 	}
-	from, err := netmail.ParseAddress(s.MailFrom)
+	from, err := mail.ParseSender(s.MailFrom)
 	if err != nil {
 		return nil, &settingError{"MAIL_FROM", fmt.Sprintf("%q is not an address with or without a name", s.MailFrom), "\"Acme <no-reply@acme.example>\""}
 	}
@@ -106,6 +106,9 @@ func (s mailSettings) server(from *netmail.Address) (*mail.SMTP, error) {
 	}
 	if from == nil {
 		return nil, &settingError{"MAIL_FROM", "is empty, but SMTP_URL is set", "\"Acme <no-reply@acme.example>\""}
+	}
+	if server.Hello = s.SMTPHello; s.SMTPHello != "" && !mail.IsHello(s.SMTPHello) {
+		return nil, &settingError{"SMTP_HELLO", fmt.Sprintf("%q is not the name of a host", s.SMTPHello), "mx.acme.example"}
 	}
 	return server, nil
 }

@@ -128,6 +128,7 @@ type mailSettings struct {
 	Mailer    string `env:"MAILER" default:"on" placeholder:"on|off" help:"off leaves mails in their queue for another service to send."`
 	SMTPURL   string `name:"smtp-url" env:"SMTP_URL" placeholder:"URL" help:"Server that mails are handed to: smtp://user:password@host:587 begins TLS by STARTTLS, smtps://host:465 at once. ?tls=none and ?tls=opportunistic do without. Without one: mails wait in their queue, or go to the mailbox."`
 	SMTPTLSCA string `name:"smtp-tls-ca" env:"SMTP_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the server's certificate is checked against (PEM)."`
+	SMTPHello string `name:"smtp-hello" env:"SMTP_HELLO" placeholder:"HOST" help:"Name of this host in EHLO. Without one: the name that the system has."`
 	Mailbox   string `env:"MAILBOX" placeholder:"on|off" help:"Keep the last mails in memory instead of sending them, and show them under /dev/mailbox on METRICS_ADDR. Without one: on if SMTP_URL is empty and both HOST and METRICS_ADDR are on this machine alone."`
 }
 
@@ -363,7 +364,7 @@ func (s databaseSettings) url() (string, error) {
 }
 
 // wrongDatabaseURL does not repeat the value, which may hold a password.
-var wrongDatabaseURL = &settingError{"DATABASE_URL", persistence.ErrURL.Error(), "postgres://authd@localhost:5432/auth"}
+var wrongDatabaseURL = &settingError{"DATABASE_URL", persistence.ErrURL.Error() + ", or a character such as @ / # % in its password is not written as %40 %2F %23 %25", "postgres://authd@localhost:5432/auth"}
 
 // isPostgres tells whether accounts are kept outside of this machine's files.
 func isPostgres(url string) bool { return strings.HasPrefix(url, "postgres") }

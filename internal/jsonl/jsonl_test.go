@@ -115,3 +115,10 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+func TestByteOrderMarkIsIgnored(t *testing.T) {
+	got := told(t, strings.NewReader("\ufeff"+`{"email":"a"}`+"\n"+`{"email":"b"}`))
+	if want := []string{`1 - "a"`, `2 - "b"`}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
