@@ -590,7 +590,7 @@ func TestVerifyRefusesClientsWith401Or403(t *testing.T) {
 		"two headers":                   {"Authorization": {"Bearer a", "Bearer a"}},
 		"two headers of another scheme": {"Authorization": {"Basic YTpi", "Basic YTpi"}, "Cookie": {session}},
 		"two cookies":                   {"Cookie": {session + "; " + session}},
-		"noise in a cookie":             {"Cookie": {"__Host-access=\xff\xfe"}},
+		"noise in a cookie":             {"Cookie": {"__Host-access=\xff\xfe"}, "Sec-Fetch-Site": {"same-origin"}},
 		"noise in a header":             {"Authorization": {"Bearer \xff\xfe"}},
 		"a long token":                  {"Authorization": {"Bearer " + strings.Repeat("a", 15<<10)}},
 	} {

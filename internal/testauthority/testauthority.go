@@ -291,7 +291,7 @@ func (a *Authority) Tries(t testing.TB) []Try {
 		{[]string{good}, "read", nil},
 		{nil, "read", auth.ErrUnauthenticated},
 		{[]string{good, good}, "read", auth.ErrMalformed},
-		{[]string{"Basic eDp5"}, "read", auth.ErrInvalidToken},
+		{[]string{"Basic eDp5"}, "read", auth.ErrUnauthenticated},
 		{[]string{good + "x"}, "read", auth.ErrInvalidToken},
 		{[]string{ended}, "read", auth.ErrTokenRevoked},
 		{[]string{good}, "write", auth.ErrInsufficientScope},
