@@ -151,7 +151,7 @@ func TestNoLoginSlipsThroughAContainment(t *testing.T) {
 			_, err := instances[i%2].logIn(t, ada, horse, "")
 			return err
 		})
-		live, err := p.store.LiveSessions(t.Context(), 1, p.now())
+		live, err := p.store.LiveSessions(t.Context(), 1, "", 10, p.now())
 		if err != nil || len(live) != 0 || p.stored(t) != "" {
 			t.Errorf("%d sessions live, %v", len(live), err)
 		}

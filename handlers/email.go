@@ -280,11 +280,8 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *att
 		if err != nil {
 			return gone(err)
 		}
-		switch held, err := tx.HoldPassword(ctx, user.UserID); {
-		case err != nil:
-			return gone(err) // or disabled
-		case held != stored:
-			return auth.ErrConflict // somebody changed it meanwhile
+		if _, err := e.Sessions.holdFor(ctx, tx, access, stored); err != nil {
+			return err
 		}
 		if err := e.askNew(ctx, tx, user, address, access.SessionID, from); err != nil {
 			return err

@@ -52,11 +52,11 @@ func TestPasswordStoredWithItsSpacesGoesOnMatching(t *testing.T) {
 func TestEveryComparisonHasAsManyInputs(t *testing.T) {
 	h := lowCost(t)
 	for typed, want := range map[string]int{ordinary: 1, nonASCII: 2} {
-		_, inputs, err := h.open(scheme+h.Peppers[0].ID+h.dummy, typed, spellings(typed))
+		_, inputs, err := h.open(scheme+h.Peppers[0].ID+h.dummies[h.Cost], typed, spellings(typed))
 		if err != nil || len(inputs) != want {
 			t.Errorf("keyed: %d inputs, %v", len(inputs), err)
 		}
-		_, inputs, err = h.open(h.dummy, typed, spellings(typed))
+		_, inputs, err = h.open(h.dummies[h.Cost], typed, spellings(typed))
 		if err != nil || len(inputs) != want {
 			t.Errorf("plain: %d inputs, %v", len(inputs), err)
 		}
