@@ -309,7 +309,7 @@ func TestACountStandsWhenTheHashingPoolRefuses(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
 		const another = "203.0.113.7"
 		own, from := s.bearer(s.login(t).Tokens), auth.Origin{Client: &auth.Client{IP: away}}
-		full := password.NewPool(1, time.Millisecond, 1) // does not run, so no turn comes
+		full := busyPool(t)
 		s.sessions.Passwords.Pool, s.accounts.Passwords.Pool = full, full
 		for range 5 {
 			want(t, "log in", s.try(t.Context(), ada, horse, home), auth.ErrOverloaded)
@@ -329,6 +329,26 @@ func TestACountStandsWhenTheHashingPoolRefuses(t *testing.T) {
 			t.Errorf("%d events user.locked, want 2", len(got))
 		}
 	})
+}
+
+// busyPool returns a pool whose only core hashes until the test ends. It gives requests a place, but
+// no turn comes within the pool's wait.
+func busyPool(t *testing.T) *password.Pool {
+	t.Helper()
+	pool, ran := password.NewPool(1, 10*time.Millisecond, time.Nanosecond), make(chan error, 2)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() { ran <- pool.Run(ctx) }()
+	began, release := make(chan struct{}), make(chan struct{})
+	go func() { ran <- pool.Do(ctx, func() { close(began); <-release }) }()
+	<-began
+	t.Cleanup(func() {
+		close(release)
+		stop()
+		if err := errors.Join(<-ran, <-ran); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	return pool
 }
 
 // A success takes its count back in the transaction that stores its result, so a count stands if

@@ -53,7 +53,7 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 		own.registered(registered)
 		return own, try, nil
 	case req.Password == "":
-		return ownership{}, nil, errNoOwnership
+		return ownership{}, nil, e.withoutOwnership(ctx, one)
 	}
 	from, _ := client(req.Client)                                              // which presented has checked
 	ctx, leave, err := e.Accounts.Passwords.Pool.Enter(ctx, class(from, true)) // the link or code proves the mailbox
@@ -68,6 +68,15 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 	}
 	err = e.byPassword(ctx, &own, one, req.Password)
 	return own, try, err
+}
+
+// withoutOwnership returns errNoOwnership, or auth.ErrInvalidToken if another request has used the
+// link or code meanwhile: with it goes the registration that the secret of this request belongs to.
+func (e *Emails) withoutOwnership(ctx context.Context, one persistence.OneTime) error {
+	if _, err := e.Store.OneTime(ctx, purposeVerify, e.Clock.now(), one.Digest); err != nil {
+		return isOver(err)
+	}
+	return errNoOwnership
 }
 
 // ownSession returns the id of the session of an access token if it is a live one of the user,

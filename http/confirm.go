@@ -82,7 +82,8 @@ func (e *Edge) confirm() {
 			return text.Bytes()
 		}
 		asking, plain := render(true), render(!what.Optional)
-		e.get(path, func(c *fiber.Ctx) error {
+		// Mail gateways add members to the query of a link. The page reads none of them.
+		e.app.Get(path, func(c *fiber.Ctx) error {
 			c.Set(fiber.HeaderContentSecurityPolicy, confirmPolicy)
 			c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
 			if c.Cookies(accessCookie)+c.Cookies(registrationCookie) != "" {

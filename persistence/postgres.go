@@ -64,9 +64,8 @@ func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context,
 
 // insertPendingPostgres is one statement, as each is a round trip.
 func insertPendingPostgres(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
-	told := tx.NewInsert().Model(&rows).Returning("seq, subject, type")
-	_, err := tx.NewRaw("WITH told AS (?) INSERT INTO outbox_pending (seq, subject, urgent) SELECT seq, subject, type IN (?) FROM told",
-		told, bun.List(events.UrgentTypes())).Exec(ctx)
+	added := tx.NewInsert().Model(&rows).Returning("seq, subject, type IN (?) AS urgent", bun.List(events.UrgentTypes()))
+	_, err := tx.NewInsert().With("added", added).Table("outbox_pending", "added").Column("seq", "subject", "urgent").Exec(ctx)
 	return err
 }
 

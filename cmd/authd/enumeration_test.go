@@ -22,7 +22,7 @@ func TestFailedLoginsDoTheSameWork(t *testing.T) {
 			t.Parallel()
 			c := startCollector(t)
 			a := launchTraced(t, c.url, nil, append(flags, "--limit-login=2/1m")...).ready(t)
-			conn := connect(t, a.nats)
+			conn := a.asApp(t)
 			ask(t, conn, "auth.register", nil, login("ada@example.com", "correct horse")).done(t)
 			ask(t, conn, "auth.register", nil, login("off@example.com", "correct horse")).done(t)
 			ask(t, asAdmin(t, a), "auth.admin.users.disable", nil, `{"userId":2}`) // an account, if there is one

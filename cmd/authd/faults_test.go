@@ -175,7 +175,7 @@ const inFlight = 4 // on each door
 
 func drain(t *testing.T, a *instance) {
 	signUp(t, a)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	replies, err := conn.SubscribeSync(conn.NewRespInbox())
 	check(t, err)
 	var waiting []*expecting

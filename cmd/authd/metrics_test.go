@@ -111,7 +111,7 @@ func busy(t *testing.T) *instance {
 	access, refresh := session.member(t, "accessToken"), session.member(t, "refreshToken")
 	a.get(t, "/verify", access)
 	a.get(t, "/verify", access)
-	conn := connect(t, a.nats)
+	conn := a.asApp(t)
 	ask(t, conn, "auth.verify", nil, `{"token":"`+access+`"}`)
 	a.post(t, "/login", login("ada@example.com", "wrong horse battery")).refused(t, 401, "invalid_credentials", "")
 	a.post(t, "/refresh", `{"refreshToken":"`+refresh+`"}`)

@@ -79,7 +79,7 @@ func TestSnapshotAndTailMissNobody(t *testing.T) {
 			dir := t.TempDir()
 			database := url(t, dir)
 			a := launch(t, dir, append(withPostgres(database), "--data-dir="+filepath.Join(dir, "data"))...).ready(t)
-			app, conn := connect(t, a.nats), asSubscriber(t, a)
+			app, conn := a.asApp(t), asSubscriber(t, a)
 
 			half, ended := make(chan struct{}), make(chan error, 1)
 			go func() {

@@ -46,11 +46,11 @@ func TestUsersCommands(t *testing.T) {
 // operated are the ways to run the service, each with an operator's connection.
 var operated = map[string]func(*testing.T) (*instance, *nats.Conn){
 	"SQLite and embedded bus": func(t *testing.T) (*instance, *nats.Conn) {
-		a := start(t)
+		a := start(t, "--rate-limits=off")
 		return a, asAdmin(t, a)
 	},
 	"Postgres and embedded bus": func(t *testing.T) (*instance, *nats.Conn) {
-		a := start(t, withPostgres(testpg.URL(t))...)
+		a := start(t, append(withPostgres(testpg.URL(t)), "--rate-limits=off")...)
 		return a, asAdmin(t, a)
 	},
 	"Postgres and external bus": func(t *testing.T) (*instance, *nats.Conn) {
@@ -58,7 +58,7 @@ var operated = map[string]func(*testing.T) (*instance, *nats.Conn){
 		return a, connect(t, a.nats)
 	},
 	"edge and handlers apart": func(t *testing.T) (*instance, *nats.Conn) {
-		edge, handlers := startApart(t)
+		edge, handlers := startApart(t, "--rate-limits=off")
 		return edge, asAdmin(t, handlers)
 	},
 }

@@ -70,7 +70,7 @@ var (
 	descHashTypical = desc("hash_typical_seconds", "What a hash has taken of late, by which refusals are decided.")
 	descHashRefused = desc("hash_refusals_total", "Passwords that would have waited for too long, and were refused as overloaded.")
 
-	descStaleness  = desc("verifier_staleness_seconds", "Time since the verifier last heard which sessions have ended; it vouches for no token after 30 s.")
+	descStaleness  = desc("verifier_staleness_seconds", "Time since the verifier last read which sessions have ended; it vouches for no token after 30 s.")
 	descRevoked    = desc("verifier_revocations", "Ended sessions that the verifier refuses.")
 	descKeys       = desc("verifier_keys", "Keys that the verifier takes tokens of.")
 	descRemembered = desc("verifier_cache_entries", "Tokens whose signature was checked and is remembered.")
