@@ -132,11 +132,11 @@ func NewVerifier(conn *nats.Conn, c VerifierConfig) (*Verifier, error) {
 func (c VerifierConfig) check() (VerifierConfig, error) {
 	switch {
 	case c.Issuer == "" || c.Audience == "":
-		return c, errors.New("Issuer and Audience are required")
+		return c, errors.New("the fields Issuer and Audience are required")
 	case c.MaxStaleness != 0 && c.MaxStaleness < minStaleness:
-		return c, fmt.Errorf("MaxStaleness is %s, but must be at least %s", c.MaxStaleness, minStaleness)
+		return c, fmt.Errorf("the field MaxStaleness is %s, but must be at least %s", c.MaxStaleness, minStaleness)
 	case c.Remember < 0:
-		return c, fmt.Errorf("Remember is %d, but must not be negative", c.Remember)
+		return c, fmt.Errorf("the field Remember is %d, but must not be negative", c.Remember)
 	}
 	if c.MaxStaleness == 0 {
 		c.MaxStaleness = defaultStaleness

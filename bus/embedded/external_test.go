@@ -193,7 +193,8 @@ func TestExternalIsTheSameAgain(t *testing.T) {
 	}
 	open := e
 	open.AnonymousApp = true
-	if external(t, open) != external(t, open) {
+	guests := external(t, open)
+	if again := external(t, open); again != guests {
 		t.Error("another configuration with guests")
 	}
 	if err := os.Remove(filepath.Join(dir, "guest.nk")); err != nil {
