@@ -39,9 +39,13 @@ type EmailChangeRequest struct {
 	Origin
 }
 
-// EmailConfirmRequest changes the address of an account to the one that the mail went to.
+// EmailConfirmRequest changes the address of an account to the one that the mail went to. Beside
+// the token of the link it needs a live session of the account, or its password: the mail proves
+// the mailbox alone, and the account may be a stranger's.
 type EmailConfirmRequest struct {
-	Token string `json:"token"`
+	Bearer          // of the account; a session of another one, or one that has ended, counts as none
+	Token    string `json:"token"`
+	Password string `json:"password,omitempty"` // the current one; not needed with a session
 	Origin
 }
 

@@ -325,8 +325,12 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 
 // Confirm answers auth.email.confirm: the account gets the address that the mail went to, and
 // all sessions end but the one that asked for it. The former address is told, with a link to
-// undo it if it was verified. It returns auth.ErrInvalidToken for a link that is not good now, or
-// whose session is over, and auth.ErrEmailTaken if another account was faster.
+// undo it if it was verified. Beside the link it needs a live session of the account, or its
+// password. It returns auth.ErrInvalidToken for a link that is not good now, or whose session is
+// over, auth.ErrReauthentication without a session or password, auth.ErrInvalidCredentials for a
+// wrong password, which counts as a login does, auth.ErrRateLimited, auth.ErrConflict if the password
+// changed at the same moment, and auth.ErrEmailTaken if another account was faster. After any error
+// the link stays valid.
 func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmed, error) {
 	return logged(ctx, e.Log, attempt{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
 }
@@ -337,12 +341,16 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 		return auth.EmailConfirmed{}, err
 	}
 	a.presents(one)
+	own, try, err := e.establishOwner(ctx, req, one)
+	if err != nil {
+		return auth.EmailConfirmed{}, err
+	}
 	return auth.EmailConfirmed{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
-		switch live, err := e.Sessions.isLive(ctx, tx, one.SessionID, user.UserID); {
-		case err != nil:
+		if err := e.checkPending(ctx, tx, one); err != nil {
 			return err
-		case !live:
-			return auth.ErrInvalidToken
+		}
+		if err := e.recheck(ctx, tx, own); err != nil {
+			return err
 		}
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
@@ -357,8 +365,20 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 		if !user.EmailVerified { // then it may be anybody's
 			told.purpose = ""
 		}
-		return e.OneTimes.send(ctx, tx, told)
+		if err := e.OneTimes.send(ctx, tx, told); err != nil {
+			return err
+		}
+		return try.settle(ctx, tx)
 	})
+}
+
+// checkPending returns auth.ErrInvalidToken if the session that requested a change of address is over.
+func (e *Emails) checkPending(ctx context.Context, tx *persistence.Store, change persistence.OneTime) error {
+	live, err := e.Sessions.isLive(ctx, tx, change.SessionID, change.UserID)
+	if err == nil && !live {
+		return auth.ErrInvalidToken
+	}
+	return err
 }
 
 // move gives a user the address that a link is about.

@@ -145,23 +145,68 @@ func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.Use
 	case user.UserID == 0:
 		return e.create(ctx, tx, one, own.grants)
 	}
-	stored, err := tx.HoldPassword(ctx, user.UserID)
-	switch {
-	case err != nil:
+	if err := e.recheck(ctx, tx, own); err != nil {
 		return 0, err
-	case stored != own.stored:
-		return 0, auth.ErrConflict
-	}
-	if own.session != "" {
-		switch live, err := e.Sessions.isLive(ctx, tx, own.session, user.UserID); {
-		case err != nil:
-			return 0, err
-		case !live:
-			return 0, errNoOwnership
-		}
 	}
 	if own.keeps {
 		return user.UserID, e.Sessions.takeOver(ctx, tx, user, own.session, auth.ReasonEmailChanged)
 	}
 	return user.UserID, e.Accounts.startFree(ctx, tx, user, own.grants, auth.ReasonEmailChanged)
+}
+
+// establishOwner is establish for a change of address. The account has an owner, so no new password
+// is accepted: a live session of the account shows the ownership, or the current password, which
+// counts as an attempt to log in. It returns auth.ErrInvalidToken if the session that requested the
+// change is over, errNoOwnership, auth.ErrInvalidCredentials, auth.ErrRateLimited, and auth.ErrOverloaded.
+func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmRequest, one persistence.OneTime) (ownership, *charge, error) {
+	if err := e.checkPending(ctx, e.Store, one); err != nil {
+		return ownership{}, nil, err
+	}
+	account, err := e.Store.Account(ctx, one.UserID)
+	if err != nil {
+		return ownership{}, nil, isOver(err)
+	}
+	stored, err := e.Store.Password(ctx, one.UserID)
+	if err != nil {
+		return ownership{}, nil, isOver(err)
+	}
+	own := ownership{user: one.UserID, stored: stored, keeps: true}
+	own.session, err = e.ownSession(ctx, req.AccessToken, one.UserID)
+	switch {
+	case err != nil:
+		return ownership{}, nil, err
+	case own.session != "":
+		return own, nil, nil
+	case req.Password == "":
+		return ownership{}, nil, errNoOwnership
+	}
+	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Origin)
+	if err != nil {
+		return ownership{}, nil, err
+	}
+	defer leave()
+	try, err := e.Accounts.confirm(ctx, account, req.Origin, stored, req.Password)
+	if err != nil {
+		return ownership{}, nil, err
+	}
+	return own, try, nil
+}
+
+// recheck holds the account that an ownership was established for. It returns auth.ErrConflict if
+// another password is stored since, and errNoOwnership if the session that showed the ownership is over.
+func (e *Emails) recheck(ctx context.Context, tx *persistence.Store, own ownership) error {
+	stored, err := tx.HoldPassword(ctx, own.user)
+	switch {
+	case err != nil:
+		return err
+	case stored != own.stored:
+		return auth.ErrConflict
+	case own.session == "":
+		return nil
+	}
+	live, err := e.Sessions.isLive(ctx, tx, own.session, own.user)
+	if err == nil && !live {
+		return errNoOwnership
+	}
+	return err
 }

@@ -266,3 +266,123 @@ func TestADisabledAccountIsNotVerified(t *testing.T) {
 		}
 	})
 }
+
+// A stranger asks for a change of the address of his account to that of somebody else, who follows the
+// link of the mail: the link alone does not give the stranger's account the address.
+func TestALinkAloneChangesNoAddress(t *testing.T) {
+	eachPostal(t, handlers.VerificationOff, func(t *testing.T, p *postal) {
+		_, err := p.accounts.Register(t.Context(), auth.RegisterRequest{Email: evil, Password: staple})
+		want(t, "mallory", err, nil)
+		mallory, err := p.logIn(t, evil, staple, "")
+		want(t, "mallory", err, nil)
+		want(t, "change", p.change(t, mallory, bobs, staple), nil)
+		link := linked(t, p.one(t, events.MailChange, bobs), "/email/change")
+		p.register(t)
+		other := p.login(t).Tokens
+		ended, err := p.logIn(t, evil, staple, "")
+		want(t, "another session", err, nil)
+		want(t, "log out", p.logout(t, ended.AccessToken, ""), nil)
+		p.types(t)
+		for what, c := range map[string]struct {
+			req  auth.EmailConfirmRequest
+			code *auth.Error
+		}{
+			"nothing":                   {auth.EmailConfirmRequest{}, auth.ErrReauthentication},
+			"another account's session": {auth.EmailConfirmRequest{Bearer: p.bearer(other)}, auth.ErrReauthentication},
+			"a session that has ended":  {auth.EmailConfirmRequest{Bearer: p.bearer(ended)}, auth.ErrReauthentication},
+			"no access token":           {auth.EmailConfirmRequest{Bearer: auth.Bearer{AccessToken: "x.y.z"}}, auth.ErrReauthentication},
+			"a new password":            {auth.EmailConfirmRequest{Password: "another good password"}, auth.ErrInvalidCredentials},
+			"another account's password": {
+				auth.EmailConfirmRequest{Bearer: p.bearer(other), Password: horse}, auth.ErrInvalidCredentials,
+			},
+		} {
+			c.req.Token = link
+			_, err := p.emails.Confirm(t.Context(), c.req)
+			want(t, what, err, c.code)
+			fields := []auth.Field{{Field: "password", Reason: "required"}}
+			if got := auth.Public(err).Fields; c.code == auth.ErrReauthentication && !reflect.DeepEqual(got, fields) {
+				t.Errorf("%s: fields %v", what, got)
+			}
+		}
+		if got := p.types(t); len(got) != 0 {
+			t.Errorf("events %q", got)
+		}
+		p.none(t, "what is refused")
+		_, err = p.logIn(t, bobs, staple, "")
+		want(t, "the stranger's password", err, auth.ErrInvalidCredentials)
+		if got := p.account(t, mallory).Email; got != evil {
+			t.Errorf("the stranger's account has %s", got)
+		}
+		_, err = p.emails.Confirm(t.Context(), auth.EmailConfirmRequest{Token: link, Password: staple})
+		want(t, "the link is still good", err, nil)
+	})
+}
+
+// The owner of an account confirms a change by a session or the password. The session that
+// requested it goes on, and all others end.
+func TestTheOwnerConfirmsAChangeOfAddress(t *testing.T) {
+	for name, show := range map[string]func(p *postal, asked, other auth.Tokens) auth.EmailConfirmRequest{
+		"the session that asked": func(p *postal, asked, _ auth.Tokens) auth.EmailConfirmRequest {
+			return auth.EmailConfirmRequest{Bearer: p.bearer(asked)}
+		},
+		"another session": func(p *postal, _, other auth.Tokens) auth.EmailConfirmRequest {
+			return auth.EmailConfirmRequest{Bearer: p.bearer(other)}
+		},
+		"the password": func(*postal, auth.Tokens, auth.Tokens) auth.EmailConfirmRequest {
+			return auth.EmailConfirmRequest{Password: horse}
+		},
+		"a session and a wrong password": func(p *postal, asked, _ auth.Tokens) auth.EmailConfirmRequest {
+			return auth.EmailConfirmRequest{Bearer: p.bearer(asked), Password: "wrong"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachPostal(t, handlers.VerificationOff, func(t *testing.T, p *postal) {
+				asked, other := p.verified(t), p.login(t).Tokens
+				before := p.stored(t)
+				want(t, "change", p.change(t, asked, bobs, horse), nil)
+				req := show(p, asked, other)
+				req.Token = linked(t, p.one(t, events.MailChange, bobs), "/email/change")
+				_, err := p.emails.Confirm(t.Context(), req)
+				want(t, "confirm", err, nil)
+				if account := p.account(t, asked); account.Email != bobs || p.stored(t) != before {
+					t.Errorf("%+v", account)
+				}
+				want(t, "the other session", p.verify(t, other.AccessToken), auth.ErrTokenRevoked)
+				_, err = p.emails.Confirm(t.Context(), req)
+				want(t, "again", err, auth.ErrInvalidToken)
+			})
+		})
+	}
+}
+
+// The password that confirms a change is limited as that of a login, on all instances together. A
+// link whose session is over asks for no password.
+func TestPasswordsThatConfirmAChangeCountAsLogins(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		s.limit(t, rules)
+		p := post(t, s, handlers.VerificationOff)
+		tokens := p.begun(t)
+		want(t, "change", p.change(t, tokens, bobs, horse), nil)
+		link := linked(t, p.one(t, events.MailChange, bobs), "/email/change")
+		replica := s.another(t)
+		replica.limit(t, rules)
+		second := post(t, replica, handlers.VerificationOff)
+		try := func(p *postal, plain string) error {
+			_, err := p.emails.Confirm(t.Context(), auth.EmailConfirmRequest{Token: link, Password: plain})
+			return err
+		}
+		for i := range 5 {
+			want(t, "a wrong password", try([]*postal{p, second}[i%2], "wrong"), auth.ErrInvalidCredentials)
+		}
+		waits(t, "the right one", try(p, horse), 30*time.Second)
+		_, err := p.logIn(t, ada, horse, "")
+		waits(t, "a login", err, 30*time.Second)
+		want(t, "no password", try(p, ""), auth.ErrReauthentication)
+		p.advance(time.Minute)
+		want(t, "log out", p.logout(t, tokens.AccessToken, ""), nil)
+		want(t, "a link that is over", try(p, ""), auth.ErrInvalidToken)
+		want(t, "a link that is over", try(p, "wrong"), auth.ErrInvalidToken)
+		_, err = p.logIn(t, ada, horse, "")
+		want(t, "a login after a minute", err, nil)
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	_ "embed"
 	"html/template"
+	"slices"
 	"strings"
 
 	"github.com/gofiber/fiber/v2"
@@ -30,17 +31,26 @@ const confirmPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 // confirmation is what one of the pages says and does.
 type confirmation struct {
 	Title, Text, Button, Done string
-	Action                    string // the route that does it, below the root
-	Password                  string // member of the request that is a new password; "" if it has none
-	Hint                      string // what the page says about the password
-	Optional                  bool   // the password may be left out in a browser with a session, or with the registration
+	Action                    string   // the route that does it, below the root
+	Password                  string   // member of the request that is a password; "" if it has none
+	IsCurrent                 bool     // the password is the current one of the account, not a new one
+	Hint                      string   // what the page says about the password
+	Instead                   []string // cookies that may stand in for the password; nil if it is always needed
+}
+
+// Autocomplete is what a password manager fills in for the password.
+func (c confirmation) Autocomplete() string {
+	if c.IsCurrent {
+		return "current-password"
+	}
+	return "new-password"
 }
 
 var confirmations = map[string]confirmation{
 	"/email/verify": {
 		Title: "Confirm your address", Text: "You get mail at this address, and signed up with it. If you did not, close this page.",
 		Button: "Confirm", Done: "Your address is confirmed. You can log in now.", Action: "email/verify",
-		Password: "password", Optional: true,
+		Password: "password", Instead: []string{accessCookie, registrationCookie},
 		Hint: "The password that you signed up with, or another one. It is the password of your account from now on.",
 	},
 	"/password/reset": {
@@ -48,8 +58,10 @@ var confirmations = map[string]confirmation{
 		Button: "Set password", Done: "Your new password is in force. You can log in with it.", Action: "password/reset", Password: "newPassword",
 	},
 	"/email/change": {
-		Title: "Change your address", Text: "Your account gets the address that this link was sent to.",
+		Title: "Change your address", Text: "Your account gets the address that this link was sent to. If you did not ask for that, close this page.",
 		Button: "Change address", Done: "Your address has changed.", Action: "email/confirm",
+		Password: "password", IsCurrent: true, Instead: []string{accessCookie},
+		Hint: "The password of the account whose address changes.",
 	},
 	"/email/undo": {
 		Title: "Undo the change of your address", Text: "Your account gets this address back, and is logged out everywhere. We send you a link to choose a new password.",
@@ -81,12 +93,12 @@ func (e *Edge) confirm() {
 			}
 			return text.Bytes()
 		}
-		asking, plain := render(true), render(!what.Optional)
+		asking, plain := render(true), render(what.Instead == nil)
 		// Mail gateways add members to the query of a link. The page reads none of them.
 		e.app.Get(path, func(c *fiber.Ctx) error {
 			c.Set(fiber.HeaderContentSecurityPolicy, confirmPolicy)
 			c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
-			if c.Cookies(accessCookie)+c.Cookies(registrationCookie) != "" {
+			if slices.ContainsFunc(what.Instead, func(name string) bool { return c.Cookies(name) != "" }) {
 				return c.Send(plain) // the script asks for the password if that is not enough
 			}
 			return c.Send(asking)

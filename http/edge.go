@@ -126,7 +126,7 @@ func New(conn *nats.Conn, config Config) *Edge {
 	e.post("/me/email", forward(e, auth.EmailChange, fiber.StatusAccepted))
 	e.post("/email/verify", e.verifyEmail)
 	e.post("/email/resend", forward(e, auth.EmailResend, fiber.StatusAccepted))
-	e.post("/email/confirm", forward(e, auth.EmailConfirm, fiber.StatusNoContent))
+	e.post("/email/confirm", e.confirmEmail)
 	e.post("/email/undo", forward(e, auth.EmailUndo, fiber.StatusNoContent))
 	e.post("/password/forgot", forward(e, auth.PasswordForgot, fiber.StatusAccepted))
 	e.post("/password/reset", forward(e, auth.PasswordReset, fiber.StatusNoContent))

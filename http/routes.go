@@ -55,7 +55,7 @@ func ask[Req, Resp any](e *Edge, c *fiber.Ctx, op auth.Op[Req, Resp], req Req) (
 func patience(subject string) time.Duration {
 	switch subject {
 	case string(auth.Register), string(auth.Login), string(auth.AccountDelete), string(auth.PasswordChange),
-		string(auth.PasswordReset), string(auth.EmailChange), string(auth.EmailVerify):
+		string(auth.PasswordReset), string(auth.EmailChange), string(auth.EmailConfirm), string(auth.EmailVerify):
 		return bus.Timeout
 	}
 	return 5 * time.Second
@@ -154,11 +154,10 @@ func (e *Edge) register(c *fiber.Ctx) error {
 	return c.Status(fiber.StatusCreated).JSON(reply)
 }
 
-// verifyEmail is forward with the cookies that a browser may have: of a session, and of a
-// registration. The member token of the body belongs to the mail.
-func (e *Edge) verifyEmail(c *fiber.Ctx) error {
-	var req auth.EmailVerifyRequest
-	body, err := readBody(c, &req)
+// readMailed is read for a request whose member token belongs to a mail. The access token is in a
+// header or a cookie then.
+func (e *Edge) readMailed(c *fiber.Ctx, req bearer) error {
+	body, err := readBody(c, req)
 	if err != nil {
 		return err
 	}
@@ -166,13 +165,36 @@ func (e *Edge) verifyEmail(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := e.fill(c, body, &req); err != nil {
+	if err := e.fill(c, body, req); err != nil {
+		return err
+	}
+	*req.Credential() = access
+	return nil
+}
+
+// confirmEmail is forward with the session that a browser may have.
+func (e *Edge) confirmEmail(c *fiber.Ctx) error {
+	var req auth.EmailConfirmRequest
+	if err := e.readMailed(c, &req); err != nil {
+		return err
+	}
+	if _, err := ask(e, c, auth.EmailConfirm, req); err != nil {
+		return err
+	}
+	return c.SendStatus(fiber.StatusNoContent)
+}
+
+// verifyEmail is forward with the cookies that a browser may have: of a session, and of a
+// registration.
+func (e *Edge) verifyEmail(c *fiber.Ctx) error {
+	var req auth.EmailVerifyRequest
+	if err := e.readMailed(c, &req); err != nil {
 		return err
 	}
 	if req.Registration != "" {
 		return notHere("registration")
 	}
-	req.AccessToken = access
+	var err error
 	if req.Registration, err = e.registration(c); err != nil {
 		return err
 	}

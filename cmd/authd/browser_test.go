@@ -678,7 +678,12 @@ func browserFollowsLinks(t *testing.T, w *world) {
 	own["Content-Type"] = []string{"application/json"}
 	w.do(t, "POST /me/email", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`).done(t)
 	page = follow(box.next(t, events.MailChange))
-	click(page, "", "Your address has changed.")
+	if got := page.run(t, `const f = document.querySelector("form").elements
+		return [f.password.autocomplete, document.querySelector("fieldset").checkVisibility(), document.querySelector("#hint").textContent].join()`); got != "current-password,true,The password of the account whose address changes." {
+		t.Errorf("the page has %s", got)
+	}
+	click(page, typed("battery staple horse"), "This is not the password of your account.")
+	click(page, typed("correct horse battery"), "Your address has changed.")
 	page = follow(box.next(t, events.MailChanged))
 	click(page, "", "Your address is back.")
 	w.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "")

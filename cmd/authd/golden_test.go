@@ -218,13 +218,17 @@ func TestGoldenMail(t *testing.T) {
 
 	own := bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
 	golden(t, "nats-email-change", ask(t, conn, "auth.email.change", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`))
-	on("email-confirm", "auth.email.confirm", box.token(t, "email_change"))
+	confirm := box.token(t, "email_change")
+	on("email-confirm-alone", "auth.email.confirm", confirm)
+	on("email-confirm", "auth.email.confirm", withPassword(confirm, "correct horse battery"))
 	on("email-undo", "auth.email.undo", box.token(t, "email_changed"))
 	a.post(t, "/password/reset", box.reset(t, "correct horse battery")).answered(t, 204, "")
 	own = bearer(a.post(t, "/login", credentials).member(t, "accessToken"))
 	own["Content-Type"] = []string{"application/json"}
 	golden(t, "http-me-email", a.do(t, "POST /me/email", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`))
-	over("email-confirm", "/email/confirm", box.token(t, "email_change"))
+	confirm = box.token(t, "email_change")
+	over("email-confirm-alone", "/email/confirm", confirm)
+	over("email-confirm", "/email/confirm", withPassword(confirm, "correct horse battery"))
 	over("email-undo", "/email/undo", box.token(t, "email_changed"))
 }
 
@@ -308,7 +312,7 @@ func TestGoldenEvents(t *testing.T) {
 	ask(t, operator, "auth.admin.users.enable", nil, `{"userId":1}`).replied(t, "{}")
 	own["Authorization"] = bearer(a.post(t, "/login", `{"email":"ada@example.com","password":"battery horse correct"}`).member(t, "accessToken"))["Authorization"]
 	a.do(t, "POST /me/email", own, `{"newEmail":"countess@example.com","password":"battery horse correct"}`)
-	a.post(t, "/email/confirm", box.token(t, "email_change")).answered(t, 204, "")
+	a.do(t, "POST /email/confirm", own, box.token(t, "email_change")).answered(t, 204, "")
 	for range 5 {
 		a.post(t, "/login", strings.Replace(credentials, "ada", "countess", 1)).refused(t, 401, "invalid_credentials", "")
 	}

@@ -249,7 +249,9 @@ func TestAnAddressChangesAndComesBackThroughAnyDoor(t *testing.T) {
 			}
 			token := `{"token":"` + tokenOf(t, mail) + `"}`
 			other(t, "/email/undo", "auth.email.undo", token).refused(t, 401, "invalid_token", "")
-			other(t, "/email/confirm", "auth.email.confirm", token).done(t)
+			other(t, "/email/confirm", "auth.email.confirm", token).refused(t, 403, "reauthentication_required", `[{"field":"password","reason":"required"}]`)
+			other(t, "/email/confirm", "auth.email.confirm", withPassword(token, "wrong horse battery")).refused(t, 401, "invalid_credentials", "")
+			other(t, "/email/confirm", "auth.email.confirm", withPassword(token, "correct horse battery")).done(t)
 			if got := a.do(t, "GET /me", own, "").Answer.Body; !strings.Contains(got, `"email":"Countess@example.com"`) {
 				t.Errorf("%s", got)
 			}
@@ -265,6 +267,42 @@ func TestAnAddressChangesAndComesBackThroughAnyDoor(t *testing.T) {
 			o.box.all(t)
 		}
 	}, "--email-verification=optional", "--new-device-notice=off")
+}
+
+// withPassword adds a password to the token of a mail.
+func withPassword(token, password string) string {
+	return strings.TrimSuffix(token, "}") + `,"password":"` + password + `"}`
+}
+
+// A stranger asks for a change of the address of his account to that of a victim, who follows the
+// link of the mail: neither the link nor a session of the victim gives the stranger's account the address.
+func TestTheLinkOfAStrangerChangesNoAddress(t *testing.T) {
+	t.Parallel()
+	a := startInside(t, append([]string{"--email-verification=optional", "--new-device-notice=off"}, withMail...)...)
+	box := lettersOf(t, a)
+	sign := func(address, password string) map[string][]string {
+		t.Helper()
+		a.post(t, "/register", login(address, password)).answered(t, 201, "")
+		header := bearer(a.post(t, "/login", login(address, password)).member(t, "accessToken"))
+		header["Content-Type"] = []string{"application/json"}
+		return header
+	}
+	stranger, victim := sign("mallory@example.com", "battery staple horse"), sign("ada@example.com", "correct horse battery")
+	a.do(t, "POST /me/email", stranger, `{"newEmail":"countess@example.com","password":"battery staple horse"}`).done(t)
+	link := box.token(t, events.MailChange)
+
+	const required = `[{"field":"password","reason":"required"}]`
+	a.post(t, "/email/confirm", link).refused(t, 403, "reauthentication_required", required)
+	a.do(t, "POST /email/confirm", victim, link).refused(t, 403, "reauthentication_required", required)
+	a.do(t, "POST /email/confirm", victim, withPassword(link, "correct horse battery")).refused(t, 401, "invalid_credentials", "")
+	cookie := map[string][]string{"Content-Type": {"application/json"}, "Cookie": {"__Host-access=" + strings.TrimPrefix(stranger["Authorization"][0], "Bearer ")}}
+	a.do(t, "POST /email/confirm", cookie, link).refused(t, 403, "forbidden", `[{"field":"Origin","reason":"not_allowed"}]`)
+	a.post(t, "/login", login("countess@example.com", "battery staple horse")).refused(t, 401, "invalid_credentials", "")
+
+	cookie["Sec-Fetch-Site"] = []string{"same-origin"}
+	a.do(t, "POST /email/confirm", cookie, link).answered(t, 204, "") // the link is still good for its owner
+	a.do(t, "POST /email/confirm", stranger, link).refused(t, 401, "invalid_token", "")
+	a.post(t, "/login", login("countess@example.com", "battery staple horse")).done(t)
 }
 
 func TestACodeLogsInThroughAnyDoor(t *testing.T) {

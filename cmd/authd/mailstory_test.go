@@ -94,7 +94,7 @@ func storyByMail(t *testing.T, a *instance, door door, inbox *testsmtp.Server, a
 	own := bearer(second)
 	own["Content-Type"] = []string{"application/json"}
 	a.do(t, "POST /me/email", own, `{"newEmail":"`+elsewhere+`","password":"battery staple horse"}`).done(t)
-	door(t, "/email/confirm", "auth.email.confirm", answerTo(t, comes(t, inbox, elsewhere, "Confirm your new address"), "/email/change")).done(t)
+	door(t, "/email/confirm", "auth.email.confirm", withPassword(answerTo(t, comes(t, inbox, elsewhere, "Confirm your new address"), "/email/change"), "battery staple horse")).done(t)
 	door(t, "/login", "auth.login", login(ada, "battery staple horse")).refused(t, 401, "invalid_credentials", "")
 	door(t, "/email/undo", "auth.email.undo", answerTo(t, comes(t, inbox, ada, "The address of your account was changed"), "/email/undo")).done(t)
 	door(t, "/login", "auth.login", login(ada, "battery staple horse")).refused(t, 401, "invalid_credentials", "")

@@ -384,7 +384,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		bus.HandleQueued(s.server, auth.EmailVerify, emails.Verify),
 		bus.Handle(s.server, auth.EmailResend, emails.Resend),
 		bus.HandleQueued(s.server, auth.EmailChange, emails.Change),
-		bus.Handle(s.server, auth.EmailConfirm, emails.Confirm),
+		bus.HandleQueued(s.server, auth.EmailConfirm, emails.Confirm),
 		bus.Handle(s.server, auth.EmailUndo, emails.Undo),
 		bus.Handle(s.server, auth.PasswordForgot, recovery.Forgot),
 		bus.HandleQueued(s.server, auth.PasswordReset, recovery.Reset),

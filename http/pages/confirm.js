@@ -18,7 +18,8 @@ if (asked) {
 const faults = {
   invalid_token: "This link is not good any more: it was used, has expired, or there is a newer one.",
   email_taken: "Another account has this address by now.",
-  reauthentication_required: "Give the password of your account, or choose one.",
+  reauthentication_required: "Give the password of your account.",
+  invalid_credentials: "This is not the password of your account.",
   conflict: "The account has just changed. Try again.",
   rate_limited: "That was too often. Wait a while, then try again.",
 };
