@@ -32,7 +32,8 @@ const (
 // defaultBackoff and ten tries bridge about fifty minutes.
 var defaultBackoff = []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
 
-// Consumer says who receives events, and how. Only Name is required.
+// Consumer says who receives events, and how. Only Name is required. Subscribe refuses a negative
+// Tries, Timeout or value of Backoff.
 type Consumer struct {
 	// Name is that of the durable consumer on the stream, which remembers what was handled:
 	// letters, digits, - and _. Instances of one service use one name and share the events.
@@ -96,23 +97,14 @@ type Subscription struct {
 //	s, err := events.Subscribe(ctx, conn, events.Consumer{Name: "mailer"}, events.On(welcome), events.On(forget))
 //	err = s.Run(ctx)
 //
-// It returns an error if the stream is not there or the connection's user may not consume
-// it: on the embedded server, that is the role subscriber.
+// It returns an error for a Consumer that cannot be honoured, and if the stream is not there or
+// the connection's user may not consume it: on the embedded server, that is the role subscriber.
 func Subscribe(ctx context.Context, conn *nats.Conn, c Consumer, handlers ...Handler) (*Subscription, error) {
+	c, err := c.check()
+	if err != nil {
+		return nil, fmt.Errorf("subscribe %s: %w", c.Name, err)
+	}
 	s := &Subscription{Consumer: c, conn: conn, handlers: map[string]Handler{}}
-	if s.Tries == 0 {
-		s.Tries = defaultTries
-	}
-	if len(s.Backoff) == 0 {
-		s.Backoff = defaultBackoff
-	}
-	if s.Timeout == 0 {
-		s.Timeout = defaultTimeout
-	}
-	if s.Log == nil {
-		s.Log = slog.Default()
-	}
-	s.Log = s.Log.With("consumer", c.Name)
 	for _, h := range handlers {
 		if _, twice := s.handlers[h.subject]; twice {
 			return nil, fmt.Errorf("subscribe %s: two handlers for %s", c.Name, h.subject)
@@ -124,7 +116,6 @@ func Subscribe(ctx context.Context, conn *nats.Conn, c Consumer, handlers ...Han
 		return nil, fmt.Errorf("subscribe %s: no handlers", c.Name)
 	}
 	slices.Sort(s.subjects)
-	var err error
 	if s.js, err = jetstream.New(conn); err != nil {
 		return nil, fmt.Errorf("subscribe %s: %w", c.Name, err)
 	}
@@ -132,6 +123,33 @@ func Subscribe(ctx context.Context, conn *nats.Conn, c Consumer, handlers ...Han
 		return nil, err
 	}
 	return s, nil
+}
+
+// check returns the consumer with its defaults.
+func (c Consumer) check() (Consumer, error) {
+	isNegative := func(d time.Duration) bool { return d < 0 }
+	switch i := slices.IndexFunc(c.Backoff, isNegative); {
+	case c.Tries < 0:
+		return c, fmt.Errorf("Tries is %d, but must not be negative", c.Tries)
+	case c.Timeout < 0:
+		return c, fmt.Errorf("Timeout is %s, but must not be negative", c.Timeout)
+	case i >= 0:
+		return c, fmt.Errorf("Backoff has the value %s, but must not be negative", c.Backoff[i])
+	}
+	if c.Tries == 0 {
+		c.Tries = defaultTries
+	}
+	if len(c.Backoff) == 0 {
+		c.Backoff = defaultBackoff
+	}
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	c.Log = c.Log.With("consumer", c.Name)
+	return c, nil
 }
 
 // ensure finds or makes the consumer. What it has handled, and where it began, stays.

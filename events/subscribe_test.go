@@ -509,6 +509,30 @@ func TestSubscribeRefuses(t *testing.T) {
 	refused("no stream", (&service{bus, nil}).dial(t, embedded.Subscriber), "mailer", handler)
 }
 
+func TestSubscribeRefusesNegativeSettings(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	conn := s.dial(t, embedded.Subscriber)
+	for want, c := range map[string]events.Consumer{
+		"Tries is -1, but must not be negative":               {Tries: -1},
+		"Timeout is -1ns, but must not be negative":           {Timeout: -1},
+		"Backoff has the value -1s, but must not be negative": {Backoff: []time.Duration{0, time.Second, -time.Second}},
+	} {
+		c.Name = "mailer"
+		_, err := events.Subscribe(t.Context(), conn, c, onRegistered(nil, well))
+		if err == nil || err.Error() != "subscribe mailer: "+want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+	js, err := jetstream.New(conn)
+	check(t, err)
+	if _, err := js.Consumer(t.Context(), events.Stream, "mailer"); !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		t.Errorf("a refused subscription has left a consumer: %v", err)
+	}
+	_, err = events.Subscribe(t.Context(), conn, events.Consumer{Name: "mailer", Backoff: []time.Duration{0}}, onRegistered(nil, well))
+	check(t, err) // 0 is a retry at once
+}
+
 func TestAClosedConnectionEndsRun(t *testing.T) {
 	t.Parallel()
 	s := start(t)

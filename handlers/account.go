@@ -170,7 +170,8 @@ func gone(err error) error {
 }
 
 // Update answers auth.account.update: it changes what the request names, and returns the
-// account as it is then. It returns the errors of Sessions.Verify, or auth.ErrInvalid.
+// account as it is then. It returns the errors of Sessions.Verify, auth.ErrInvalid, or
+// auth.ErrRateLimited after too many changes of the account.
 func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (auth.Account, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
@@ -184,7 +185,11 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 		return auth.Account{}, err
 	}
 	var account auth.Account
+	var wait time.Duration
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
+		if wait, err = a.Limits.update(ctx, tx, user.UserID); err != nil || wait > 0 {
+			return err
+		}
 		if account, err = tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: req.Name, Locale: req.Locale}, a.Clock.now()); err != nil {
 			return err
 		}
@@ -193,8 +198,11 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 		}
 		return tx.Emit(ctx, account.UpdatedAt, updated(account))
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return auth.Account{}, gone(err)
+	case wait > 0:
+		return auth.Account{}, auth.ErrRateLimited.After(wait)
 	}
 	return account, nil
 }

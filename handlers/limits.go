@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ type Rules struct {
 	Mail           []gcra.Limit // requests for mails to an address from one source
 	MailAccount    []gcra.Limit // from everywhere together; and, apart from them, notices of each kind
 	MailSource     []gcra.Limit // requests for mails to any addresses from one source
+	Update         []gcra.Limit // changes of an account's name or locale by its user
 	RefreshSession gcra.Limit   // refreshes of a session
 }
 
@@ -71,7 +73,7 @@ type Limits struct {
 	Clock Clock
 
 	// Refused, if it is set, hears of each try that has to wait, by what was tried: login, code,
-	// mail, register or refresh; and of each notice that is not sent.
+	// mail, register, refresh or update; and of each notice that is not sent.
 	Refused func(kind string)
 
 	key []byte
@@ -197,6 +199,30 @@ func (l *Limits) notice(ctx context.Context, tx *persistence.Store, kind, addres
 	}
 	held.pass(c.account, now)
 	return true, held.set(ctx, tx)
+}
+
+// update counts a change of an account by its user, in the transaction of the change: a change that
+// fails is not counted. It returns how long the account has to wait; if that is not 0, the
+// transaction has to be committed without the change.
+func (l *Limits) update(ctx context.Context, tx *persistence.Store, user auth.UserID) (wait time.Duration, err error) {
+	if l == nil {
+		return 0, nil
+	}
+	c := &charge{limits: l, account: counter{l.digest("update", "", strconv.FormatInt(int64(user), 10)), l.Update}}
+	now := l.Clock.now()
+	held, err := c.hold(ctx, tx, now)
+	if err != nil {
+		return 0, err
+	}
+	if wait = held.wait(c.account, now); wait > 0 {
+		l.refused("update")
+		if held.isCapped {
+			err = held.set(ctx, tx)
+		}
+		return wait, err
+	}
+	held.pass(c.account, now)
+	return 0, held.set(ctx, tx)
 }
 
 // about is a charge about an address, by counters of a kind: of the address from a source, from

@@ -36,6 +36,7 @@ var rules = handlers.Rules{
 	Mail:           []gcra.Limit{{Burst: 3, Interval: time.Minute}, {Burst: 10, Interval: 10 * time.Minute}},
 	MailAccount:    []gcra.Limit{{Burst: 10, Interval: 5 * time.Minute}},
 	MailSource:     []gcra.Limit{{Burst: 30, Interval: time.Minute}},
+	Update:         []gcra.Limit{{Burst: 30, Interval: 2 * time.Second}},
 	RefreshSession: gcra.Limit{Burst: 30, Interval: 2 * time.Second},
 }
 
@@ -631,5 +632,35 @@ func TestWhatHasToWaitIsToldByItsKind(t *testing.T) {
 		if want := map[string]int{"refresh": 1, "login": 2, "register": 1}; !maps.Equal(told, want) {
 			t.Errorf("told %v, want %v", told, want)
 		}
+	})
+}
+
+func TestUpdatesOfAnAccountAreLimited(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		tokens := s.login(t).Tokens
+		update := func(tokens auth.Tokens, name string) error {
+			_, err := s.accounts.Update(t.Context(), auth.AccountUpdateRequest{Bearer: s.bearer(tokens), Name: &name})
+			return err
+		}
+		for i := range rules.Update[0].Burst {
+			if err := update(tokens, fmt.Sprint("Ada ", i)); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+		another := s.login(t).Tokens // the limit is the account's, not the session's
+		s.told(t)
+		waits(t, "one more update", update(another, "Countess"), 2*time.Second)
+		account, err := s.accounts.Get(t.Context(), auth.AccountGetRequest{Bearer: s.bearer(tokens)})
+		if err != nil || account.Name != "Ada 29" {
+			t.Errorf("the account is %+v, %v", account, err)
+		}
+		if lines, _ := s.told(t); len(lines) > 0 {
+			t.Errorf("events %q", lines)
+		}
+		s.advance(2 * time.Second)
+		if err := update(tokens, "Countess"); err != nil {
+			t.Errorf("an update after the wait: %v", err)
+		}
+		waits(t, "two updates after the wait for one", update(tokens, "Ada"), 2*time.Second)
 	})
 }

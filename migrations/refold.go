@@ -20,7 +20,8 @@ const foldingStep = "0019"
 const refoldBatch = 1000
 
 // Collision is an account whose address means the same mailbox as that of another account, which
-// has the key. It keeps its former key, so no login finds it.
+// has the key. It keeps its former key, so no login finds it. Holder is 0 if no account has the key
+// any more: Refold then gives it to this account.
 type Collision struct {
 	UserID, Holder int64
 }
@@ -31,13 +32,20 @@ func Collisions(ctx context.Context, db *bun.DB) (list []Collision, err error) {
 	err = eachOutdated(ctx, db, db.Dialect().Name(), func(id int64, key string) error {
 		c := Collision{UserID: id}
 		err := db.QueryRowContext(ctx, "SELECT id FROM users WHERE email_key = ?", key).Scan(&c.Holder)
-		if errors.Is(err, sql.ErrNoRows) { // an instance of the former version registered it since
-			return nil
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
 		}
 		list = append(list, c)
-		return err
+		return nil
 	})
 	return list, err
+}
+
+// Refold repeats what the step did for accounts that need it: those whose key was taken then and is
+// free now, and those that an instance of the former version has registered since. It is for a
+// database to which the step is applied.
+func Refold(ctx context.Context, db *bun.DB) error {
+	return refold(ctx, db, db.Dialect().Name())
 }
 
 // refold gives every account the key that its address has now, unless another account has that

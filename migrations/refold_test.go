@@ -44,5 +44,19 @@ func TestStoredAddressesAreFoldedAndCollisionsListed(t *testing.T) {
 		if err != nil || !slices.Equal(list, []Collision{{UserID: 2, Holder: 3}, {UserID: 7, Holder: 6}}) {
 			t.Errorf("collisions %v, %v", list, err)
 		}
+
+		// The account gets its key once the other account is gone.
+		execute(t, db, "DELETE FROM users WHERE id = 3")
+		list, err = Collisions(t.Context(), db)
+		if err != nil || !slices.Equal(list, []Collision{{UserID: 2}, {UserID: 7, Holder: 6}}) {
+			t.Errorf("collisions after the deletion %v, %v", list, err)
+		}
+		if err := Refold(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+		list, err = Collisions(t.Context(), db)
+		if err != nil || !slices.Equal(list, []Collision{{UserID: 7, Holder: 6}}) {
+			t.Errorf("collisions after folding again %v, %v", list, err)
+		}
 	})
 }

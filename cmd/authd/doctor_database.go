@@ -30,7 +30,7 @@ func (p *patient) examineDatabase(ctx context.Context, t tell) {
 	own := w.ofItsKind()
 	schema := inspection{"schema", w.schema}
 	kept := []inspection{
-		{"secret key", w.secretKey}, {"signing keys", w.signingKeys}, {"revocations", w.revocations}, {"outbox", w.outbox},
+		{"secret key", w.secretKey}, {"signing keys", w.signingKeys}, {"addresses", w.addresses}, {"revocations", w.revocations}, {"outbox", w.outbox},
 	}
 	if name, wrong := p.isWrong("DATABASE_URL", "DATA_DIR"); wrong {
 		t.none(name+" is wrong", append(append([]inspection{{"database", nil}}, own...), append(kept, schema)...)...)
@@ -254,6 +254,21 @@ func (w *databaseWard) signing(key handlers.StoredKey) finding {
 		return doubtful("see that an instance runs, and its log", "%s signs since %s, and should have been followed on %s", key.ID, when(key.ActiveFrom), when(next))
 	}
 	return good("%s signs since %s; the next takes over on %s", key.ID, when(key.ActiveFrom), when(next))
+}
+
+// addresses looks for accounts that no login finds, since another account has their address.
+func (w *databaseWard) addresses(ctx context.Context) finding {
+	list, err := migrations.Collisions(ctx, w.store.DB())
+	switch {
+	case ctx.Err() != nil:
+		return skip("reading the addresses that are not ASCII takes longer than %s: \"authd migrate up\" lists the accounts", checkWithin)
+	case err != nil:
+		return bad("see the database's log", "%s", err)
+	case len(list) == 0:
+		return good("no two accounts have the same one")
+	}
+	return doubtful("have the other account change its address or delete it, then run \"authd migrate up\"",
+		"accounts that no login finds, since another account has the same address but for letter case: %d; %s", len(list), collisionIDs(list))
 }
 
 func (w *databaseWard) revocations(ctx context.Context) finding {

@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/uptrace/bun"
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
@@ -503,4 +504,58 @@ func rewrite(t *testing.T, target, from, to string) (address string) {
 	})
 	t.Cleanup(func() { _ = l.Close(); group.Wait() })
 	return l.Addr().String()
+}
+
+// collide gives account 2 the address of account 1 in another letter case, under the key of a former version.
+func collide(t *testing.T, db *bun.DB) {
+	t.Helper()
+	for _, row := range [][2]string{{"ΟΔΟΣ@example.com", "οδοσ@example.com"}, {"οδος@example.com", "οδος@example.com"}} {
+		_, err := db.ExecContext(t.Context(), "INSERT INTO users (email, email_key, password, name, created_at, updated_at) VALUES (?, ?, '', '', ?, ?)",
+			row[0], row[1], time.Now().UTC(), time.Now().UTC())
+		check(t, err)
+	}
+}
+
+func TestAccountsWithOneAddressAreFound(t *testing.T) {
+	t.Parallel()
+	const pair = "2 (address of 1)"
+	t.Run("Postgres", func(t *testing.T) {
+		t.Parallel()
+		url := testpg.URL(t)
+		command(t, t.TempDir(), "migrate", "up", "--database-url="+url)
+		collide(t, storeAt(t, url).DB())
+		flags := append(alone(t), "--database-url="+url, "--secret-key="+masterSecret)
+		d := doctor(t, exitFailed, flags...) // the server of the tests has fsync off
+		d.has(t, "addresses", unwise, "1; "+pair)
+		if strings.Contains(d.String(), "example.com") {
+			t.Errorf("an address is shown:\n%s", d)
+		}
+	})
+	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
+		a := start(t)
+		a.stop(t)
+		store := a.stored(t)
+		collide(t, store.DB())
+		doctor(t, exitStopped, append(alone(t), "--data-dir="+a.dir+"/data")...).has(t, "addresses", unwise, "1; "+pair)
+
+		b := launch(t, a.dir).ready(t)
+		line := b.line(t, "no login finds these accounts")
+		if !strings.Contains(line, `"level":"WARN"`) || !strings.Contains(line, pair) || strings.Contains(b.stderr.String(), "example.com") {
+			t.Errorf("the log has %s", line)
+		}
+		b.stop(t)
+		_, err := store.DB().ExecContext(t.Context(), "DELETE FROM users WHERE id = 1")
+		check(t, err)
+		c := launch(t, a.dir).ready(t)
+		if strings.Contains(c.stderr.String(), "no login finds") {
+			t.Errorf("the account has no collision any more, but the log says:\n%s", c.stderr)
+		}
+		c.stop(t)
+		var key string
+		check(t, store.DB().QueryRowContext(t.Context(), "SELECT email_key FROM users WHERE id = 2").Scan(&key))
+		if key != "οδοσ@example.com" {
+			t.Errorf("the account has the key %q", key)
+		}
+	})
 }

@@ -40,6 +40,7 @@ func (s limitSettings) rules() (*handlers.Rules, error) {
 		{"LIMIT_MAIL", s.LimitMail, mostAccountBurst, persistence.Tiers, &r.Mail, "3/1m,10/10m"},
 		{"LIMIT_MAIL_ACCOUNT", s.LimitMailAccount, mostAccountBurst, persistence.Tiers, &r.MailAccount, "10/5m"},
 		{"LIMIT_MAIL_SOURCE", s.LimitMailSource, mostBurst, persistence.Tiers, &r.MailSource, "30/1m"},
+		{"LIMIT_UPDATE", s.LimitUpdate, mostBurst, persistence.Tiers, &r.Update, "30/2s"},
 		{"LIMIT_REFRESH_SESSION", s.LimitRefreshSession, mostBurst, 1, &session, "30/2s"},
 	} {
 		limits, fault := readLimits(setting.value, setting.mostBurst, setting.tiers)

@@ -268,7 +268,7 @@ func labelValues(t *testing.T) map[string][]string {
 		"status":    {"200", "201", "202", "204", "301", "302", "304", "408", "431", "502"},
 		"method":    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "none"},
 		"route":     {"none"},
-		"kind":      {"login", "code", "mail", "register", "refresh", "notice"},
+		"kind":      {"login", "code", "mail", "register", "refresh", "update", "notice"},
 		"amr":       {"pwd", "otp"},
 		"part":      {"bus", "database", "revocations", "events", "jetstream", "edge", "mailer", "relay", "service"},
 		"source":    {"outbox", "mail_queue"},

@@ -43,6 +43,9 @@ func (m migrateUp) Run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
+		if err := migrations.Refold(ctx, db); err != nil {
+			return err
+		}
 		return printCollisions(ctx, out, db)
 	})
 }
@@ -76,13 +79,28 @@ func (m migrateStatus) Run(ctx context.Context, out io.Writer) error {
 	})
 }
 
-// printCollisions lists accounts that no login finds, since their addresses are those of others.
+// printCollisions lists the accounts that no login finds, since another account has their address.
 func printCollisions(ctx context.Context, out io.Writer, db *bun.DB) error {
 	list, err := migrations.Collisions(ctx, db)
 	for _, c := range list {
-		fmt.Fprintf(out, "account %d has the same address as account %d, but for letter case: no login finds it until it has another one, or the other is deleted\n", c.UserID, c.Holder)
+		fmt.Fprintf(out, "account %d has the same address as account %d, but for letter case: no login finds it until account %[2]d has another address or is deleted, and \"authd migrate up\" runs again\n", c.UserID, c.Holder)
 	}
 	return err
+}
+
+// collisionsShown is how many collisions a line of the log or of the doctor names.
+const collisionsShown = 20
+
+// collisionIDs names the accounts of collisions by their ids, each with the account that has its address.
+func collisionIDs(list []migrations.Collision) string {
+	var pairs []string
+	for _, c := range list[:min(len(list), collisionsShown)] {
+		pairs = append(pairs, fmt.Sprintf("%d (address of %d)", c.UserID, c.Holder))
+	}
+	if more := len(list) - len(pairs); more > 0 {
+		pairs = append(pairs, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(pairs, ", ")
 }
 
 func state(s migrations.Step) string {

@@ -249,9 +249,27 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 		if len(done) > 0 {
 			s.log.Info("schema migrated", "applied", strings.Join(done, " "))
 		}
-		return err
+		if err != nil || len(done) == 0 && isPostgres(url) {
+			return err
+		}
+		return s.warnOfCollisions(ctx)
 	}
 	return checkSchema(ctx, s.store)
+}
+
+// warnOfCollisions logs the ids of accounts that no login finds, since another account has their
+// address, after it has given the free addresses to their accounts. On Postgres, where this reads
+// many rows, it runs only after a migration.
+func (s *service) warnOfCollisions(ctx context.Context) error {
+	if err := migrations.Refold(ctx, s.store.DB()); err != nil {
+		return err
+	}
+	list, err := migrations.Collisions(ctx, s.store.DB())
+	if len(list) > 0 {
+		s.log.Warn("no login finds these accounts: each has the same address as another one, but for letter case",
+			"count", len(list), "accounts", collisionIDs(list))
+	}
+	return err
 }
 
 // shareClock has all instances on one Postgres agree in what time it is.

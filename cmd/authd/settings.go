@@ -156,6 +156,7 @@ type limitSettings struct {
 	LimitMailAccount    string `env:"LIMIT_MAIL_ACCOUNT" default:"10/5m" placeholder:"LIMITS" help:"Mails to an address that are asked for from everywhere; and notices to one."`
 	LimitMailSource     string `env:"LIMIT_MAIL_SOURCE" default:"30/1m" placeholder:"LIMITS" help:"Mails to any addresses that are asked for from one source."`
 	LimitRefreshSession string `env:"LIMIT_REFRESH_SESSION" default:"30/2s" placeholder:"LIMIT" help:"Refreshes of a session."`
+	LimitUpdate         string `env:"LIMIT_UPDATE" default:"30/2s" placeholder:"LIMITS" help:"Changes of an account's name or locale by its user."`
 }
 
 // config is serveSettings, checked.

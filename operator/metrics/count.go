@@ -18,7 +18,7 @@ const other = "other"
 
 // The sets of values of labels.
 var (
-	limitKinds = []string{"login", "code", "mail", "register", "refresh", "notice"}
+	limitKinds = []string{"login", "code", "mail", "register", "refresh", "update", "notice"}
 	methods    = []string{"pwd", "otp"} // RFC 8176
 	reasons    = []auth.Reason{
 		auth.ReasonLogout, auth.ReasonEndedByUser, auth.ReasonPasswordChanged, auth.ReasonPasswordReset, auth.ReasonEmailChanged,
