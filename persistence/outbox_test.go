@@ -168,10 +168,10 @@ func TestAMarkWithoutItsEventHoldsUpNothing(t *testing.T) {
 	each(t, func(t *testing.T, s *persistence.Store) {
 		execute(t, s, "INSERT INTO outbox_pending (seq) VALUES (0)")
 		emit(t, s, 1)
-		if got := take(t, s, 1); got != nil {
+		if got := take(t, s, 1); !slices.Equal(got, []string{"1"}) { // it is urgent
 			t.Errorf("%v", got)
 		}
-		if got := take(t, s, 1); !slices.Equal(got, []string{"1"}) {
+		if got := take(t, s, 1); got != nil {
 			t.Errorf("%v", got)
 		}
 		if b, err := s.Backlog(t.Context()); err != nil || b != (events.Backlog{}) {
