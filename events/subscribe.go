@@ -130,11 +130,11 @@ func (c Consumer) check() (Consumer, error) {
 	isNegative := func(d time.Duration) bool { return d < 0 }
 	switch i := slices.IndexFunc(c.Backoff, isNegative); {
 	case c.Tries < 0:
-		return c, fmt.Errorf("Tries is %d, but must not be negative", c.Tries)
+		return c, fmt.Errorf("the field Tries is %d, but must not be negative", c.Tries)
 	case c.Timeout < 0:
-		return c, fmt.Errorf("Timeout is %s, but must not be negative", c.Timeout)
+		return c, fmt.Errorf("the field Timeout is %s, but must not be negative", c.Timeout)
 	case i >= 0:
-		return c, fmt.Errorf("Backoff has the value %s, but must not be negative", c.Backoff[i])
+		return c, fmt.Errorf("the field Backoff has the value %s, but must not be negative", c.Backoff[i])
 	}
 	if c.Tries == 0 {
 		c.Tries = defaultTries
