@@ -514,9 +514,9 @@ func TestSubscribeRefusesNegativeSettings(t *testing.T) {
 	s := start(t)
 	conn := s.dial(t, embedded.Subscriber)
 	for want, c := range map[string]events.Consumer{
-		"Tries is -1, but must not be negative":               {Tries: -1},
-		"Timeout is -1ns, but must not be negative":           {Timeout: -1},
-		"Backoff has the value -1s, but must not be negative": {Backoff: []time.Duration{0, time.Second, -time.Second}},
+		"the field Tries is -1, but must not be negative":               {Tries: -1},
+		"the field Timeout is -1ns, but must not be negative":           {Timeout: -1},
+		"the field Backoff has the value -1s, but must not be negative": {Backoff: []time.Duration{0, time.Second, -time.Second}},
 	} {
 		c.Name = "mailer"
 		_, err := events.Subscribe(t.Context(), conn, c, onRegistered(nil, well))
