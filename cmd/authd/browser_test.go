@@ -679,7 +679,7 @@ func browserFollowsLinks(t *testing.T, w *world) {
 	w.do(t, "POST /me/email", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`).done(t)
 	page = follow(box.next(t, events.MailChange))
 	if got := page.run(t, `const f = document.querySelector("form").elements
-		return [f.password.autocomplete, document.querySelector("fieldset").checkVisibility(), document.querySelector("#hint").textContent].join()`); got != "current-password,true,The password of the account whose address changes." {
+		return [f.password.autocomplete, document.querySelector("fieldset").checkVisibility(), document.querySelector("#hint").textContent.trim()].join()`); got != "current-password,true,The password of the account whose address changes." {
 		t.Errorf("the page has %s", got)
 	}
 	click(page, typed("battery staple horse"), "This is not the password of your account.")

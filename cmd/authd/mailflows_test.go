@@ -282,7 +282,7 @@ func TestTheLinkOfAStrangerChangesNoAddress(t *testing.T) {
 	box := lettersOf(t, a)
 	sign := func(address, password string) map[string][]string {
 		t.Helper()
-		a.post(t, "/register", login(address, password)).answered(t, 201, "")
+		a.post(t, "/register", login(address, password)).done(t)
 		header := bearer(a.post(t, "/login", login(address, password)).member(t, "accessToken"))
 		header["Content-Type"] = []string{"application/json"}
 		return header
