@@ -94,8 +94,7 @@ func (e *Edge) confirm() {
 			return text.Bytes()
 		}
 		asking, plain := render(true), render(what.Instead == nil)
-		// Mail gateways add members to the query of a link. The page reads none of them.
-		e.app.Get(path, func(c *fiber.Ctx) error {
+		e.get(path, func(c *fiber.Ctx) error {
 			c.Set(fiber.HeaderContentSecurityPolicy, confirmPolicy)
 			c.Set(fiber.HeaderContentType, fiber.MIMETextHTMLCharsetUTF8)
 			if slices.ContainsFunc(what.Instead, func(name string) bool { return c.Cookies(name) != "" }) {

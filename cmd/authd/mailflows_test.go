@@ -489,7 +489,7 @@ func TestThePagesOfLinksChangeNothing(t *testing.T) {
 		t.Errorf("link %s", mail.Link)
 	}
 	for _, path := range []string{"/email/verify", "/password/reset", "/email/change", "/email/undo", "/not-me"} {
-		for _, line := range []string{"GET " + path, "HEAD " + path, "GET " + path + "?token=" + tokenOf(t, mail)} {
+		for _, line := range []string{"GET " + path, "HEAD " + path} {
 			e := a.do(t, line, map[string][]string{"X-Forwarded-Host": {"evil.example"}}, "")
 			e.has(t, map[string]string{
 				"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
