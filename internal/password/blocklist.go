@@ -35,31 +35,36 @@ const (
 // blocklist refuses passwords that many people use, or that tell of their owner. Of the former
 // it keeps 8 bytes each: so ten million take 80 MB, and refuse one of two trillion others.
 type blocklist struct {
-	seed   maphash.Seed    // nobody outside knows it, so nobody can look for others that are refused
 	common func() []uint64 // returns digests of what fold writes, sorted
 	names  []string        // of the service
 }
 
+// seed makes the digests of this process differ from those of any other, so that nobody outside
+// can look for passwords that are refused by coincidence.
+var seed = maphash.MakeSeed()
+
+// listed returns the digests of the lists that are in the binary. It reads them once in the life of
+// the process.
+var listed = sync.OnceValue(readLists)
+
 // newBlocklist reads the lists in a goroutine of its own: that takes 40 ms of a core, which the
 // start of the process need not wait for. The first password does.
 func newBlocklist(names []string) blocklist {
-	b := blocklist{seed: maphash.MakeSeed(), names: names}
-	b.common = sync.OnceValue(b.readLists)
-	go b.common()
-	return b
+	go listed()
+	return blocklist{common: listed, names: names}
 }
 
-func (b blocklist) readLists() []uint64 {
+func readLists() []uint64 {
 	var digests []uint64
 	for _, list := range frequency.FrequencyLists {
-		digests = b.add(digests, list...)
+		digests = add(digests, list...)
 	}
 	for _, name := range listAssets {
 		var file struct{ List []string }
 		if err := json.Unmarshal(data.MustAsset(name), &file); err != nil {
 			panic(err) // a list in the binary
 		}
-		digests = b.add(digests, file.List...)
+		digests = add(digests, file.List...)
 	}
 	return sorted(digests)
 }
@@ -83,7 +88,7 @@ func (h *Hasher) Block(list io.Reader) error {
 		if !utf8.ValidString(line) {
 			return &ListError{number, "is not UTF-8"}
 		}
-		digests = h.blocked.add(digests, line)
+		digests = add(digests, line)
 	}
 	switch {
 	case limited.N == 0:
@@ -115,13 +120,13 @@ func (e *ListError) Error() string {
 func fold(word string) string { return strings.ToLower(normalize(word)) }
 
 // add appends the digests of words. Words that are too short to be passwords anyway take no place.
-func (b blocklist) add(digests []uint64, words ...string) []uint64 {
+func add(digests []uint64, words ...string) []uint64 {
 	for _, word := range words {
 		if len(word) < MinLength {
 			continue
 		}
 		if folded := fold(word); utf8.RuneCountInString(folded) >= MinLength {
-			digests = append(digests, maphash.String(b.seed, folded))
+			digests = append(digests, maphash.String(seed, folded))
 		}
 	}
 	return digests
@@ -142,7 +147,7 @@ func (b blocklist) isCommon(password string) bool {
 }
 
 func (b blocklist) lists(folded string) bool {
-	_, found := slices.BinarySearch(b.common(), maphash.String(b.seed, folded))
+	_, found := slices.BinarySearch(b.common(), maphash.String(seed, folded))
 	return found
 }
 
