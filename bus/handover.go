@@ -86,7 +86,7 @@ func (s *Server) promise(t *taker) nats.MsgHandler {
 			}
 		}
 		if err := m.Respond([]byte(subject)); err != nil {
-			s.log.Error("reply lost", "subject", m.Subject, "err", err)
+			s.noise.Error("reply lost", "subject", m.Subject, "err", err)
 		}
 	}
 }
@@ -96,7 +96,7 @@ func (s *Server) promise(t *taker) nats.MsgHandler {
 func (s *Server) takeOver(m *nats.Msg) {
 	t := s.places.use(m.Subject)
 	if t == nil {
-		s.log.Warn("a request came too late for its place")
+		s.noise.Warn("a request came too late for its place")
 		return
 	}
 	if !s.isAnswerable(t.subject, m.Reply) {

@@ -97,6 +97,6 @@ func (s *Server) pass(r micro.Request, m *nats.Msg) {
 		err = r.Respond(m.Data)
 	}
 	if err != nil {
-		s.log.Error("reply lost", "subject", r.Subject(), "err", err)
+		s.noise.Error("reply lost", "subject", r.Subject(), "err", err)
 	}
 }

@@ -101,7 +101,7 @@ func (s *Server) answerLater(q *queued, to string, r request, fn func(request) *
 		m := fn(r)
 		m.Subject = to
 		if err := s.back.PublishMsg(m); err != nil {
-			s.log.Error("reply lost", "subject", q.subject, "err", err)
+			s.noise.Error("reply lost", "subject", q.subject, "err", err)
 		}
 		if m.Header.Get(micro.ErrorCodeHeader) != "" {
 			q.failed.Add(1)

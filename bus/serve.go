@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/loglimit"
 	"github.com/zyotra/auth/internal/requestid"
 	"github.com/zyotra/auth/internal/strictjson"
 	"github.com/zyotra/auth/internal/trace"
@@ -42,6 +43,7 @@ type Server struct {
 	back   *nats.Conn // outlives conn
 	svc    micro.Service
 	log    *slog.Logger
+	noise  *slog.Logger // log, with a limit for what strangers can cause
 	closed <-chan struct{}
 	queued sync.Map       // *queued by subject
 	busy   atomic.Int64   // requests of those that are being answered here
@@ -59,14 +61,14 @@ type Server struct {
 func NewServer(conn, back *nats.Conn, version string, log *slog.Logger) (*Server, error) {
 	closed := make(chan struct{})
 	conn.SetClosedHandler(func(*nats.Conn) { close(closed) }) // micro passes it on
-	s := &Server{conn: conn, back: back, log: log, closed: closed, wake: make(chan struct{}, 1)}
+	s := &Server{conn: conn, back: back, log: log, noise: loglimit.New(log), closed: closed, wake: make(chan struct{}, 1)}
 	var err error
 	s.svc, err = micro.AddService(conn, micro.Config{
 		Name:        ServiceName,
 		Version:     version,
 		Description: "Accounts, sessions and tokens",
 		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
-			log.Error("bus subscription", "subject", e.Subject, "err", e.Description)
+			s.noise.Error("bus subscription", "subject", e.Subject, "err", e.Description)
 		},
 		StatsHandler: func(e *micro.Endpoint) any { return s.stats(e.Subject) },
 	})
@@ -119,7 +121,7 @@ func HandleAtOnce[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn fun
 			return
 		}
 		if err := r.Respond(resp); err != nil {
-			s.log.Error("reply lost", "subject", r.Subject(), "err", err)
+			s.noise.Error("reply lost", "subject", r.Subject(), "err", err)
 		}
 	}
 	return add(s, op, n, answer)
@@ -240,7 +242,7 @@ func trustSource(info string, client **auth.Client) {
 // refuse answers a request with an error that was logged.
 func (s *Server) refuse(r micro.Request, err error) {
 	if err := Refuse(r, err); err != nil {
-		s.log.Error("reply lost", "subject", r.Subject(), "err", err)
+		s.noise.Error("reply lost", "subject", r.Subject(), "err", err)
 	}
 }
 
@@ -282,7 +284,7 @@ func (s *Server) isAnswerable(subject, reply string) bool {
 	if isInbox(reply) {
 		return true
 	}
-	s.log.Warn("request without an inbox to reply to", "subject", subject)
+	s.noise.Warn("request without an inbox to reply to", "subject", subject)
 	return false
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +16,7 @@ import (
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/migrations"
@@ -58,7 +58,7 @@ type service struct {
 // eachURL runs f on an empty database of every supported kind.
 func eachURL(t *testing.T, f func(t *testing.T, url string)) {
 	t.Parallel()
-	for name, url := range map[string]func(testing.TB) string{"sqlite": sqliteURL, "postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testpg.URL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f(t, url(t))
@@ -70,8 +70,6 @@ func eachURL(t *testing.T, f func(t *testing.T, url string)) {
 func each(t *testing.T, f func(t *testing.T, s *service)) {
 	eachURL(t, func(t *testing.T, url string) { f(t, start(t, url, secret.Generate(), &clock{})) })
 }
-
-func sqliteURL(t testing.TB) string { return "sqlite://" + filepath.Join(t.TempDir(), "auth.db") }
 
 // open opens the database with its schema.
 func open(t *testing.T, url string) *persistence.Store {

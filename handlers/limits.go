@@ -49,7 +49,7 @@ const (
 	// rememberFor is how long it takes that for granted, since another instance may have let the
 	// account begin anew meanwhile.
 	rememberFor = 5 * time.Second
-	// chargeTimeout bounds the transaction that counts an attempt. It does not end with the request.
+	// chargeTimeout is how long the transaction that counts an attempt has at least.
 	chargeTimeout = 5 * time.Second
 )
 
@@ -330,7 +330,7 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 		c.limits.refused(c.kind)
 		return nil, auth.ErrRateLimited.After(wait)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), chargeTimeout)
+	ctx, cancel := outlive(ctx)
 	defer cancel()
 	c.takeDebt()
 	var refused error
@@ -355,6 +355,17 @@ func (c *charge) pay(ctx context.Context) (*charge, error) {
 	}
 	c.returnDebt()
 	return nil, err
+}
+
+// outlive returns a context that the caller cannot cancel. It ends with the caller's deadline,
+// but not within chargeTimeout; a caller without a deadline waits as long as it takes.
+func outlive(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, max(chargeTimeout, time.Until(deadline)))
 }
 
 // refused tells that something has to wait.

@@ -15,6 +15,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/token"
 )
 
@@ -358,7 +359,7 @@ func TestAKeyFromTheFutureSignsIfThereIsNoOther(t *testing.T) {
 func TestRunSaysOnceThatKeysCannotBeRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := start(t, sqliteURL(t), secret.Generate(), &clock{})
+		s := start(t, testdb.SQLite(t), secret.Generate(), &clock{})
 		log := make(records, 100)
 		s.keys.Log = slog.New(slog.NewTextHandler(log, nil))
 		ctx, cancel := context.WithCancel(t.Context())

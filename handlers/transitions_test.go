@@ -9,6 +9,7 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/testdb"
 )
 
 // actors share an account of ada's address: its owner reads the mail of ada@example.com, a stranger
@@ -198,7 +199,7 @@ func ownerResets(t *testing.T, a *actors) error {
 // onSQLite is eachPostal for SQLite alone.
 func onSQLite(t *testing.T, v handlers.Verification, f func(t *testing.T, p *postal)) {
 	t.Parallel()
-	f(t, post(t, start(t, sqliteURL(t), secret.Generate(), &clock{}), v))
+	f(t, post(t, start(t, testdb.SQLite(t), secret.Generate(), &clock{}), v))
 }
 
 // Each transition, with every kind of verification, and after a stranger has sent all that one can.

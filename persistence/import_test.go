@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -98,7 +99,7 @@ func TestNewUsersGetIDsAboveReservedOnes(t *testing.T) {
 // On SQLite the highest id that was ever stored counts by itself.
 func TestSQLiteGivesIDsAboveImportedOnes(t *testing.T) {
 	t.Parallel()
-	s := open(t, sqliteURL(t))
+	s := open(t, testdb.SQLite(t))
 	importUsers(t, s, imported(500, "a"))
 	execute(t, s, "DELETE FROM users")
 	if id := newUser(t, s, "b"); id != 501 {

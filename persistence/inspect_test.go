@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
 
 func TestInspectTellsHowADatabaseIs(t *testing.T) {
 	t.Parallel()
-	for name, url := range map[string]func(testing.TB) string{"SQLite": sqliteURL, "Postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"SQLite": testdb.SQLite, "Postgres": testpg.URL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			at := url(t)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
@@ -48,7 +49,7 @@ func TestWhatIsPreparedOutlivesAMigration(t *testing.T) {
 }
 
 func BenchmarkAdvanceSession(b *testing.B) {
-	for name, url := range map[string]func(testing.TB) string{"sqlite": sqliteURL, "postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testpg.URL} {
 		b.Run(name, func(b *testing.B) {
 			s := open(b, url(b))
 			n := newSession(b, s, "a")

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/zyotra/auth/internal/testdb"
 )
 
 func TestSQLiteFilesAreTheOwnersAlone(t *testing.T) {
@@ -37,7 +39,7 @@ func TestSQLitePathIsTakenAsItIs(t *testing.T) {
 
 func TestSQLiteFileIsThereAgainAfterwards(t *testing.T) {
 	t.Parallel()
-	url := sqliteURL(t)
+	url := testdb.SQLite(t)
 	id := newUser(t, open(t, url), "a")
 	if _, err := open(t, url).Account(t.Context(), id); err != nil {
 		t.Error(err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/migrations"
 	"github.com/zyotra/auth/persistence"
@@ -23,15 +24,13 @@ var now = time.Date(2026, time.March, 1, 12, 0, 0, 123456000, time.UTC)
 // each runs f on an empty store of every supported database.
 func each(t *testing.T, f func(t *testing.T, s *persistence.Store)) {
 	t.Parallel()
-	for name, url := range map[string]func(testing.TB) string{"sqlite": sqliteURL, "postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testpg.URL} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f(t, open(t, url(t)))
 		})
 	}
 }
-
-func sqliteURL(t testing.TB) string { return "sqlite://" + filepath.Join(t.TempDir(), "auth.db") }
 
 // open opens the database with its schema.
 func open(t testing.TB, url string) *persistence.Store {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -31,7 +32,7 @@ func becomesWritable(t *testing.T, s *persistence.Store) {
 
 func TestLockedSQLiteIsNotWritable(t *testing.T) {
 	t.Parallel()
-	databaseURL := sqliteURL(t)
+	databaseURL := testdb.SQLite(t)
 	s := open(t, databaseURL)
 	if err := s.Writable(t.Context()); err != nil {
 		t.Fatal(err)
@@ -64,7 +65,7 @@ func TestLockedSQLiteIsNotWritable(t *testing.T) {
 
 func TestFullSQLiteIsNotWritable(t *testing.T) {
 	t.Parallel()
-	s := open(t, sqliteURL(t))
+	s := open(t, testdb.SQLite(t))
 	var pages int
 	if err := s.DB().QueryRowContext(t.Context(), "PRAGMA page_count").Scan(&pages); err != nil {
 		t.Fatal(err)

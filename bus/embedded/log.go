@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+
+	"github.com/zyotra/auth/internal/loglimit"
 )
 
 // logger hands the server's log to slog. The server calls it with its locks held, so it
 // never calls back.
 type logger struct {
 	log    *slog.Logger
+	limit  loglimit.Limiter
 	failed chan<- error
 }
 
@@ -18,7 +21,7 @@ func newLogger(log *slog.Logger, failed chan<- error) *logger {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &logger{log.With("part", "nats"), failed}
+	return &logger{log: log.With("part", "nats"), failed: failed}
 }
 
 // Noticef is the server's story of its own start and stop. It is not the operator's.
@@ -45,9 +48,20 @@ func (l *logger) Fatalf(format string, v ...any) {
 }
 
 func (l *logger) print(level slog.Level, format string, v []any) {
-	if l.log.Enabled(context.Background(), level) {
-		l.log.Log(context.Background(), level, fmt.Sprintf(format, v...))
+	if !l.log.Enabled(context.Background(), level) {
+		return
 	}
+	var attrs []any
+	if level >= slog.LevelWarn { // clients can cause many of one kind, which has one format
+		omitted, ok := l.limit.Pass(format)
+		if !ok {
+			return
+		}
+		if omitted > 0 {
+			attrs = append(attrs, "omitted", omitted)
+		}
+	}
+	l.log.Log(context.Background(), level, fmt.Sprintf(format, v...), attrs...)
 }
 
 // fatalError is what the server said, with the error it said it about.

@@ -70,7 +70,7 @@ func formerRelease(t *testing.T) (program func() *exec.Cmd, back bool) {
 		t.Logf("NOT TRIED: two releases. There is none yet, and %s has another schema; this one runs beside itself.", revision)
 		return released, true
 	}
-	execWell(t, "go", "test", "-C", dir, "-c", "-o", binary, "./cmd/authd") // the test's, which ends with us
+	execWell(t, "go", "test", "-C", dir, "-c", "-ldflags=-s -w", "-o", binary, "./cmd/authd") // the test's, which ends with us
 	t.Logf("the former release is %s", revision)
 	return func() *exec.Cmd {
 		cmd := exec.Command(binary)
