@@ -45,6 +45,12 @@ var (
 // errSender means that the text is not an address with or without a name.
 var errSender = errors.New("is not an address with or without a name")
 
+// The faults of a server that takes addresses in ASCII alone.
+var (
+	errRecipientUTF8 = errors.New("smtp: the server does not offer SMTPUTF8, which the recipient's address needs")
+	errSenderUTF8    = errors.New("smtp: the server does not offer SMTPUTF8, which the address of MAIL_FROM needs")
+)
+
 // domains is IDNA2008 for registration, which maps nothing but letter case, done before.
 var domains = idna.New(idna.ValidateForRegistration(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
 
@@ -57,7 +63,7 @@ func ParseSender(text string) (*netmail.Address, error) {
 	}
 	at := strings.LastIndexByte(from.Address, '@')
 	domain := from.Address[at+1:]
-	if !strings.ContainsFunc(domain, func(r rune) bool { return r >= utf8.RuneSelf }) {
+	if isASCII(domain) {
 		return from, nil
 	}
 	ascii, err := domains.ToASCII(norm.NFC.String(strings.ToLower(domain)))
@@ -153,11 +159,29 @@ func (s *SMTP) Send(ctx context.Context, l Letter) error {
 	if err != nil {
 		return err
 	}
-	err = client.DialAndSendWithContext(ctx, msg)
+	conn, err := client.DialToSMTPClientWithContext(ctx)
+	if err != nil {
+		return fmt.Errorf("smtp: %w", err)
+	}
+	defer func() { _ = client.CloseWithSMTPClient(conn) }() // the letter is in their hands or not, however they part
+	if extended, _ := conn.Extension("SMTPUTF8"); !extended {
+		switch {
+		case !isASCII(s.From.Address):
+			return errSenderUTF8
+		case !isASCII(l.Mail.To):
+			return &Refused{errRecipientUTF8}
+		}
+	}
+	err = client.SendWithSMTPClient(conn, msg)
 	if msg.IsDelivered() {
-		return nil // whatever became of the parting
+		return nil
 	}
 	return refused(err)
+}
+
+// isASCII reports whether every server takes the address. The others need SMTPUTF8 (RFC 6531).
+func isASCII(address string) bool {
+	return !strings.ContainsFunc(address, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
 // Probe connects to the server as Send does, with TLS and credentials, and takes leave without a

@@ -2,6 +2,7 @@ package mail_test
 
 import (
 	"crypto/x509"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -43,6 +44,41 @@ func TestHelloAndSenderReachTheServer(t *testing.T) {
 	check(t, s.Send(t.Context(), mail.Letter{ID: "1", Mail: events.Mail{To: "ada@example.com"}, Subject: "s", Text: "t", HTML: "h"}))
 	l := server.Wait(t, "ada@example.com")
 	if l.Hello != "mx.acme.example" || l.From != "post@xn--bcher-kva.example" || !strings.Contains(l.Header.Get("From"), "post@xn--bcher-kva.example") {
+		t.Errorf("%+v", l)
+	}
+}
+
+// An address that is not ASCII needs a server that takes it. What would never arrive is refused for
+// good; a sender's address is the operator's to change.
+func TestAddressesThatAreNotASCIINeedSMTPUTF8(t *testing.T) {
+	t.Parallel()
+	const jörg = "jörg@example.com"
+	server := testsmtp.Start(t)
+	authority, err := os.ReadFile(server.CAFile)
+	check(t, err)
+	send := func(sender, recipient string) error {
+		from, err := mail.ParseSender(sender)
+		check(t, err)
+		s, err := mail.NewSMTP(server.URL, from)
+		check(t, err)
+		s.Roots = x509.NewCertPool()
+		s.Roots.AppendCertsFromPEM(authority)
+		return s.Send(t.Context(), mail.Letter{ID: "1", Mail: events.Mail{To: recipient}, Subject: "s", Text: "t", HTML: "h"})
+	}
+	var refused *mail.Refused
+	if err := send("post@example.com", jörg); !errors.As(err, &refused) || !strings.Contains(err.Error(), "SMTPUTF8") {
+		t.Errorf("to a server without it: %v", err)
+	}
+	if err := send(jörg, "ada@example.com"); err == nil || errors.As(err, &refused) || !strings.Contains(err.Error(), "MAIL_FROM") {
+		t.Errorf("from such an address to a server without it: %v", err)
+	}
+	check(t, send("post@example.com", "ada@example.com"))
+	server.Down()
+	server.UTF8 = true
+	server.Up(t)
+	check(t, send("post@example.com", jörg))
+	check(t, send(jörg, "ada@example.com"))
+	if l := server.Wait(t, jörg); l.To != jörg {
 		t.Errorf("%+v", l)
 	}
 }

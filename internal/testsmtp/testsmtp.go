@@ -77,6 +77,7 @@ func (l Letter) Subject() string {
 // Server is a running mail server.
 type Server struct {
 	URL    string // smtp://user:password@host:port
+	UTF8   bool   // offers SMTPUTF8 (RFC 6531) from the next Up on
 	CAFile string // the authority of its certificate (PEM)
 
 	address string
@@ -143,7 +144,7 @@ func (s *Server) Up(t testing.TB) {
 	s.server = smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
 		return &session{server: s, conn: c, gone: gone}, nil
 	}))
-	s.server.TLSConfig, s.server.Domain = s.config, "mail.test"
+	s.server.TLSConfig, s.server.Domain, s.server.EnableSMTPUTF8 = s.config, "mail.test", s.UTF8
 	s.server.ErrorLog = log.New(io.Discard, "", 0)
 	server := s.server
 	go func() { _ = server.Serve(l) }()
