@@ -43,7 +43,7 @@ var rules = handlers.Rules{
 // limit makes an instance keep to the rules.
 func (s *service) limit(t *testing.T, r handlers.Rules) {
 	t.Helper()
-	limits, err := handlers.NewLimits(s.store, parse(t, s.master)[0].Derive(secret.LabelLimits), r)
+	limits, err := handlers.NewLimits(s.store, parse(t, s.master).DeriveShared(secret.LabelLimits), r)
 	if err != nil {
 		t.Fatal(err)
 	}

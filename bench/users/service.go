@@ -73,7 +73,7 @@ func (s *service) join(ctx context.Context) error {
 	if s.stored, err = hasher.Hash(ctx, plain); err != nil {
 		return err
 	}
-	limits, err := handlers.NewLimits(s.store, master[0].Derive(secret.LabelLimits), rules)
+	limits, err := handlers.NewLimits(s.store, master.DeriveShared(secret.LabelLimits), rules)
 	if err != nil {
 		return err
 	}

@@ -487,7 +487,7 @@ func (s *service) limits(master secret.Keys) (*handlers.Limits, error) {
 		s.log.Warn("RATE_LIMITS=off: passwords can be guessed at without end")
 		return nil, nil
 	}
-	limits, err := handlers.NewLimits(s.store, master[0].Derive(secret.LabelLimits), *s.config.limits)
+	limits, err := handlers.NewLimits(s.store, master.DeriveShared(secret.LabelLimits), *s.config.limits)
 	if err != nil {
 		return nil, err
 	}

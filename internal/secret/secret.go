@@ -7,6 +7,7 @@
 package secret
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -16,6 +17,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -81,6 +83,12 @@ func Parse(text string) (Keys, error) {
 
 // Derive returns the 32-byte secret of the label.
 func (k Key) Derive(label Label) []byte { return derive(k.raw, label, Size) }
+
+// DeriveShared returns the 32-byte secret of the label that all instances with these keys have,
+// whichever of two comes first in their settings.
+func (ks Keys) DeriveShared(label Label) []byte {
+	return slices.MinFunc([][]byte{ks[0].Derive(label), ks[len(ks)-1].Derive(label)}, bytes.Compare)
+}
 
 func derive(raw []byte, label Label, size int) []byte {
 	out, err := hkdf.Key(sha256.New, raw, nil, string(label), size)

@@ -62,6 +62,23 @@ func TestSealIsBoundToKeyAndRow(t *testing.T) {
 	}
 }
 
+// Counters of attempts are kept under a digest. Instances that list the same secrets in different
+// order must find each other's.
+func TestSharedSecretsDoNotDependOnTheOrder(t *testing.T) {
+	t.Parallel()
+	one, two := secret.Generate(), secret.Generate()
+	derive := func(text string) string { return string(parse(t, text).DeriveShared(secret.LabelLimits)) }
+	if derive(one+","+two) != derive(two+","+one) {
+		t.Error("the order matters")
+	}
+	if both := derive(one + "," + two); both != derive(one) && both != derive(two) {
+		t.Error("an instance with one of the secrets has another")
+	}
+	if derive(one) == derive(two) {
+		t.Error("the secret does not matter")
+	}
+}
+
 func TestLabelsAreIndependent(t *testing.T) {
 	k := parse(t, secret.Generate())[0]
 	if bytes.Equal(k.Derive(secret.LabelPepper), k.Derive(secret.LabelRefresh)) {
