@@ -166,12 +166,24 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 // normalize brings a password into the form that is hashed: spaces that are not ASCII become
 // ordinary ones, then NFC.
 func normalize(password string) string {
+	if isASCII(password) {
+		return password
+	}
 	return norm.NFC.String(strings.Map(func(r rune) rune {
 		if unicode.Is(unicode.Zs, r) {
 			return ' '
 		}
 		return r
 	}, password))
+}
+
+func isASCII(text string) bool {
+	for i := range len(text) {
+		if text[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // spellings are the forms in which a password may have been hashed: normalized, and in NFC alone,
