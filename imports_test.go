@@ -41,7 +41,7 @@ var mayImport = map[string][]string{
 	"internal/testauthority":     {"", "bus", "internal/token"},
 	"internal/testcert":          {},
 	"internal/testclock":         {"internal/clock"},
-	"internal/testdb":            {"migrations", "persistence"},
+	"internal/testdb":            {"migrations", "persistence", "internal/testpg"},
 	"internal/testnats":          {},
 	"internal/testpg":            {"internal/testtool"},
 	"internal/testpg/cmd/withpg": {"internal/testpg"},

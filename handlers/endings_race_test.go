@@ -15,7 +15,6 @@ import (
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/testdb"
-	"github.com/zyotra/auth/internal/testpg"
 )
 
 // ending is an operation that ends all sessions of a user.
@@ -116,7 +115,7 @@ func TestNothingOutlivesTheEndOfAllSessions(t *testing.T) {
 		for database, instances := range map[string]int{"sqlite": 1, "postgres": 2} {
 			t.Run(name+"/"+database, func(t *testing.T) {
 				t.Parallel()
-				url := map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testpg.URL}[database](t)
+				url := map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testdb.Postgres}[database](t)
 				first := post(t, start(t, url, secret.Generate(), &clock{}), handlers.VerificationOptional)
 				all := []*postal{first}
 				for len(all) < instances {

@@ -17,7 +17,6 @@ import (
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/testdb"
-	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/migrations"
 	"github.com/zyotra/auth/persistence"
@@ -58,7 +57,7 @@ type service struct {
 // eachURL runs f on an empty database of every supported kind.
 func eachURL(t *testing.T, f func(t *testing.T, url string)) {
 	t.Parallel()
-	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testdb.Postgres} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f(t, url(t))

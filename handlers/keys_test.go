@@ -16,7 +16,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/secret"
-	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -245,7 +245,7 @@ func TestUnknownKeyIsNoVerdictWithoutADatabase(t *testing.T) {
 
 func TestUnknownKeysAtOnce(t *testing.T) {
 	t.Parallel()
-	s := start(t, testpg.URL(t), secret.Generate(), &clock{})
+	s := start(t, testdb.Postgres(t), secret.Generate(), &clock{})
 	s.register(t)
 	s.advance(5 * time.Second)
 	s.addKey(t, "next")

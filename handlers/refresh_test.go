@@ -8,7 +8,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/internal/secret"
-	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/internal/testdb"
 )
 
 func TestRefreshMovesToTheNextGeneration(t *testing.T) {
@@ -263,7 +263,7 @@ func TestRefreshesAtOnceOnTwoInstances(t *testing.T) {
 	for name, f := range map[string]func(*testing.T, ...*service){"strict": strictBurst, "grace": gracefulBurst} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, testpg.URL(t), secret.Generate(), &clock{})
+			s := start(t, testdb.Postgres(t), secret.Generate(), &clock{})
 			f(t, s, s.another(t))
 		})
 	}

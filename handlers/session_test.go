@@ -14,7 +14,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
-	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/internal/testdb"
 )
 
 func TestLoginBeginsASession(t *testing.T) {
@@ -180,7 +180,7 @@ func TestLoginRewritesWhenCostOrPepperChanged(t *testing.T) {
 
 func TestLoginIsRefusedIfThePasswordChangesMeanwhile(t *testing.T) {
 	t.Parallel()
-	s := start(t, testpg.URL(t), secret.Generate(), &clock{})
+	s := start(t, testdb.Postgres(t), secret.Generate(), &clock{})
 	s.register(t)
 	other, err := s.sessions.Passwords.Hash(t.Context(), "another password")
 	if err != nil {
@@ -196,7 +196,7 @@ func TestLoginIsRefusedIfThePasswordChangesMeanwhile(t *testing.T) {
 // between another's comparison and its session.
 func TestRightPasswordIsTakenWhileItIsStoredAfresh(t *testing.T) {
 	t.Parallel()
-	s := start(t, testpg.URL(t), secret.Generate(), &clock{})
+	s := start(t, testdb.Postgres(t), secret.Generate(), &clock{})
 	s.register(t)
 	afresh, err := hasher(t, s.master, bcrypt.MinCost+1).Hash(t.Context(), horse)
 	if err != nil {

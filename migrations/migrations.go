@@ -8,8 +8,10 @@ package migrations
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -104,6 +106,23 @@ func Down(ctx context.Context, db *bun.DB) ([]string, error) {
 		return nil
 	})
 	return undone, err
+}
+
+// Fingerprint tells the steps of this version from those of any other: 32 hexadecimal digits.
+func Fingerprint() string {
+	sum := sha256.New()
+	err := fs.WalkDir(files, ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := files.ReadFile(path)
+		fmt.Fprintf(sum, "%s\x00%d\x00%s", path, len(text), text)
+		return err
+	})
+	if err != nil {
+		panic(err) // the files are in the binary
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
 
 // Status lists all steps, oldest first, or returns ErrForeign. It changes nothing.

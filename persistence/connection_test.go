@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
@@ -149,7 +150,7 @@ func TestQuotingDoesNotDependOnTheDatabasesSettings(t *testing.T) {
 
 func TestConnectionWhoseQuotingChangedIsDiscarded(t *testing.T) {
 	t.Parallel()
-	s := open(t, testpg.URL(t))
+	s := open(t, testdb.Postgres(t))
 	newUser(t, s, "victim")
 	id := newUser(t, s, "a")
 	for _, setting := range []string{"standard_conforming_strings = off", "client_encoding = 'SJIS'"} {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -82,7 +82,7 @@ func TestAKeptSessionGoesOn(t *testing.T) {
 // A replica of the release before inserts sessions without an epoch.
 func TestASessionOfTheFormerReleaseGetsItsUsersEpoch(t *testing.T) {
 	t.Parallel()
-	s := open(t, testpg.URL(t))
+	s := open(t, testdb.Postgres(t))
 	n := newSession(t, s, "a")
 	raise(t, s, n.UserID)
 	const insert = `INSERT INTO login_sessions (id, user_id, generation, amr, created_at, created_ip, created_agent, used_at, used_ip, used_agent, expires_at, deadline_at, carrier, sweep_at)

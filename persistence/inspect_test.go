@@ -9,13 +9,12 @@ import (
 	"time"
 
 	"github.com/zyotra/auth/internal/testdb"
-	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
 
 func TestInspectTellsHowADatabaseIs(t *testing.T) {
 	t.Parallel()
-	for name, url := range map[string]func(testing.TB) string{"SQLite": testdb.SQLite, "Postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"SQLite": testdb.SQLite, "Postgres": testdb.Postgres} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			at := url(t)

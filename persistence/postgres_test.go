@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
 
 func TestHoldPasswordHoldsUntilTheTransactionEnds(t *testing.T) {
 	t.Parallel()
-	s := open(t, testpg.URL(t))
+	s := open(t, testdb.Postgres(t))
 	id := newUser(t, s, "a")
 	replaced := make(chan error, 1)
 	err := s.Tx(t.Context(), func(ctx context.Context, tx *persistence.Store) error {

@@ -6,14 +6,13 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/internal/testdb"
-	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
 
 // A pooler that gives each transaction another connection loses what was prepared.
 func TestWhatAPoolerForgetsIsSentAgain(t *testing.T) {
 	t.Parallel()
-	s := open(t, testpg.URL(t))
+	s := open(t, testdb.Postgres(t))
 	n := newSession(t, s, "a")
 	for i := range 3 {
 		at := now.Add(time.Duration(i+1) * time.Minute)
@@ -31,7 +30,7 @@ func TestWhatAPoolerForgetsIsSentAgain(t *testing.T) {
 // A newer version may give the table more columns while this one runs.
 func TestWhatIsPreparedOutlivesAMigration(t *testing.T) {
 	t.Parallel()
-	s := open(t, testpg.URL(t))
+	s := open(t, testdb.Postgres(t))
 	n := newSession(t, s, "a")
 	for i, change := range []string{"ADD COLUMN more TEXT NOT NULL DEFAULT ''", "DROP COLUMN more"} {
 		got, err := s.AdvanceSession(t.Context(), step(n, now.Add(time.Duration(i+1)*time.Minute)))
@@ -49,7 +48,7 @@ func TestWhatIsPreparedOutlivesAMigration(t *testing.T) {
 }
 
 func BenchmarkAdvanceSession(b *testing.B) {
-	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testdb.Postgres} {
 		b.Run(name, func(b *testing.B) {
 			s := open(b, url(b))
 			n := newSession(b, s, "a")

@@ -24,7 +24,7 @@ var now = time.Date(2026, time.March, 1, 12, 0, 0, 123456000, time.UTC)
 // each runs f on an empty store of every supported database.
 func each(t *testing.T, f func(t *testing.T, s *persistence.Store)) {
 	t.Parallel()
-	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testpg.URL} {
+	for name, url := range map[string]func(testing.TB) string{"sqlite": testdb.SQLite, "postgres": testdb.Postgres} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f(t, open(t, url(t)))

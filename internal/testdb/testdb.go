@@ -1,6 +1,7 @@
-// Package testdb gives tests SQLite files that have the schema of this version.
+// Package testdb gives tests databases that have the schema of this version.
 //
-// Migrating one takes longer than most tests, so each process migrates one and copies it.
+// Migrating one takes longer than most tests, so each process migrates one SQLite file and all
+// processes together one Postgres database, and copy them.
 //
 // It must not be used outside of tests.
 package testdb
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/migrations"
 	"github.com/zyotra/auth/persistence"
 )
@@ -60,4 +62,12 @@ func SQLiteFile(t testing.TB, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Postgres returns the URL of a new migrated Postgres database, which is dropped when the test ends.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	return testpg.Copy(t, "schema_"+migrations.Fingerprint(), func(url string) error {
+		return migrate(context.Background(), url)
+	})
 }

@@ -18,6 +18,7 @@ package testpg
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -51,13 +52,88 @@ func URL(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s.newDatabase(t, "template0") // unlike the default it has no connections, which would be in the way
+}
+
+// copying has one goroutine of this process at a time look for an original.
+var copying sync.Mutex
+
+// Copy returns the URL of a new database with the content of an original, which is dropped when the
+// test ends. The original is named after what it holds and stays on the server, for all tests that
+// ask for it: fill makes it where there is none yet.
+func Copy(t testing.TB, original string, fill func(url string) error) string {
+	t.Helper()
+	s, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.provide(original, fill); err != nil {
+		t.Fatal(err)
+	}
+	return s.newDatabase(t, original)
+}
+
+// provide makes an original unless it is there. It is filled under another name, so that nobody
+// copies half of one.
+func (s *Server) provide(original string, fill func(url string) error) error {
+	copying.Lock()
+	defer copying.Unlock()
+	if there, err := s.has(original); err != nil || there {
+		return err
+	}
+	name := newName()
+	if err := execute(s.URL, "CREATE DATABASE "+name+" TEMPLATE template0"); err != nil {
+		return err
+	}
+	filled, err := s.url(name)
+	if err == nil {
+		err = fill(filled)
+	}
+	if err == nil {
+		err = execute(s.URL, "ALTER DATABASE "+name+" RENAME TO "+original)
+	}
+	if err == nil {
+		return nil
+	}
+	dropped := execute(s.URL, "DROP DATABASE "+name+" WITH (FORCE)")
+	if there, _ := s.has(original); there {
+		return dropped // another process was quicker
+	}
+	return errors.Join(err, dropped)
+}
+
+func (s *Server) has(database string) (there bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	db, err := pgx.Connect(ctx, s.URL)
+	if err != nil {
+		return false, err
+	}
+	defer db.Close(ctx)
+	err = db.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database).Scan(&there)
+	return there, err
+}
+
+func newName() string { return "test_" + strings.ToLower(rand.Text()) }
+
+func (s *Server) url(database string) (string, error) {
 	u, err := url.Parse(s.URL)
 	if err != nil {
-		t.Fatalf("%s: %v", Env, err)
+		return "", fmt.Errorf("%s: %w", Env, err)
 	}
-	name := "test_" + strings.ToLower(rand.Text())
-	// template0: unlike the default it has no connections, which would be in the way.
-	if err := execute(s.URL, "CREATE DATABASE "+name+" TEMPLATE template0"); err != nil {
+	u.Path = "/" + database
+	return u.String(), nil
+}
+
+// newDatabase returns the URL of a copy of a template, which is dropped when the test ends.
+func (s *Server) newDatabase(t testing.TB, template string) string {
+	t.Helper()
+	name := newName()
+	u, err := s.url(name)
+	if err == nil {
+		err = execute(s.URL, "CREATE DATABASE "+name+" TEMPLATE "+template)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -65,8 +141,7 @@ func URL(t testing.TB) string {
 			t.Error(err)
 		}
 	})
-	u.Path = "/" + name
-	return u.String()
+	return u
 }
 
 func execute(url, statement string) error {
