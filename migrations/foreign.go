@@ -59,8 +59,8 @@ func columns(ctx context.Context, db *bun.DB, table string, names ...string) (p 
 	return p, nil
 }
 
-// checkRights returns ErrRights if tables cannot be made here.
-func checkRights(ctx context.Context, db *bun.DB) error {
+// CheckRights returns ErrRights, with the way out, if tables cannot be made here.
+func CheckRights(ctx context.Context, db *bun.DB) error {
 	if db.Dialect().Name() == dialect.SQLite {
 		return nil
 	}

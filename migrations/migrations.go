@@ -69,7 +69,7 @@ func Up(ctx context.Context, db *bun.DB) ([]string, error) {
 		if !errors.Is(err, ErrPending) {
 			return err
 		}
-		if err := checkRights(ctx, db); err != nil {
+		if err := CheckRights(ctx, db); err != nil {
 			return err
 		}
 		if err := m.Init(ctx); err != nil {

@@ -171,6 +171,9 @@ func (w *databaseWard) schema(ctx context.Context) finding {
 	case errors.Is(err, migrations.ErrPending) && !isPostgres(w.config.databaseURL):
 		return doubtful("start authd, which applies what is missing", "%s", err)
 	case errors.Is(err, migrations.ErrPending):
+		if err := migrations.CheckRights(ctx, w.store.DB()); err != nil {
+			return bad("then run \"authd migrate up\"", "%s", err)
+		}
 		return bad("run \"authd migrate up\", or start with --migrate", "%s", err)
 	case errors.Is(err, migrations.ErrNewer):
 		return bad("run the version that migrated it, or a later one", "%s", err)

@@ -288,11 +288,31 @@ func TestDoctorKnowsSchemasAndSettingsOfPostgres(t *testing.T) {
 	d.has(t, "outbox", skipped, "another one")
 	d.has(t, "durability", broken, "fsync is off") // as the server of the tests has it
 
+	poor := append(alone(t), "--database-url="+poorRole(t, url), "--secret-key="+masterSecret)
+	doctor(t, exitFailed, poor...).has(t, "schema", broken, "may not change the schema: GRANT CREATE ON SCHEMA public TO ")
+
 	command(t, t.TempDir(), "migrate", "up", "--database-url="+url)
 	doctor(t, exitFailed, flags...).has(t, "signing keys", fine, "none yet")
 	store := storeAt(t, url)
 	newer(t, store.DB())
 	doctor(t, exitFailed, flags...).has(t, "schema", broken, "newer version: it has 9999")
+}
+
+// poorRole returns the URL of a database for a new role that may not make tables in it.
+func poorRole(t *testing.T, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	check(t, err)
+	role := "poor_" + strings.TrimPrefix(u.Path, "/")
+	owner := storeAt(t, address).DB()
+	_, err = owner.ExecContext(t.Context(), "CREATE ROLE "+role+" LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+	check(t, err)
+	t.Cleanup(func() {
+		_, err := owner.ExecContext(context.Background(), "DROP OWNED BY "+role+"; DROP ROLE "+role)
+		check(t, err)
+	})
+	u.User = url.User(role)
+	return u.String()
 }
 
 func TestDoctorFindsTheFaultsOfSQLite(t *testing.T) {
