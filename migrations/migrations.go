@@ -53,7 +53,7 @@ type Step struct {
 func Up(ctx context.Context, db *bun.DB) ([]string, error) {
 	finish := func(ctx context.Context, tx bun.IConn, step *migrate.Migration) error {
 		if isFolding(step.Name) {
-			if err := refold(ctx, tx, db.Dialect().Name()); err != nil {
+			if _, err := refold(ctx, tx, db.Dialect().Name()); err != nil {
 				return err
 			}
 		}

@@ -30,31 +30,45 @@ type Collision struct {
 // the accounts whose address is not ASCII, and changes nothing.
 func Collisions(ctx context.Context, db *bun.DB) (list []Collision, err error) {
 	err = eachOutdated(ctx, db, db.Dialect().Name(), func(id int64, key string) error {
-		c := Collision{UserID: id}
-		err := db.QueryRowContext(ctx, "SELECT id FROM users WHERE email_key = ?", key).Scan(&c.Holder)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
+		c, err := collision(ctx, db, id, key)
 		list = append(list, c)
-		return nil
+		return err
 	})
 	return list, err
 }
 
+func collision(ctx context.Context, db bun.IConn, id int64, key string) (Collision, error) {
+	c := Collision{UserID: id}
+	err := db.QueryRowContext(ctx, "SELECT id FROM users WHERE email_key = ?", key).Scan(&c.Holder)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return c, err
+}
+
 // Refold repeats what the step did for accounts that need it: those whose key was taken then and is
-// free now, and those that an instance of the former version has registered since. It is for a
-// database to which the step is applied.
-func Refold(ctx context.Context, db *bun.DB) error {
+// free now, and those that an instance of the former version has registered since. It returns the
+// others, as Collisions does. It is for a database to which the step is applied.
+func Refold(ctx context.Context, db *bun.DB) ([]Collision, error) {
 	return refold(ctx, db, db.Dialect().Name())
 }
 
 // refold gives every account the key that its address has now, unless another account has that
 // key. The oldest account comes first.
-func refold(ctx context.Context, db bun.IConn, name dialect.Name) error {
-	return eachOutdated(ctx, db, name, func(id int64, key string) error {
-		_, err := db.ExecContext(ctx, "UPDATE users SET email_key = ? WHERE id = ? AND NOT EXISTS (SELECT 1 FROM users WHERE email_key = ?)", key, id, key)
+func refold(ctx context.Context, db bun.IConn, name dialect.Name) (list []Collision, err error) {
+	err = eachOutdated(ctx, db, name, func(id int64, key string) error {
+		done, err := db.ExecContext(ctx, "UPDATE users SET email_key = ? WHERE id = ? AND NOT EXISTS (SELECT 1 FROM users WHERE email_key = ?)", key, id, key)
+		if err != nil {
+			return err
+		}
+		if n, err := done.RowsAffected(); err != nil || n > 0 {
+			return err
+		}
+		c, err := collision(ctx, db, id, key)
+		list = append(list, c)
 		return err
 	})
+	return list, err
 }
 
 // eachOutdated calls fn with every account whose key is not the one that its address has now, in

@@ -43,10 +43,12 @@ func (m migrateUp) Run(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := migrations.Refold(ctx, db); err != nil {
+		list, err := migrations.Refold(ctx, db)
+		if err != nil {
 			return err
 		}
-		return printCollisions(ctx, out, db)
+		printCollisions(out, list)
+		return nil
 	})
 }
 
@@ -80,12 +82,10 @@ func (m migrateStatus) Run(ctx context.Context, out io.Writer) error {
 }
 
 // printCollisions lists the accounts that no login finds, since another account has their address.
-func printCollisions(ctx context.Context, out io.Writer, db *bun.DB) error {
-	list, err := migrations.Collisions(ctx, db)
+func printCollisions(out io.Writer, list []migrations.Collision) {
 	for _, c := range list {
 		fmt.Fprintf(out, "account %d has the same address as account %d, but for letter case: no login finds it until account %[2]d has another address or is deleted, and \"authd migrate up\" runs again\n", c.UserID, c.Holder)
 	}
-	return err
 }
 
 // collisionsShown is how many collisions a line of the log or of the doctor names.

@@ -261,10 +261,7 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 // address, after it has given the free addresses to their accounts. On Postgres, where this reads
 // many rows, it runs only after a migration.
 func (s *service) warnOfCollisions(ctx context.Context) error {
-	if err := migrations.Refold(ctx, s.store.DB()); err != nil {
-		return err
-	}
-	list, err := migrations.Collisions(ctx, s.store.DB())
+	list, err := migrations.Refold(ctx, s.store.DB())
 	if len(list) > 0 {
 		s.log.Warn("no login finds these accounts: each has the same address as another one, but for letter case",
 			"count", len(list), "accounts", collisionIDs(list))
