@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/zyotra/auth/internal/loglimit"
 )
@@ -52,8 +53,8 @@ func (l *logger) print(level slog.Level, format string, v []any) {
 		return
 	}
 	var attrs []any
-	if level >= slog.LevelWarn { // clients can cause many of one kind, which has one format
-		omitted, ok := l.limit.Pass(format)
+	if level >= slog.LevelWarn {
+		omitted, ok := l.limit.Pass(kindOf(format))
 		if !ok {
 			return
 		}
@@ -61,7 +62,27 @@ func (l *logger) print(level slog.Level, format string, v []any) {
 			attrs = append(attrs, "omitted", omitted)
 		}
 	}
-	l.log.Log(context.Background(), level, fmt.Sprintf(format, v...), attrs...)
+	l.log.Log(context.Background(), level, withoutInput(fmt.Sprintf(format, v...)), attrs...)
+}
+
+// kindOf returns what a line is counted by: its format, and for a line about a client, whose name the
+// server writes into the format, that it is about one.
+func kindOf(format string) string {
+	if strings.Contains(format, "id:") { // as in "127.0.0.1:4222 - cid:7 - %s"
+		return "client"
+	}
+	return format
+}
+
+// withoutInput cuts off what a client has sent in place of a message of the protocol: it may be the
+// password in a request that says its own length wrongly.
+func withoutInput(text string) string {
+	for _, before := range []string{"Parse Error: ", "proto="} {
+		if i := strings.Index(text, before); i >= 0 {
+			return text[:i+len(before)] + "(what the client sent)"
+		}
+	}
+	return text
 }
 
 // fatalError is what the server said, with the error it said it about.

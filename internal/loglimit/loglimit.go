@@ -14,10 +14,11 @@ const (
 	Burst = 10
 	// Interval is how long the lines of a kind are counted together.
 	Interval = 10 * time.Second
+	// maxKinds is how many kinds are counted apart. All others are one.
+	maxKinds = 256
 )
 
-// Limiter counts lines by their kind. Kinds are texts of the program: there are few, and none holds
-// what a stranger sent. The zero value is ready to use, by several goroutines.
+// Limiter counts lines by their kind. The zero value is ready to use, by several goroutines.
 type Limiter struct {
 	mu      sync.Mutex
 	windows map[string]*window
@@ -38,14 +39,7 @@ func (l *Limiter) Pass(kind string) (omitted int, ok bool) {
 	if l.now != nil {
 		now = l.now()
 	}
-	w := l.windows[kind]
-	if w == nil {
-		if l.windows == nil {
-			l.windows = map[string]*window{}
-		}
-		w = new(window)
-		l.windows[kind] = w
-	}
+	w := l.window(kind)
 	if !now.Before(w.ends) {
 		w.ends, w.written = now.Add(Interval), 0
 	}
@@ -56,6 +50,20 @@ func (l *Limiter) Pass(kind string) (omitted int, ok bool) {
 	w.written++
 	omitted, w.omitted = w.omitted, 0
 	return omitted, true
+}
+
+// window returns the count of a kind.
+func (l *Limiter) window(kind string) *window {
+	if l.windows == nil {
+		l.windows = map[string]*window{}
+	}
+	if l.windows[kind] == nil && len(l.windows) >= maxKinds {
+		kind = ""
+	}
+	if l.windows[kind] == nil {
+		l.windows[kind] = new(window)
+	}
+	return l.windows[kind]
 }
 
 // New returns a logger that limits the lines of log by their message. A line that follows omitted

@@ -2,6 +2,7 @@ package loglimit
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -30,5 +31,19 @@ func TestLinesOfAKindAreLimitedAndCounted(t *testing.T) {
 	log.Warn("refused")
 	if n := strings.Count(out.String(), "omitted=7"); n != 1 || strings.Count(out.String(), "refused") != 2 {
 		t.Errorf("after the interval: %s", &out)
+	}
+}
+
+func TestKindsWithoutEndAreOneKind(t *testing.T) {
+	t.Parallel()
+	var limiter Limiter
+	written := 0
+	for i := range 100 * maxKinds {
+		if _, ok := limiter.Pass(fmt.Sprint("kind ", i)); ok {
+			written++
+		}
+	}
+	if written != maxKinds+Burst || len(limiter.windows) != maxKinds+1 {
+		t.Errorf("%d lines of %d kinds", written, len(limiter.windows))
 	}
 }
