@@ -40,8 +40,8 @@ const Timeout = 10 * time.Second
 // connection.
 const pingEvery = 3 * time.Second
 
-// headerAuthorization is where the access token travels. Names of NATS headers are
-// case-sensitive.
+// headerAuthorization is where the access token travels. It is read in any letter case, although
+// names of NATS headers are case-sensitive, so that there is one credential at most.
 const headerAuthorization = "Authorization"
 
 // headerTimeout says how long the caller waits, in milliseconds: nothing long is begun for one

@@ -166,17 +166,22 @@ func TestAnAuthorizationHeaderIsReadStrictly(t *testing.T) {
 	})
 	app := connect(t, b, embedded.App)
 	for name, tt := range map[string]struct {
-		values []string
-		code   string
+		values, upper []string
+		code          string
 	}{
-		"none":           {nil, ""},
-		"one":            {[]string{"Bearer a"}, ""},
-		"another scheme": {[]string{"Basic a"}, ""}, // no credential, which is up to the handler
-		"no scheme":      {[]string{"a"}, "401"},
-		"two":            {[]string{"Bearer a", "Bearer a"}, "400"},
+		"none":                  {nil, nil, ""},
+		"one":                   {[]string{"Bearer a"}, nil, ""},
+		"one in capitals":       {nil, []string{"Bearer a"}, ""},
+		"another scheme":        {[]string{"Basic a"}, nil, ""}, // no credential, which is up to the handler
+		"no scheme":             {[]string{"a"}, nil, "401"},
+		"two":                   {[]string{"Bearer a", "Bearer a"}, nil, "400"},
+		"two spelt differently": {[]string{"Bearer a"}, []string{"Bearer b"}, "400"},
 	} {
 		msg := nats.NewMsg(string(auth.AccountGet))
 		msg.Header["Authorization"] = tt.values
+		if tt.upper != nil {
+			msg.Header["AUTHORIZATION"] = tt.upper
+		}
 		reply, err := app.RequestMsg(msg, 5*time.Second)
 		if err != nil {
 			t.Fatal(err)

@@ -208,9 +208,19 @@ func decode(r request, req any) error {
 	if !ok {
 		return nil
 	}
-	token, err := auth.BearerToken(r.header.Values(headerAuthorization))
+	token, err := auth.BearerToken(authorizations(r.header))
 	*b.Credential() = token
 	return err
+}
+
+// authorizations are the values of the header Authorization in every spelling.
+func authorizations(h nats.Header) (all []string) {
+	for name, values := range h {
+		if strings.EqualFold(name, headerAuthorization) {
+			all = append(all, values...)
+		}
+	}
+	return all
 }
 
 // headerRequestInfo is the header in which the NATS server says which connection a request of a guest came

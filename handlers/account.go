@@ -337,6 +337,9 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 		return auth.PasswordChanged{}, err
 	}
 	tried.user = user.UserID
+	if err := a.Sessions.checkVerified(ctx, user.UserID); err != nil { // the new session is not to outlive what refreshing ends
+		return auth.PasswordChanged{}, err
+	}
 	account, stored, err := a.own(ctx, user.UserID)
 	if err != nil {
 		return auth.PasswordChanged{}, err
@@ -425,7 +428,7 @@ func (a *Accounts) checkNew(ctx context.Context, plain string, account auth.Acco
 		return reasonRequired
 	}
 	local, _, _ := strings.Cut(account.Email, "@")
-	return a.Passwords.Check(ctx, plain, account.Email, local, account.Name)
+	return a.Passwords.Check(ctx, plain, account.Email, email.Unicode(account.Email), local, account.Name)
 }
 
 // own returns a user's account and stored password.

@@ -68,6 +68,8 @@ func TestATokenThatWasSpentAheadOfTheClockHasNoGrace(t *testing.T) {
 		if !s.isLive(t, first.SessionID) {
 			t.Fatal("the session has ended")
 		}
+		_, err = s.tryRefresh(t, first.RefreshToken) // whose grace has not begun by that
+		want(t, "presented again", err, auth.ErrInvalidToken)
 		machine.Advance(time.Hour) // to where the clock had been
 		_, err = s.tryRefresh(t, first.RefreshToken)
 		want(t, "an hour later", err, auth.ErrTokenRevoked)

@@ -324,6 +324,8 @@ func TestRequiredVerificationEndsRefreshing(t *testing.T) {
 		for _, err := range atOnce(8, func(int) error { _, err := p.tryRefresh(t, tokens.RefreshToken); return err }) {
 			want(t, "many at once", err, auth.ErrTokenRevoked)
 		}
+		_, err = p.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: p.bearer(tokens), CurrentPassword: horse, NewPassword: staple})
+		want(t, "a new session by changing the password", err, auth.ErrTokenRevoked)
 		p.sessions.Required = false
 		tokens = p.refresh(t, tokens) // nothing was used up
 		p.sessions.Required = true

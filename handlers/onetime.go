@@ -51,8 +51,9 @@ var pages = map[string]string{
 // void them, neither by another password or address nor by asking for more mails.
 var alarms = []string{purposeUndo, purposeNotMe, purposeRecover}
 
-// maxRegistrations is how many registrations of one address wait side by side.
-const maxRegistrations = 5
+// maxRegistrations is how many registrations of one address wait side by side. By default the limits
+// of mails let fewer through while a link lives, so that no stranger can void the owner's.
+const maxRegistrations = 300
 
 // codeDigits is the length of a code: 26 bits.
 const codeDigits = 8

@@ -411,7 +411,7 @@ func (s *Sessions) endStolen(ctx context.Context, session persistence.Session) e
 	return &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
 }
 
-// checkVerified refuses to refresh the sessions of a user whose address is not verified, if it has
+// checkVerified refuses to prolong the sessions of a user whose address is not verified, if it has
 // to be: they began before that was required. The next login sends a mail to verify it.
 func (s *Sessions) checkVerified(ctx context.Context, id auth.UserID) error {
 	if !s.Required {

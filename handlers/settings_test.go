@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -153,15 +154,35 @@ var settings = []setting{
 		lesser: func(t *testing.T, p *postal) { p.lifetime(t, time.Minute) },
 		other:  func(t *testing.T, p *postal) { p.lifetime(t, time.Hour) },
 		begin: func(t *testing.T, p *postal) func(*testing.T, *postal) {
-			live, ended := p.begun(t), p.login(t).Tokens
+			live, ended, other := p.begun(t), p.login(t).Tokens, p.login(t).Tokens
 			want(t, "logout", p.logout(t, ended.AccessToken, ""), nil)
 			expires := time.Unix(read(t, live.AccessToken).Exp, 0)
 			return func(t *testing.T, p *postal) {
 				p.advance(expires.Sub(p.now()) - time.Second)
 				want(t, "a second before its end", p.verify(t, live.AccessToken), nil)
+				want(t, "logout", p.logout(t, "", other.RefreshToken), nil)
+				if until := p.revokedUntil(t, other.SessionID); until.Before(p.now().Add(time.Second)) {
+					t.Errorf("the revocation is told until %s, but a token lives until %s", until, expires)
+				}
 				want(t, "of a session that has ended", p.verify(t, ended.AccessToken), auth.ErrTokenRevoked)
 				p.advance(time.Second)
 				want(t, "at its end", p.verify(t, live.AccessToken), auth.ErrTokenExpired)
+			}
+		},
+	},
+	{
+		name:   "REFRESH_TOKEN_TTL",
+		lesser: func(_ *testing.T, p *postal) { p.sessions.IdleTTL = grace / 2 },
+		other:  func(_ *testing.T, p *postal) { p.sessions.IdleTTL = time.Hour },
+		begin: func(t *testing.T, p *postal) func(*testing.T, *postal) {
+			first := p.begun(t)
+			return func(t *testing.T, p *postal) {
+				second := p.refresh(t, first)
+				p.advance(p.sessions.IdleTTL)
+				_, err := p.tryRefresh(t, second.RefreshToken)
+				want(t, "the current token, idle for as long as is allowed now", err, auth.ErrTokenExpired)
+				_, err = p.tryRefresh(t, first.RefreshToken)
+				want(t, "its predecessor, which may live longer", err, auth.ErrTokenExpired)
 			}
 		},
 	},
@@ -250,6 +271,26 @@ func (p *postal) lifetime(t *testing.T, d time.Duration) {
 	t.Helper()
 	p.sessions.AccessTTL, p.keys.AccessTTL = d, d
 	want(t, "note the lifetime", p.keys.Load(t.Context()), nil)
+}
+
+// revokedUntil is up to when the event of a session's end says that tokens of it live.
+func (p *postal) revokedUntil(t *testing.T, session string) time.Time {
+	t.Helper()
+	var rows []string
+	if err := p.store.DB().NewRaw("SELECT data FROM outbox WHERE type = 'session.revoked' ORDER BY seq").Scan(t.Context(), &rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range rows {
+		var data events.SessionRevoked
+		if err := json.Unmarshal([]byte(text), &data); err != nil {
+			t.Fatal(err)
+		}
+		if data.SessionID == session {
+			return data.ExpiresAt
+		}
+	}
+	t.Fatalf("no event says that %s has ended", session)
+	return time.Time{}
 }
 
 // live counts the live sessions of all users.

@@ -251,7 +251,7 @@ const (
 // that stranger is called.
 func shown(name string) string {
 	name = oneLine(name)
-	if utf8.RuneCountInString(name) > maxShown || strings.ContainsFunc(name, isDirection) {
+	if utf8.RuneCountInString(name) > maxShown || strings.ContainsFunc(name, isDirection) || !strings.ContainsFunc(name, isVisible) {
 		return ""
 	}
 	// What stands for full-width and other forms of dots, slashes and letters.
@@ -265,6 +265,14 @@ func shown(name string) string {
 		return ""
 	}
 	return name
+}
+
+// blanks are letters and symbols that nobody sees.
+const blanks = "\u115f\u1160\u2800\u3164\uffa0"
+
+// isVisible reports whether people see a character that stands alone.
+func isVisible(r rune) bool {
+	return (unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.IsSymbol(r) || unicode.IsPunct(r)) && !strings.ContainsRune(blanks, r)
 }
 
 // isDirection reports whether a character changes the direction of the text after it, by which

@@ -182,6 +182,7 @@ func TestStrangersWordsStayText(t *testing.T) {
 		"ｗｗｗ．x": "Hello,", "x\u202emoc": "Hello,", strings.Repeat("a", 64): "Hello " + strings.Repeat("a", 64) + ",", strings.Repeat("a", 65): "Hello,",
 		"Renée O’Neill-Škvorecký": "Hello Renée O’Neill-Škvorecký,", "Ada K.": "Hello Ada K.,", "山田 太郎": "Hello 山田 太郎,",
 		"win.example.com": "Hello,", "https:x": "Hello,", "a@b": "Hello,", "Ада": "Hello Ада,", "<b>": "Hello,", "": "Hello,",
+		"\u200b": "Hello,", "\u3164\u2800": "Hello,", "😀": "Hello 😀,",
 	} {
 		l, err := templates.Write(events.Event{}, events.Mail{Kind: "verify_email", Name: name, Link: "https://x"})
 		if err != nil || !strings.HasPrefix(l.Text, wanted) {

@@ -14,6 +14,7 @@
 package clock
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,15 +66,18 @@ type state struct {
 	ahead     time.Duration // of the source, relative to the reference
 	isChecked bool          // there is a reference
 	jumps     uint64        // of this clock, without those of the source
-	since     time.Duration // elapsed time at the last jump
+	since     time.Duration // elapsed time at the last jump; never if there was none
 }
+
+// never is far enough back for Steady, and near enough to be subtracted.
+const never = time.Duration(math.MinInt64 / 2)
 
 // New makes a clock of a source. A jump, or a difference from a reference, of less than the
 // tolerance is not one. The source may be the Read of another Clock, whose jumps then count too.
 func New(source Source, tolerance time.Duration) *Clock {
 	c := &Clock{source: source, tolerance: tolerance}
 	r := source()
-	c.state.Store(&state{epoch: epoch(r), since: r.Elapsed})
+	c.state.Store(&state{epoch: epoch(r), since: never})
 	return c
 }
 
@@ -124,8 +128,8 @@ func (c *Clock) adjust() (Reading, *state) {
 // Now returns the wall time.
 func (c *Clock) Now() time.Time { return c.Read().Wall }
 
-// Steady returns for how long the wall time has not jumped: since the clock was made, if it
-// never has.
+// Steady returns for how long the wall time has not jumped: for more than a century if it has not
+// since the clock was made. A start is no jump.
 func (c *Clock) Steady() time.Duration {
 	r := c.Read()
 	return r.Elapsed - c.state.Load().since

@@ -122,6 +122,17 @@ const brailleBlank = '\u2800'
 // read as the domain is not turned into it.
 var domains = idna.New(idna.ValidateForRegistration(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
 
+// Unicode is an address with its domain as people write it (RFC 5890 §2.3.2.1). An address whose
+// domain is none stays as it is.
+func Unicode(address string) string {
+	local, domain, _ := strings.Cut(address, "@")
+	written, err := domains.ToUnicode(domain)
+	if err != nil {
+		return address
+	}
+	return local + "@" + written
+}
+
 // asciiDomain lowers the domain: DNS has no folding, and ς and σ are names of their own there.
 func asciiDomain(text string) (string, bool) {
 	if becomesASCII(text) {

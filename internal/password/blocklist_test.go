@@ -71,12 +71,13 @@ func TestCommonWordsAndNamesAreRefused(t *testing.T) {
 		"elizabeth", "victoria", "princess", "football", "basketball", "sunshine", "computer", "internet", "whatever",
 		"charlotte", "password1", "qwertyuiop", "1qaz2wsx", "zaq12wsx", "iloveyou", "superman", "samantha", "benjamin",
 		"chocolate", "alexander", "stephanie", "christian", "university", "something",
+		"password ", " jennifer", "passwordpassword", "abcabcabc", "        ", strings.Repeat("\u200b", 9), "жзжзжзжз",
 	} {
 		if got := h.Check(t.Context(), common); got != "too_common" {
 			t.Errorf("%q: %q", common, got)
 		}
 	}
-	for _, good := range []string{"correct horse", "jennifer walks", "jennifer 1 walks", "1234 and more"} {
+	for _, good := range []string{"correct horse", "jennifer walks", "jennifer 1 walks", "1234 and more", "correct horse correct horse ", "correct horsecorrect horse"} {
 		if got := h.Check(t.Context(), good); got != "" {
 			t.Errorf("%q: %q", good, got)
 		}
