@@ -92,6 +92,27 @@ func TestARefusedAttemptCountsAgainstItsSourceAlone(t *testing.T) {
 	})
 }
 
+// What a source owes for refused attempts is still owed after an attempt that is not counted.
+func TestADebtOutlivesAnAttemptThatIsNotCounted(t *testing.T) {
+	each(t, func(t *testing.T, s *service) {
+		limits := rules
+		limits.Login = []gcra.Limit{{Burst: 1, Interval: time.Hour}}
+		limits.LoginSource = []gcra.Limit{{Burst: 4, Interval: time.Minute}}
+		s.limit(t, limits)
+		other := s.another(t)
+		other.limit(t, limits)
+		release := fill(t, s.pooled(t), network.Of(away), network.Of(away), network.Of(away), network.Of(away))
+		want(t, "bob, on another instance", other.try(t.Context(), "bob@example.com", horse, away), auth.ErrInvalidCredentials)
+		for range 2 {
+			want(t, "a flood", s.try(t.Context(), "ann@example.com", horse, away), auth.ErrOverloaded)
+		}
+		release()
+		waits(t, "bob again", s.try(t.Context(), "bob@example.com", horse, away), time.Hour)
+		want(t, "the last of four", s.try(t.Context(), "eve@example.com", horse, away), auth.ErrInvalidCredentials)
+		waits(t, "a fifth", s.try(t.Context(), "joe@example.com", horse, away), time.Minute)
+	})
+}
+
 // An attempt that is refused because all networks together are too much counts for nothing.
 func TestAnAttemptThatIsNotToBlameIsNotCounted(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
