@@ -293,6 +293,19 @@ func TestAnInvalidRequestIsNoTry(t *testing.T) {
 	})
 }
 
+// What is no address is counted as an address without an account is: each for itself, and however long.
+func TestWhatIsNoAddressIsCountedForItself(t *testing.T) {
+	eachLimited(t, func(t *testing.T, s *service) {
+		long := strings.Repeat("a", 300)
+		for _, address := range []string{"no address", long} {
+			s.fails(t, 5, address, home)
+			waits(t, address, s.try(t.Context(), address, horse, home), 30*time.Second)
+		}
+		want(t, "another", s.try(t.Context(), "none either", horse, home), auth.ErrInvalidCredentials)
+		waits(t, "as long, with another end", s.try(t.Context(), long+"b", horse, home), 30*time.Second)
+	})
+}
+
 func TestHangingUpMakesNoTryUnmade(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
 		gone, hangUp := context.WithCancel(t.Context())
