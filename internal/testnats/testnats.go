@@ -128,6 +128,9 @@ func (s *Server) URL() string { return "nats://" + s.address }
 // Monitor is the URL of the pages in which the server tells how it is.
 func (s *Server) Monitor() string { return "http://" + s.monitor }
 
+// Store is the directory in which the server keeps streams.
+func (s *Server) Store() string { return s.place.Store }
+
 // PID is the id of the process that runs, or ran last.
 func (s *Server) PID() int { return s.current().cmd.Process.Pid }
 
