@@ -3,6 +3,9 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 CYCLONEDX   = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
+# The modules of the tree: the service, and its end-to-end tests with their requirements.
+MODULES = . internal/e2e
+
 TESTFLAGS =
 FUZZTIME  = 5s
 CHAOS     = 25
@@ -17,10 +20,12 @@ run: ## run the service
 	go run ./cmd/authd
 
 test: ## run all tests on a Postgres of their own (TESTFLAGS='-race -run Login')
-	go run ./internal/testpg/cmd/withpg -- go test -timeout 60m $(TESTFLAGS) ./...
+	@# Packages of internal/e2e run one after the other: a fleet must not miss an answer because another test is busy.
+	go run ./internal/testpg/cmd/withpg -- sh -c 'go test -timeout 60m "$$@" ./...; root=$$?; \
+		go test -C internal/e2e -p 1 -timeout 60m "$$@" ./... && exit $$root' sh $(TESTFLAGS)
 
 chaos: ## run the fault tests with CHAOS (25) times the faults of a normal run
-	CHAOS=$(CHAOS) go run ./internal/testpg/cmd/withpg -- go test -timeout 2h -count 1 -v ./cmd/authd \
+	CHAOS=$(CHAOS) go run ./internal/testpg/cmd/withpg -- go test -C internal/e2e -timeout 2h -count 1 -v -p 1 ./faults ./fleet \
 		-run 'KilledAtAnyMoment|BusGoes|DatabaseGoes|TwoRelays|SilentNetwork|AFleetSurvives|TwoReleases'
 
 lint: fmt vet staticcheck ## check the code without running it
@@ -29,10 +34,10 @@ fmt:
 	@files=$$(gofmt -l .) && test -z "$$files" || { echo "gofmt -w would change:" $$files; exit 1; }
 
 vet:
-	go vet ./...
+	@set -e; for dir in $(MODULES); do (set -x; go vet -C $$dir ./...); done
 
 staticcheck:
-	go run $(STATICCHECK) ./...
+	@set -e; for dir in $(MODULES); do (set -x; go run -C $$dir $(STATICCHECK) ./...); done
 
 fuzz: ## run every fuzz target for FUZZTIME (5s)
 	.ci/fuzz $(FUZZTIME)

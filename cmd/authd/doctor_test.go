@@ -579,3 +579,9 @@ func TestAccountsWithOneAddressAreFound(t *testing.T) {
 		}
 	})
 }
+
+func newer(t *testing.T, db *bun.DB) {
+	t.Helper()
+	_, err := db.ExecContext(t.Context(), "INSERT INTO schema_migrations (name, group_id) VALUES ('9999', 9)")
+	check(t, err)
+}

@@ -3,125 +3,21 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
-	"github.com/pb33f/libopenapi"
-	validator "github.com/pb33f/libopenapi-validator"
-	validation "github.com/pb33f/libopenapi-validator/config"
-	faults "github.com/pb33f/libopenapi-validator/errors"
-	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/docs"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testauthd"
 )
-
-// openAPI is the document, made ready once for all tests.
-var openAPI = sync.OnceValues(func() (*describedHTTP, error) {
-	document, err := libopenapi.NewDocument(docs.OpenAPI)
-	if err != nil {
-		return nil, err
-	}
-	v, errs := validator.NewValidator(document, validation.WithFormatAssertions())
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(docs.OpenAPI))
-	if err != nil {
-		return nil, err
-	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("openapi.json", value); err != nil {
-		return nil, err
-	}
-	problem, err := compiler.Compile("openapi.json#/components/schemas/Problem")
-	return &describedHTTP{v, problem}, err
-})
-
-type describedHTTP struct {
-	validator.Validator
-	problem *jsonschema.Schema
-}
-
-// asDescribed returns an error if an exchange over HTTP is not what openapi.json says: an
-// answer with another status, header or member, a request that was accepted although it must
-// not be, or refused for its form although it may be sent.
-func (e exchange) asDescribed() error {
-	d, err := openAPI()
-	if err != nil {
-		return err
-	}
-	method, path, _ := strings.Cut(e.Request.To, " ")
-	request := func() *http.Request {
-		r, _ := http.NewRequest(method, "http://localhost"+path, strings.NewReader(e.Request.Body)) // it was sent once
-		r.Header = e.Request.Header
-		if r.Header == nil {
-			r.Header = http.Header{}
-		}
-		return r
-	}
-	response := &http.Response{StatusCode: e.Answer.Status, Header: e.Answer.Header, Body: io.NopCloser(strings.NewReader(e.Answer.Body))}
-	switch {
-	case method == http.MethodHead || method == http.MethodOptions:
-		return nil // as HTTP itself says
-	case e.Answer.Status == http.StatusNotFound && !mayBeMissing.MatchString(path),
-		e.Answer.Status == http.StatusMethodNotAllowed,
-		e.Answer.Status == http.StatusBadRequest && method == "BREW",
-		e.Answer.Status == http.StatusRequestHeaderFieldsTooLarge,
-		strings.HasPrefix(path, "/verify/") && e.Answer.Status >= 400:
-		return e.isProblem(d.problem) // of no operation
-	}
-	if ok, wrong := d.ValidateHttpResponse(request(), response); !ok {
-		return e.differs("answer", wrong)
-	}
-	ok, wrong := d.ValidateHttpRequestSync(request())
-	switch {
-	case e.Answer.Status < 400 && !ok:
-		return e.differs("accepted request", wrong)
-	case ok && refusedForItsForm.MatchString(e.Answer.Body) && !strings.Contains(path, "?"): // OpenAPI has no words for unknown queries
-		return fmt.Errorf("%s %s: %s\nopenapi.json allows the request", e.Request.To, e.Request.Body, e.Answer.Body)
-	}
-	return nil
-}
-
-// mayBeMissing are the paths of operations that answer 404 themselves.
-var mayBeMissing = regexp.MustCompile(`^/(sessions|docs)/[^/]+$`)
-
-// refusedForItsForm are refusals of what a schema can tell.
-var refusedForItsForm = regexp.MustCompile(`"reason":"(unknown_member|wrong_type)"`)
-
-func (e exchange) differs(what string, wrong []*faults.ValidationError) error {
-	var all []string
-	for _, w := range wrong {
-		all = append(all, w.Message+": "+w.Reason)
-		for _, s := range w.SchemaValidationErrors {
-			all = append(all, s.FieldPath+": "+s.Reason)
-		}
-	}
-	return fmt.Errorf("%s: the %s is not as in openapi.json: %d %.300s\n%s", e.Request.To, what, e.Answer.Status, e.Answer.Body, strings.Join(all, "\n"))
-}
-
-func (e exchange) isProblem(schema *jsonschema.Schema) error {
-	value, err := jsonschema.UnmarshalJSON(strings.NewReader(e.Answer.Body))
-	if err != nil {
-		return fmt.Errorf("%s: %w", e.Request.To, err)
-	}
-	if kind := e.Answer.Header["Content-Type"]; !slices.Equal(kind, []string{"application/problem+json"}) {
-		return fmt.Errorf("%s: %d of type %q", e.Request.To, e.Answer.Status, kind)
-	}
-	return schema.Validate(value)
-}
 
 // The document is not so lax that it lets everything pass.
 func TestADifferenceFromOpenAPIIsNoticed(t *testing.T) {
@@ -129,7 +25,7 @@ func TestADifferenceFromOpenAPIIsNoticed(t *testing.T) {
 	a := startInside(t)
 	signUp(t, a)
 	login := a.post(t, "/login", credentials)
-	check(t, login.asDescribed())
+	check(t, login.shared().AsDescribed())
 	for name, change := range map[string]func(*exchange){
 		"another member":  func(e *exchange) { e.Answer.Body = strings.Replace(e.Answer.Body, "{", `{"role":"admin",`, 1) },
 		"a member less":   func(e *exchange) { e.Answer.Body = strings.Replace(e.Answer.Body, `"userId":1,`, "", 1) },
@@ -142,7 +38,7 @@ func TestADifferenceFromOpenAPIIsNoticed(t *testing.T) {
 		changed := login
 		changed.Answer.Header = http.Header(login.Answer.Header).Clone()
 		change(&changed)
-		if changed.asDescribed() == nil {
+		if changed.shared().AsDescribed() == nil {
 			t.Errorf("%s is let pass", name)
 		}
 	}
@@ -284,15 +180,15 @@ func TestAsyncAPINamesTheRolesThatMayAsk(t *testing.T) {
 
 func TestAsyncAPINamesTheRolesThatMayHear(t *testing.T) {
 	t.Parallel()
-	all, err := asyncAPIEvents()
+	all, err := testauthd.AsyncAPIEvents()
 	check(t, err)
 	for subject, d := range all {
 		want := rolesThatMay(subject, func(r embedded.Role) embedded.Subjects { return r.Subscribe })
 		if subject == events.MailType && want == nil { // it is taken from the queue, beside those who keep it
 			want = []string{embedded.Mailer}
 		}
-		if !slices.Equal(d.roles, want) {
-			t.Errorf("%s: roles %q, want %q", subject, d.roles, want)
+		if !slices.Equal(d.Roles, want) {
+			t.Errorf("%s: roles %q, want %q", subject, d.Roles, want)
 		}
 	}
 }
@@ -308,77 +204,6 @@ func rolesThatMay(subject string, right func(embedded.Role) embedded.Subjects) (
 	return names
 }
 
-// eventAsDescribed returns an error if headers and data of an event are not what
-// asyncapi.json says.
-func eventAsDescribed(subject string, header nats.Header, data []byte) error {
-	all, err := asyncAPIEvents()
-	if err != nil {
-		return err
-	}
-	d, known := all[subject]
-	if !known {
-		return fmt.Errorf("%s is not in asyncapi.json", subject)
-	}
-	single := map[string]any{}
-	for name, values := range header {
-		single[name] = strings.Join(values, ", ")
-	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
-	if err != nil {
-		return fmt.Errorf("%s: %w", subject, err)
-	}
-	if err := errors.Join(d.headers.Validate(single), d.payload.Validate(value)); err != nil {
-		return fmt.Errorf("%s: %s is not as in asyncapi.json: %w", subject, data, err)
-	}
-	return nil
-}
-
-// describedEvent is an operation of asyncapi.json that sends. It has the name of its channel
-// and of its message.
-type describedEvent struct {
-	roles            []string
-	headers, payload *jsonschema.Schema
-}
-
-// asyncAPIEvents reads the operations that send, by their subjects, once for all tests.
-var asyncAPIEvents = sync.OnceValues(func() (map[string]describedEvent, error) {
-	var d struct {
-		Channels   map[string]struct{ Address string }
-		Operations map[string]struct {
-			Action string
-			Roles  []string `json:"x-roles"`
-		}
-	}
-	if err := json.Unmarshal(docs.AsyncAPI, &d); err != nil {
-		return nil, err
-	}
-	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(docs.AsyncAPI))
-	if err != nil {
-		return nil, err
-	}
-	compiler := jsonschema.NewCompiler()
-	compiler.AssertFormat()
-	if err := compiler.AddResource("asyncapi.json", value); err != nil {
-		return nil, err
-	}
-	all := map[string]describedEvent{}
-	for id, op := range d.Operations {
-		if op.Action != "send" {
-			continue
-		}
-		headers, err := compiler.Compile("asyncapi.json#/components/messages/" + id + "/headers")
-		if err != nil {
-			return nil, err
-		}
-		payload, err := compiler.Compile("asyncapi.json#/components/messages/" + id + "/payload")
-		if err != nil {
-			return nil, err
-		}
-		all[d.Channels[id].Address] = describedEvent{op.Roles, headers, payload}
-	}
-	return all, nil
-})
-
 // Nor do the schemas of events let everything pass.
 func TestADifferenceFromAsyncAPIIsNoticed(t *testing.T) {
 	t.Parallel()
@@ -390,7 +215,7 @@ func TestADifferenceFromAsyncAPIIsNoticed(t *testing.T) {
 	signUp(t, a)
 	m, err := sub.NextMsg(patience)
 	check(t, err)
-	check(t, eventAsDescribed(m.Subject, m.Header, m.Data))
+	check(t, testauthd.EventAsDescribed(m.Subject, m.Header, m.Data))
 	for name, change := range map[string]func(*nats.Msg){
 		"another member":   func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte("{"), []byte(`{"role":"admin",`), 1) },
 		"a member less":    func(m *nats.Msg) { m.Data = bytes.Replace(m.Data, []byte(`"userId":1,`), nil, 1) },
@@ -404,7 +229,7 @@ func TestADifferenceFromAsyncAPIIsNoticed(t *testing.T) {
 	} {
 		changed := nats.Msg{Subject: m.Subject, Header: nats.Header(http.Header(m.Header).Clone()), Data: slices.Clone(m.Data)}
 		change(&changed)
-		if eventAsDescribed(changed.Subject, changed.Header, changed.Data) == nil {
+		if testauthd.EventAsDescribed(changed.Subject, changed.Header, changed.Data) == nil {
 			t.Errorf("%s is let pass", name)
 		}
 	}

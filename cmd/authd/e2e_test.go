@@ -11,26 +11,20 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testpg"
 )
 
 // withPostgres are the flags of an instance on a Postgres database.
 func withPostgres(url string) []string {
-	return []string{"--database-url=" + url, "--migrate", "--secret-key=" + masterSecret}
+	return testauthd.WithPostgres(url)
 }
 
 // startApart runs the handlers, with the bus, and the edge as two processes.
 func startApart(t *testing.T, flags ...string) (edge, handlers *instance) {
 	t.Helper()
-	handlers = start(t, append([]string{"serve", "--handlers"}, flags...)...)
-	return startEdge(t, handlers), handlers
-}
-
-func startEdge(t *testing.T, handlers *instance) *instance {
-	t.Helper()
-	return start(t, "serve", "--edge", "--nats-url="+handlers.nats,
-		"--nats-nkey-seed-file="+embedded.SeedFile(handlers.dir+"/data/nats", embedded.Edge))
+	e, h := testauthd.StartApart(t, flags...)
+	return named(e), named(h)
 }
 
 // deployments are the ways to run the service. Each returns one instance with an edge, whose
@@ -60,10 +54,9 @@ func TestAccountFromRegistrationToLogout(t *testing.T) {
 }
 
 const (
-	tokens = `"accessToken":"<token>","refreshToken":"<token>","tokenType":"Bearer","expiresIn":900,"sessionId":"<session>"`
-
-	verified = `{"userId":1,"sessionId":"<session>","scopes":[],"amr":["pwd"],"authTime":"<time>","issuedAt":"<time>","expiresAt":"<time>"}`
-	account  = `{"userId":1,"email":"ada@example.com","emailVerified":false,"name":"Ada","createdAt":"<time>","updatedAt":"<time>"}`
+	tokens   = testauthd.Tokens
+	verified = testauthd.Verified
+	account  = testauthd.Account
 )
 
 func story(t *testing.T, a *instance) {

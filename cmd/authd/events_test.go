@@ -1,58 +1,25 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/cloudevents/sdk-go/protocol/nats_jetstream/v2"
-	"github.com/cloudevents/sdk-go/v2/binding"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testauthd"
+	"github.com/zyotra/auth/internal/testoutbox"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
 
-// heard waits for the next event and checks what it is.
-func heard(t *testing.T, sub *nats.Subscription, kind, subject string) (id string, data map[string]any) {
-	t.Helper()
-	m, err := sub.NextMsg(patience)
-	check(t, err)
-	for name, want := range map[string]string{
-		"ce-specversion": "1.0", "ce-source": "/zyotra/auth", "ce-type": kind, "ce-subject": subject,
-		"ce-datacontenttype": "application/json", "Content-Type": "application/json", "Nats-Msg-Id": m.Header.Get("ce-id"),
-	} {
-		if got := m.Header[name]; !slices.Equal(got, []string{want}) {
-			t.Errorf("%s: %s is %q, want %q", kind, name, got, want)
-		}
-	}
-	if at, err := time.Parse(time.RFC3339, m.Header.Get("ce-time")); err != nil || time.Since(at) > patience {
-		t.Errorf("%s: ce-time %q, %v", kind, m.Header.Get("ce-time"), err)
-	}
-	if m.Subject != kind {
-		t.Errorf("%s on %s", kind, m.Subject)
-	}
-	check(t, eventAsDescribed(m.Subject, m.Header, m.Data))
-	check(t, json.Unmarshal(m.Data, &data))
-
-	// The CloudEvents SDK reads the same.
-	e, err := binding.ToEvent(t.Context(), nats_jetstream.NewMessage(m))
-	check(t, err)
-	check(t, e.Validate())
-	if e.Type() != kind || e.Subject() != subject || string(e.Data()) != string(m.Data) || e.DataContentType() != "application/json" {
-		t.Errorf("CloudEvents SDK: %s", e)
-	}
-	return e.ID(), data
-}
+var heard = testoutbox.Receive
 
 func TestChangesAreToldOnTheBus(t *testing.T) {
 	t.Parallel()
@@ -110,142 +77,18 @@ func TestAnEventIsPartOfTheTraceOfItsRequest(t *testing.T) {
 		ask(t, conn, "auth.register", nats.Header{"traceparent": {parent}}, fmt.Sprintf(`{"email":"%d@example.com","password":"correct horse battery"}`, i))
 		m, err := sub.NextMsg(patience)
 		check(t, err)
-		check(t, eventAsDescribed(m.Subject, m.Header, m.Data))
+		check(t, testauthd.EventAsDescribed(m.Subject, m.Header, m.Data))
 		if has := strings.HasPrefix(m.Header.Get("traceparent"), "00-"+id+"-"); has != (i == 0) {
 			t.Errorf("%q: %v", parent, m.Header)
 		}
 	}
 }
 
-// recorded returns the events in the stream, in its order.
-func recorded(t *testing.T, conn *nats.Conn) (list []events.Event) {
-	t.Helper()
-	for _, m := range inStream(t, conn) {
-		e, err := events.Parse(m.Header, m.Data)
-		check(t, err)
-		list = append(list, e)
-	}
-	return list
-}
-
-// inStream returns what is in the stream, in its order, and checks that it is as described.
-func inStream(t *testing.T, conn *nats.Conn) (list []*jetstream.RawStreamMsg) {
-	t.Helper()
-	js, err := jetstream.New(conn)
-	check(t, err)
-	stream, err := js.Stream(t.Context(), events.Stream)
-	check(t, err)
-	info, err := stream.Info(t.Context())
-	check(t, err)
-	for seq := max(info.State.FirstSeq, 1); seq <= info.State.LastSeq; seq++ {
-		m, err := stream.GetMsg(t.Context(), seq)
-		check(t, err)
-		if err := eventAsDescribed(m.Subject, m.Header, m.Data); err != nil {
-			t.Error(err)
-		}
-		list = append(list, m)
-	}
-	return list
-}
-
-// published waits until nothing waits to be published.
-func published(t *testing.T, store *persistence.Store) {
-	t.Helper()
-	until(t, "all events are published", func() bool {
-		b, err := store.Backlog(t.Context())
-		return err == nil && b.Events == 0
-	})
-}
-
-// truth compares the stream with the tables: an event for each change and a change for each
-// event, once, in the order of each user's story. Nobody may have acted for a user from two
-// sides at once.
-func truth(t *testing.T, store *persistence.Store, list []events.Event) {
-	t.Helper()
-	type story struct {
-		events   []string
-		name     string              // as told last
-		sessions map[string][]string // what was told of each
-	}
-	seen := map[string]bool{}
-	told := map[string]story{} // by user
-	for _, e := range list {
-		if seen[e.ID] {
-			t.Errorf("%s twice", e.ID)
-		}
-		seen[e.ID] = true
-		if e.Type == "key.rotated" {
-			continue
-		}
-		var d struct{ SessionID, Reason, Name string }
-		check(t, json.Unmarshal(e.Data, &d))
-		s, ok := told[e.Subject]
-		if !ok {
-			s.sessions = map[string][]string{}
-		}
-		s.events = append(s.events, e.Type)
-		switch e.Type {
-		case "user.registered", "user.updated":
-			s.name = d.Name
-		case "session.created", "session.revoked":
-			s.sessions[d.SessionID] = append(s.sessions[d.SessionID], strings.TrimSpace(e.Type+" "+d.Reason))
-		}
-		told[e.Subject] = s
-	}
-
-	var outbox []struct{ ID, Subject string } // where each event was written with its change
-	check(t, store.DB().NewRaw("SELECT id, subject FROM outbox WHERE type <> 'mail.requested' ORDER BY seq").Scan(t.Context(), &outbox))
-	written, inStream := map[string][]string{}, map[string][]string{}
-	for _, r := range outbox {
-		written[r.Subject] = append(written[r.Subject], r.ID)
-	}
-	for _, e := range list {
-		inStream[e.Subject] = append(inStream[e.Subject], e.ID)
-	}
-	if !maps.EqualFunc(written, inStream, slices.Equal[[]string]) {
-		t.Errorf("%d events of %d subjects in the stream, %d of %d in the outbox, or in another order", len(list), len(inStream), len(outbox), len(written))
-	}
-
-	var users []struct{ ID, Name string }
-	check(t, store.DB().NewRaw("SELECT CAST(id AS TEXT) AS id, name FROM users").Scan(t.Context(), &users))
-	var sessions []struct {
-		ID, UserID string
-		Reason     *string
-	}
-	check(t, store.DB().NewRaw("SELECT id, CAST(user_id AS TEXT) AS user_id, revoke_reason AS reason FROM login_sessions").Scan(t.Context(), &sessions))
-	for _, s := range sessions {
-		want := []string{"session.created"}
-		if s.Reason != nil {
-			want = append(want, "session.revoked "+*s.Reason)
-		}
-		if got := told[s.UserID].sessions[s.ID]; !slices.Equal(got, want) {
-			t.Errorf("session %s: %v, want %v", s.ID, got, want)
-		}
-		delete(told[s.UserID].sessions, s.ID)
-	}
-	for _, u := range users {
-		s, ok := told[u.ID]
-		if !ok || s.name != u.Name || len(s.sessions) != 0 || slices.Contains(s.events, "user.deleted") {
-			t.Errorf("user %s, %q: %+v", u.ID, u.Name, s)
-		}
-	}
-	for id, s := range told {
-		if s.events[0] != "user.registered" || slices.Contains(s.events[1:], "user.registered") {
-			t.Errorf("user %s: %v", id, s.events)
-		}
-		if slices.ContainsFunc(users, func(u struct{ ID, Name string }) bool { return u.ID == id }) {
-			continue
-		}
-		if slices.Index(s.events, "user.deleted") != len(s.events)-1 {
-			t.Errorf("user %s, who is gone: %v", id, s.events)
-		}
-		for session, story := range s.sessions {
-			if len(story) != 2 || story[0] != "session.created" || !strings.HasPrefix(story[1], "session.revoked ") {
-				t.Errorf("session %s, whose user is gone: %v", session, story)
-			}
-		}
-	}
-}
+var (
+	recorded  = testoutbox.Recorded
+	inStream  = testoutbox.InStream
+	published = testoutbox.Published
+)
 
 // Without a stream accounts go on working, and readiness says that events wait.
 func TestWithoutAStreamTheServiceIsDegraded(t *testing.T) {

@@ -351,7 +351,7 @@ func TestIdleConnectionsMakeRoomForOthers(t *testing.T) {
 	}
 	select {
 	case <-a.exited:
-		t.Fatalf("authd ended with %d", a.code)
+		t.Fatalf("authd ended with %d", a.process.Code)
 	default:
 	}
 	a.stop(t)

@@ -21,6 +21,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testtool"
 )
 
@@ -71,16 +72,7 @@ func startCaddy(t *testing.T, authd, app string) *gateway {
 // document returns a file of docs with replacements, each of which it must hold.
 func document(t *testing.T, name string, replacements map[string]string) string {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
-	check(t, err)
-	text := string(content)
-	for from, to := range replacements {
-		if !strings.Contains(text, from) {
-			t.Fatalf("%s has no %q", name, from)
-		}
-		text = strings.ReplaceAll(text, from, to)
-	}
-	return text
+	return testauthd.Document(t, name, replacements)
 }
 
 func write(t *testing.T, dir, name, content string) {

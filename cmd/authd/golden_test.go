@@ -14,6 +14,7 @@ import (
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -322,7 +323,7 @@ func TestGoldenEvents(t *testing.T) {
 	defer func() { check(t, store.Close()) }()
 	published(t, store)
 
-	missing, err := asyncAPIEvents()
+	missing, err := testauthd.AsyncAPIEvents()
 	check(t, err)
 	missing = maps.Clone(missing)
 	delete(missing, events.MailType) // which is not for others: TestMailsAreLeftToAnotherService

@@ -23,6 +23,7 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/testsmtp"
 	"github.com/zyotra/auth/mail"
@@ -337,7 +338,7 @@ func TestMailsAreLeftToAnotherService(t *testing.T) {
 	})
 	msg, err := consumer.Next(jetstream.FetchMaxWait(patience))
 	check(t, err)
-	check(t, eventAsDescribed(msg.Subject(), msg.Headers(), msg.Data()))
+	check(t, testauthd.EventAsDescribed(msg.Subject(), msg.Headers(), msg.Data()))
 	var data struct{ Sealed string }
 	check(t, json.Unmarshal(msg.Data(), &data))
 	event, err := events.Parse(msg.Headers(), msg.Data())

@@ -1,12 +1,8 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,67 +10,34 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth/events"
-	"github.com/zyotra/auth/handlers"
-	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/testoutbox"
 	"github.com/zyotra/auth/internal/testpg"
-	"github.com/zyotra/auth/persistence"
 )
 
-// letters are the mails that an authd asks for, as they wait in its outbox.
-type letters struct {
-	store *persistence.Store
-	mails handlers.Mails
-	read  int64
-}
+// letters is a testoutbox.Letters with the names of this package.
+type letters struct{ *testoutbox.Letters }
 
 func openLetters(t *testing.T, database, master string) *letters {
 	t.Helper()
-	store, err := persistence.Open(t.Context(), database)
-	check(t, err)
-	t.Cleanup(func() { check(t, store.Close()) })
-	keys, err := secret.Parse(master)
-	check(t, err)
-	return &letters{store: store, mails: handlers.Mails{Keys: keys}}
+	return &letters{testoutbox.OpenLetters(t, database, master)}
 }
 
-// lettersOf are those of an instance on SQLite.
+// lettersOf reads the mails of an instance on SQLite.
 func lettersOf(t *testing.T, a *instance) *letters {
 	t.Helper()
-	master, err := os.ReadFile(filepath.Join(a.dir, "data", "secret.key"))
-	check(t, err)
-	return openLetters(t, "sqlite://"+a.dir+"/data/authd.db", string(master))
+	return &letters{testoutbox.LettersOf(t, a.dir)}
 }
 
-// all are those since the last time.
-func (l *letters) all(t *testing.T) (mails []events.Mail) {
+// all returns the mails since the last call.
+func (l *letters) all(t *testing.T) []events.Mail {
 	t.Helper()
-	var rows []struct {
-		Seq  int64
-		Data string
-	}
-	check(t, l.store.DB().NewRaw("SELECT seq, data FROM outbox WHERE type = ? AND seq > ? ORDER BY seq", events.MailType, l.read).Scan(t.Context(), &rows))
-	for _, r := range rows {
-		l.read = r.Seq
-		opened, err := l.mails.Open(events.Event{Type: events.MailType, Data: json.RawMessage(r.Data)})
-		if errors.Is(err, events.ErrNobody) {
-			continue
-		}
-		check(t, err)
-		var m events.Mail
-		check(t, json.Unmarshal(opened.Data, &m))
-		mails = append(mails, m)
-	}
-	return mails
+	return l.All(t)
 }
 
-// next is the last one since the last time, which has to be of the kind.
+// next returns the last mail since the last call, which must be of the kind.
 func (l *letters) next(t *testing.T, kind events.MailKind) events.Mail {
 	t.Helper()
-	mails := l.all(t)
-	if len(mails) == 0 || mails[len(mails)-1].Kind != kind {
-		t.Fatalf("mails %+v, want a %s", mails, kind)
-	}
-	return mails[len(mails)-1]
+	return l.Next(t, kind)
 }
 
 // verify is a request to verify an address by the next one, with a password.
@@ -94,15 +57,7 @@ func (l *letters) token(t *testing.T, kind events.MailKind) string {
 	return `{"token":"` + tokenOf(t, l.next(t, kind)) + `"}`
 }
 
-func tokenOf(t *testing.T, m events.Mail) string {
-	t.Helper()
-	_, token, ok := strings.Cut(m.Link, "#token=")
-	if !ok {
-		t.Fatalf("link %q", m.Link)
-	}
-	token, _, _ = strings.Cut(token, "&")
-	return token
-}
+var tokenOf = testoutbox.Token
 
 // reset is a request to set a password by the next one.
 func (l *letters) reset(t *testing.T, password string) string {
@@ -158,15 +113,6 @@ func (o postOffice) doors() (all []door) {
 			})
 	}
 	return all
-}
-
-// done wants a request to have been carried out, by either door.
-func (e exchange) done(t *testing.T) exchange {
-	t.Helper()
-	if e.Answer.Status >= 300 || e.Answer.Header["Nats-Service-Error"] != nil {
-		t.Fatalf("%s %s: %d %v %s", e.Request.To, e.Request.Body, e.Answer.Status, e.Answer.Header, e.Answer.Body)
-	}
-	return e
 }
 
 const adaAlone = `{"email":"ada@example.com"}`
@@ -382,7 +328,7 @@ func TestNoAnswerTellsWhoHasAnAccount(t *testing.T) {
 		a.post(t, "/register", login("disabled@example.com", "correct horse battery")).done(t)
 		a.post(t, "/email/verify", o.box.verify(t, "correct horse battery")).answered(t, 204, "")
 		check(t, func() error {
-			_, err := o.box.store.DB().ExecContext(t.Context(), "UPDATE users SET disabled_at = updated_at WHERE email = ?", "disabled@example.com")
+			_, err := o.box.Store.DB().ExecContext(t.Context(), "UPDATE users SET disabled_at = updated_at WHERE email = ?", "disabled@example.com")
 			return err
 		}())
 		a.post(t, "/register", login("waiting@example.com", "correct horse battery")).done(t)

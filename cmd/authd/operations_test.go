@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/alecthomas/kong"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -162,5 +164,28 @@ func anchors(page string) (names []string) {
 		name := strings.ReplaceAll(strings.ToLower(m[1]), " ", "-")
 		names = append(names, "#"+regexp.MustCompile(`[^a-z0-9-]`).ReplaceAllString(name, ""))
 	}
+	return names
+}
+
+// commandLine returns the parser of the command line.
+func commandLine(t *testing.T) *kong.Kong {
+	t.Helper()
+	parser, err := kong.New(&commands{}, kong.Vars{"version": version}, kong.Exit(func(int) {}), kong.Writers(io.Discard, io.Discard))
+	check(t, err)
+	return parser
+}
+
+// settingNames returns all variables of the environment that some command reads.
+func settingNames(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	check(t, kong.Visit(commandLine(t).Model, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			for _, name := range flag.Envs {
+				names[name] = true
+			}
+		}
+		return next(nil)
+	}))
 	return names
 }

@@ -2,13 +2,10 @@ package main
 
 import (
 	"errors"
-	"net"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/zyotra/auth/bus/embedded"
@@ -28,33 +25,6 @@ func TestAnOpenBusIsRefused(t *testing.T) {
 	a := start(t, url, "--nats-open=on")
 	a.line(t, `NATS_OPEN=on`)
 	doctor(t, exitStopped, append(a.beside(), url, "--nats-open=on")...).has(t, "strangers", unwise, "ask auth.admin.>")
-}
-
-// withOneUser is a server that lets in one user alone, and its URL with that user.
-func withOneUser(t *testing.T) (url string) {
-	t.Helper()
-	o := withJetStream(t)
-	o.Username, o.Password = "authd", "hunter22"
-	return "nats://authd:hunter22@" + externalNATS(t, o)[len("nats://"):]
-}
-
-// A server of the cluster that is away at the start is checked when it comes: if strangers may misuse
-// it, the service ends.
-func TestAServerThatComesLaterIsCheckedThen(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	later := l.Addr().(*net.TCPAddr)
-	check(t, l.Close())
-	a := start(t, "--nats-open=off", "--nats-url="+withOneUser(t)+",nats://authd:hunter22@"+later.String())
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: later.Port, NoLog: true, NoSigs: true})
-	check(t, err)
-	ns.Start()
-	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-	if code := a.wait(t, patience); code != exitFailed {
-		t.Errorf("exit code %d", code)
-	}
-	a.line(t, "127.0.0.1:"+strconv.Itoa(later.Port)+", clients without credentials may")
 }
 
 func TestSettingsOfStrangersAreRefused(t *testing.T) {

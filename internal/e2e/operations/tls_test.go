@@ -1,12 +1,12 @@
-package main
+package operations_test
 
 import (
 	"net/url"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testcert"
 	"github.com/zyotra/auth/internal/testnats"
 	"github.com/zyotra/auth/internal/testpg"
@@ -16,7 +16,7 @@ import (
 func doesNotStart(t *testing.T, flags []string, said ...string) {
 	t.Helper()
 	args := append([]string{"serve", "--log-format=json", "--port=0", "--metrics-addr=127.0.0.1:0"}, flags...)
-	execute(t, t.TempDir(), exec.Command("owned-authd", args...)).refused(t, exitFailed, said...)
+	testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, args...)).Refused(t, 1, said...)
 }
 
 // The certificate of the bus is checked against NATS_TLS_CA, whichever scheme its URL has.
@@ -38,8 +38,8 @@ func TestBusWithTLS(t *testing.T) {
 	}
 	bus := testnats.Start(t, testnats.Config{Text: elsewhere(config(ca.Dir))})
 	for _, url := range []string{bus.URL(), strings.Replace(bus.URL(), "nats", "tls", 1)} {
-		edge := start(t, append([]string{"serve"}, edgeAt(url, ca.CAFile())...)...)
-		edge.get(t, "/verify", "").refused(t, 401, "unauthenticated", "")
+		edge := testauthd.Start(t, append([]string{"serve"}, edgeAt(url, ca.CAFile())...)...)
+		edge.Get(t, "/verify", "").Refused(t, 401, "unauthenticated", "")
 		for _, authority := range []string{other.CAFile(), ""} {
 			doesNotStart(t, edgeAt(url+","+url, authority), "NATS_URL", "certificate signed by unknown authority", "NATS_TLS_CA names")
 		}
@@ -64,10 +64,10 @@ func TestDatabaseWithTLS(t *testing.T) {
 		if ca != "" {
 			query.Set("sslrootcert", ca)
 		}
-		return withPostgres(strings.Replace(server.URL, "sslmode=disable", query.Encode(), 1))
+		return testauthd.WithPostgres(strings.Replace(server.URL, "sslmode=disable", query.Encode(), 1))
 	}
-	a := start(t, with("verify-full", ca.CAFile())...)
-	signUp(t, a)
+	a := testauthd.Start(t, with("verify-full", ca.CAFile())...)
+	testauthd.SignUp(t, a)
 	doesNotStart(t, with("verify-full", other.CAFile()), "DATABASE_URL", "certificate signed by unknown authority")
 	doesNotStart(t, with("verify-full", ""), "DATABASE_URL", "certificate signed by unknown authority")
 	named := strings.Replace(strings.Join(with("verify-full", ca.CAFile())[:1], ""), "127.0.0.1", "localhost", 1)

@@ -1,4 +1,4 @@
-package main
+package fleet_test
 
 import (
 	"bytes"
@@ -20,6 +20,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/internal/testauthd"
 )
 
 const (
@@ -65,7 +66,7 @@ func populateFleet(f *fleet) *callers {
 	ctx, stop := context.WithCancel(context.Background())
 	over := make(chan error, 1)
 	go func() {
-		over <- all(7, func(i int) error {
+		over <- testauthd.All(7, func(i int) error {
 			doors := []way{c.overHTTP(), c.overBus}
 			for n := 0; ctx.Err() == nil; n++ {
 				if i == 6 {
@@ -152,7 +153,7 @@ func (c *callers) overBus(subject, access, body string) (reply, error) {
 	if subject == "auth.verify" {
 		m.Data = []byte(`{"token":"` + access + `"}`)
 	} else if access != "" {
-		m.Header = nats.Header(bearer(access))
+		m.Header = nats.Header(testauthd.Bearer(access))
 	}
 	answer, err := c.conn.RequestMsgWithContext(ctx, m)
 	if err != nil {
@@ -198,7 +199,7 @@ func (c *callers) ask(ask way, subject, access, body string) (r reply, doubtful 
 			return r, true, err
 		}
 		if tries > 1 {
-			moment(20*time.Millisecond, 60*time.Millisecond)
+			testauthd.Moment(20*time.Millisecond, 60*time.Millisecond)
 		}
 	}
 }
@@ -327,9 +328,9 @@ func (c *callers) askAboutEnded(doors []way) {
 			delete(c.ended, access)
 			c.mu.Unlock()
 		}
-		moment(5*time.Millisecond, 10*time.Millisecond)
+		testauthd.Moment(5*time.Millisecond, 10*time.Millisecond)
 	}
-	moment(5*time.Millisecond, 10*time.Millisecond)
+	testauthd.Moment(5*time.Millisecond, 10*time.Millisecond)
 }
 
 // judge takes what was said of a session that had ended so long ago.
@@ -350,7 +351,7 @@ func (c *callers) acknowledged() {
 	c.mu.Lock()
 	accounts := slices.Clone(c.accounts)
 	c.mu.Unlock()
-	_ = all(8, func(i int) error { // what goes wrong is noted
+	_ = testauthd.All(8, func(i int) error { // ask keeps the errors
 		for n := i; n < len(accounts); n += 8 {
 			if r, _, err := c.ask(c.overBus, "auth.login", "", accounts[n]); err == nil {
 				c.wants("login of an account that was acknowledged", r, "")
@@ -365,9 +366,9 @@ func (c *callers) refused(t *testing.T) {
 	t.Helper()
 	for access := range c.ended {
 		for _, r := range c.fleet.edges() {
-			until(t, "it is refused by "+r.name, func() bool { return r.process.get(t, "/verify", access).Answer.Status == 401 })
+			testauthd.Until(t, "it is refused by "+r.name, func() bool { return r.process.Get(t, "/verify", access).Answer.Status == 401 })
 		}
-		until(t, "it is refused on the bus", func() bool {
+		testauthd.Until(t, "it is refused on the bus", func() bool {
 			r, err := c.overBus("auth.verify", access, "")
 			return err == nil && r.code == auth.CodeTokenRevoked
 		})

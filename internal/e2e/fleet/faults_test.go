@@ -1,9 +1,8 @@
-package main
+package fleet_test
 
 import (
 	"errors"
 	"math/rand/v2"
-	neturl "net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,8 +11,9 @@ import (
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testnats"
-	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/internal/testoutbox"
 )
 
 // fault is something that goes wrong, and how it is mended.
@@ -28,7 +28,7 @@ type fault struct {
 func (f *fleet) faults() []fault {
 	t := f.t
 	nothing, silent := func() {}, 2*time.Second
-	if chaos(t) > 1 {
+	if testauthd.Chaos(t) > 1 {
 		silent = 12 * time.Second // longer than it takes to be noticed
 	}
 	list := []fault{
@@ -59,12 +59,12 @@ func (f *fleet) faults() []fault {
 			continue
 		}
 		list = append(list, fault{name: "no word from Postgres, " + r.described(), holds: silent,
-			begin: func() { r.postgres.silence(true) }, end: func() { r.postgres.silence(false) }})
+			begin: func() { r.postgres.Silence(true) }, end: func() { r.postgres.Silence(false) }})
 	}
-	for name, program := range map[string]string{"ahead": "owned-authd-ahead", "behind": "owned-authd-behind"} {
+	for name, program := range map[string]string{"ahead": testauthd.OwnedAhead, "behind": testauthd.OwnedBehind} {
 		r := f.replicas[0]
 		list = append(list, fault{name: "clock of a replica 30 s off, " + name, holds: time.Second, begin: func() {
-			r.program = func() *exec.Cmd { return exec.Command(program) }
+			r.program = func(t testing.TB) *exec.Cmd { return testauthd.Command(t, program) }
 			r.stop(t)
 			r.start(t)
 		}, end: func() {
@@ -97,7 +97,7 @@ func (f *fleet) restartNATS(s *testnats.Server) {
 func (f *fleet) delay(by time.Duration) {
 	for _, r := range f.replicas {
 		if r.postgres != nil {
-			r.postgres.delay.Store(int64(by))
+			r.postgres.Delay(by)
 		}
 	}
 }
@@ -136,7 +136,7 @@ func TestAFleetSurvivesFaults(t *testing.T) {
 	f.ready()
 	c := populateFleet(f)
 	faults := some(f.faults())
-	if n := chaos(t); n > 1 {
+	if n := testauthd.Chaos(t); n > 1 {
 		faults = nil
 		for range max(1, n/10) {
 			round := f.faults()
@@ -174,14 +174,14 @@ func (c *callers) undergo(one fault, lines *table) {
 	c.tally.empty()
 	one.begin()
 	if one.holds > 0 {
-		moment(one.holds, 2*one.holds)
+		testauthd.Moment(one.holds, 2*one.holds)
 	}
 	one.end()
 	mended := time.Now()
 	c.fleet.ready()
 	ready := time.Since(mended)
-	moment(500*time.Millisecond, 600*time.Millisecond)
-	until(t, "all is answered that was asked before", func() bool { return c.tally.allBegunAfter(mended) })
+	testauthd.Moment(500*time.Millisecond, 600*time.Millisecond)
+	testauthd.Until(t, "all is answered that was asked before", func() bool { return c.tally.allBegunAfter(mended) })
 	r := c.tally.empty()
 	lines.line(one.name, r, max(ready, r.last.Sub(mended)))
 	if one.planned && r.failed > 0 {
@@ -200,40 +200,12 @@ func (c *callers) settle(t *testing.T) {
 	check(t, c.end())
 	c.acknowledged()
 	c.refused(t)
-	p := &people{end: func() error { return nil }, whole: len(c.accounts)}
-	p.settled(t, c.fleet.postgres.URL, c.fleet.bus.as(t, embedded.Relay))
+	if len(c.accounts) == 0 {
+		t.Error("no registration was acknowledged")
+	}
+	testoutbox.Settled(t, c.fleet.postgres.URL, c.fleet.bus.as(t, embedded.Relay))
 	if err := errors.Join(c.wrong...); err != nil {
 		t.Error(err)
 	}
 	t.Logf("%d accounts", len(c.accounts))
-}
-
-// A replica that is cut off from the database while others are not has them answer in its place:
-// NATS goes on dealing it its share of the requests.
-func TestAReplicaWithoutItsDatabaseHasOthersAnswer(t *testing.T) {
-	t.Parallel()
-	url := testpg.URL(t)
-	database, err := neturl.Parse(url)
-	check(t, err)
-	network := startSilencer(t, database.Host)
-	database.Host = network.listener.Addr().String()
-	bus := "--nats-url=" + externalNATS(t, withJetStream(t))
-	able := start(t, append(withPostgres(url), bus)...)
-	cutOff := start(t, append(withPostgres(database.String()), bus)...)
-	signUp(t, able)
-	access := cutOff.post(t, "/login", credentials).member(t, "accessToken")
-
-	network.silence(true)
-	cutOff.line(t, "requests are given to other instances")
-	began := time.Now()
-	for range 30 {
-		cutOff.get(t, "/me", access).answered(t, 200, strings.NewReplacer(`"Ada"`, `""`).Replace(account))
-		cutOff.get(t, "/readyz", "").answered(t, 200, `{"status":"ready"}`)
-	}
-	cutOff.post(t, "/login", credentials).answered(t, 200, `{"message":"Login successful","userId":1,`+tokens+`}`)
-	t.Logf("61 requests in %s", time.Since(began).Round(time.Millisecond))
-	network.silence(false)
-	cutOff.line(t, "requests are answered here again")
-	able.stop(t)
-	cutOff.get(t, "/me", access).answered(t, 200, strings.NewReplacer(`"Ada"`, `""`).Replace(account))
 }

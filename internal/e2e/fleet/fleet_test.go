@@ -1,4 +1,4 @@
-package main
+package fleet_test
 
 import (
 	"io"
@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,23 +19,11 @@ import (
 
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/bus/embedded"
-	"github.com/zyotra/auth/internal/clock"
+	"github.com/zyotra/auth/internal/e2e/testproxy"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testnats"
 	"github.com/zyotra/auth/internal/testpg"
 )
-
-// skew is how far the clock of one replica is off, where it is.
-const skew = 30 * time.Second
-
-// The same program with another time. There is no setting for that.
-func ownedAhead()  { machineClock = clockOff(skew); owned() }
-func ownedBehind() { machineClock = clockOff(-skew); owned() }
-
-func clockOff(by time.Duration) func() *clock.Clock {
-	return func() *clock.Clock {
-		return clock.New(clock.Wall(func() time.Time { return time.Now().Add(by) }), clock.Tolerance)
-	}
-}
 
 // fleet is authd as it runs in earnest: replicas on one Postgres and a NATS cluster of three,
 // all of them processes of their own. Each replica reaches both through proxies.
@@ -75,11 +64,11 @@ func (f *fleet) startPostgres() {
 type replica struct {
 	name     string
 	args     []string
-	program  func() *exec.Cmd // without arguments
-	isEdge   bool             // it listens for HTTP
-	postgres *silencer        // nil for an edge alone
-	nats     []*silencer
-	process  *instance
+	program  func(testing.TB) *exec.Cmd // without arguments
+	isEdge   bool                       // it listens for HTTP
+	postgres *testproxy.Proxy           // nil for an edge alone
+	nats     []*testproxy.Proxy
+	process  *testauthd.Instance
 	address  atomic.Pointer[string] // of its HTTP, "" while it is not there
 }
 
@@ -89,8 +78,8 @@ func (f *fleet) newReplica(parts, flags []string) *replica {
 	r.address.Store(new(string))
 	var urls []string
 	for _, s := range f.nats.Servers {
-		proxy := startSilencer(f.t, strings.TrimPrefix(s.URL(), "nats://"))
-		r.nats, urls = append(r.nats, proxy), append(urls, "nats://"+proxy.listener.Addr().String())
+		proxy := testproxy.Start(f.t, strings.TrimPrefix(s.URL(), "nats://"))
+		r.nats, urls = append(r.nats, proxy), append(urls, "nats://"+proxy.Addr())
 	}
 	behind := f.bus
 	behind.url = strings.Join(urls, ",")
@@ -100,41 +89,41 @@ func (f *fleet) newReplica(parts, flags []string) *replica {
 	}
 	database, err := url.Parse(f.postgres.URL)
 	check(f.t, err)
-	r.postgres = startSilencer(f.t, database.Host)
-	database.Host = r.postgres.listener.Addr().String()
-	r.args = append(r.args, withPostgres(database.String())...)
+	r.postgres = testproxy.Start(f.t, database.Host)
+	database.Host = r.postgres.Addr()
+	r.args = append(r.args, testauthd.WithPostgres(database.String())...)
 	return r
 }
 
 // released is this program.
-func released() *exec.Cmd { return exec.Command("owned-authd") }
+func released(t testing.TB) *exec.Cmd { return testauthd.Command(t, testauthd.Owned) }
 
 func (r *replica) start(t *testing.T) {
 	t.Helper()
-	cmd := r.program()
-	cmd.Args = append(cmd.Args, append(r.args, listenAnywhere...)...)
-	r.process = execute(t, t.TempDir(), cmd)
-	r.process.ready(t)
-	r.address.Store(&r.process.http)
+	cmd := r.program(t)
+	cmd.Args = append(cmd.Args, append(r.args, testauthd.ListenAnywhere()...)...)
+	r.process = testauthd.Execute(t, t.TempDir(), cmd)
+	r.process.Ready(t)
+	r.address.Store(&r.process.HTTP)
 }
 
 // stop ends it in good order. Nobody takes its address from the callers: a load balancer has
 // not heard of it either.
 func (r *replica) stop(t *testing.T) {
 	t.Helper()
-	r.process.stop(t)
+	r.process.Stop(t)
 }
 
 func (r *replica) kill(t *testing.T) {
 	t.Helper()
-	check(t, r.process.signal(syscall.SIGKILL))
-	<-r.process.exited
+	check(t, r.process.Signal(syscall.SIGKILL))
+	<-r.process.Exited
 }
 
 // silenceNATS lets nothing through to NATS, or lets it again.
 func (r *replica) silenceNATS(is bool) {
 	for _, s := range r.nats {
-		s.silence(is)
+		s.Silence(is)
 	}
 }
 
@@ -165,7 +154,7 @@ func (f *fleet) edges() (list []*replica) {
 func (f *fleet) ready() {
 	f.t.Helper()
 	for _, r := range f.edges() {
-		until(f.t, "replica "+r.name+" is ready", r.isReady)
+		testauthd.Until(f.t, "replica "+r.name+" is ready", r.isReady)
 	}
 }
 
@@ -173,8 +162,8 @@ func (f *fleet) ready() {
 func (f *fleet) app() *nats.Conn {
 	f.t.Helper()
 	var options []nats.Option
-	if f.bus.dir != "" {
-		key, err := nats.NkeyOptionFromSeed(filepath.Join(f.bus.dir, embedded.App+".nk"))
+	if f.bus.seed != "" {
+		key, err := nats.NkeyOptionFromSeed(filepath.Join(f.bus.seed, embedded.App+".nk"))
 		check(f.t, err)
 		options = append(options, key)
 	}
@@ -184,15 +173,55 @@ func (f *fleet) app() *nats.Conn {
 	return conn
 }
 
+// clusterHosts are the servers of a cluster, as an operator would name them.
+var clusterHosts = []string{"nats-1", "nats-2", "nats-3"}
+
+// placed puts the addresses and the directories of the test into a configuration.
+func placed(text string) func(testnats.Place) string {
+	return func(p testnats.Place) string {
+		moved := []string{`"/data"`, strconv.Quote(p.Store), "0.0.0.0:6222", p.Cluster}
+		for i, route := range p.Routes {
+			moved = append(moved, clusterHosts[i]+":6222", route)
+		}
+		return strings.NewReplacer(moved...).Replace(text)
+	}
+}
+
+// roleBus is an external bus with roles.
+type roleBus struct {
+	url  string
+	seed string // directory of the NKey seeds; "" if the bus needs no credentials
+}
+
+// flags returns the flags of a command that has the credentials of every role.
+func (b roleBus) flags() []string {
+	if b.seed == "" {
+		return []string{"--nats-url=" + b.url}
+	}
+	return []string{"--nats-url=" + b.url, "--nats-nkey-seed-file=" + b.seed}
+}
+
+// as connects in a role.
+func (b roleBus) as(t *testing.T, role string) *nats.Conn {
+	t.Helper()
+	options := []nats.Option{nats.CustomInboxPrefix("_INBOX_" + role)}
+	if b.seed != "" {
+		key, err := nats.NkeyOptionFromSeed(filepath.Join(b.seed, role+".nk"))
+		check(t, err)
+		options = append(options, key)
+	}
+	return testauthd.Connect(t, b.url, options...)
+}
+
 // clusterOfRoles is three servers as "authd nats-config" writes them down. They do not tell clients of
 // each other, who would go round the proxies.
 func clusterOfRoles(t *testing.T) (*testnats.Cluster, roleBus) {
 	t.Helper()
 	dir := t.TempDir()
-	config := command(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","))
+	config := testauthd.Run(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","))
 	config = strings.Replace(config, "\ncluster {", "\ncluster {\n  no_advertise: true", 1)
-	c := testnats.StartCluster(t, testnats.Config{Text: elsewhere(config)})
-	return c, roleBus{url: c.URLs(), dir: filepath.Join(dir, "keys"), kind: "nk"}
+	c := testnats.StartCluster(t, testnats.Config{Text: placed(config)})
+	return c, roleBus{url: c.URLs(), seed: filepath.Join(dir, "keys")}
 }
 
 // tally is what callers went through since it was last emptied.

@@ -1,12 +1,10 @@
-package main
+package operations_test
 
 import (
 	"encoding/json"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -15,37 +13,27 @@ import (
 	"github.com/uptrace/bun"
 
 	"github.com/zyotra/auth/internal/secret"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/persistence"
 )
 
-// taken is an address that somebody listens on.
-func taken(t *testing.T) (host, port string) {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	t.Cleanup(func() { listener.Close() })
-	host, port, err = net.SplitHostPort(listener.Addr().String())
-	check(t, err)
-	return host, port
-}
-
 func TestATakenPortIsAnError(t *testing.T) {
 	t.Parallel()
-	host, port := taken(t)
-	execute(t, t.TempDir(), exec.Command("owned-authd", "--log-format=json", "--nats-listen=off", "--port="+port)).
-		refused(t, exitFailed, "HOST, PORT", host+":"+port, "address already in use")
-	execute(t, t.TempDir(), exec.Command("owned-authd", "--log-format=json", "--port=0", "--nats-listen="+host+":"+port)).
-		refused(t, exitFailed, "NATS_LISTEN", host+":"+port, "address already in use")
+	host, port := testauthd.Taken(t)
+	testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, "--log-format=json", "--nats-listen=off", "--port="+port)).
+		Refused(t, 1, "HOST, PORT", host+":"+port, "address already in use")
+	testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, "--log-format=json", "--port=0", "--nats-listen="+host+":"+port)).
+		Refused(t, 1, "NATS_LISTEN", host+":"+port, "address already in use")
 }
 
 func TestADataDirectoryHasOneProcess(t *testing.T) {
 	t.Parallel()
-	first := start(t)
-	launch(t, first.dir).refused(t, exitFailed, "DATA_DIR", "in use by another authd (process ")
-	execute(t, first.dir, exec.Command("owned-authd", "migrate", "status")).
-		refused(t, exitFailed, "DATA_DIR", "in use by another authd")
-	if got := first.get(t, "/readyz", "").Answer.Status; got != http.StatusOK {
+	first := testauthd.Start(t)
+	testauthd.Launch(t, first.Dir).Refused(t, 1, "DATA_DIR", "in use by another authd (process ")
+	testauthd.Execute(t, first.Dir, testauthd.Command(t, testauthd.Owned, "migrate", "status")).
+		Refused(t, 1, "DATA_DIR", "in use by another authd")
+	if got := first.Get(t, "/readyz", "").Answer.Status; got != http.StatusOK {
 		t.Errorf("the first one answers %d", got)
 	}
 }
@@ -53,25 +41,25 @@ func TestADataDirectoryHasOneProcess(t *testing.T) {
 // By whatever name and with whatever directories: the file is the accounts.
 func TestASQLiteFileHasOneProcess(t *testing.T) {
 	t.Parallel()
-	first := start(t)
-	file := filepath.Join(first.dir, "data", "authd.db")
+	first := testauthd.Start(t)
+	file := filepath.Join(first.Dir, "data", "authd.db")
 	other := filepath.Join(t.TempDir(), "other.db")
 	check(t, os.Symlink(file, other))
 	for _, path := range []string{file, other} {
-		launch(t, t.TempDir(), "--database-url=sqlite://"+path).
-			refused(t, exitFailed, "DATABASE_URL sqlite://"+file, "in use by another authd (process ", "share a Postgres")
-		execute(t, t.TempDir(), exec.Command("owned-authd", "migrate", "status", "--database-url=sqlite://"+path)).
-			refused(t, exitFailed, "DATABASE_URL", "in use by another authd")
+		testauthd.Launch(t, t.TempDir(), "--database-url=sqlite://"+path).
+			Refused(t, 1, "DATABASE_URL sqlite://"+file, "in use by another authd (process ", "share a Postgres")
+		testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, "migrate", "status", "--database-url=sqlite://"+path)).
+			Refused(t, 1, "DATABASE_URL", "in use by another authd")
 	}
-	first.stop(t)
-	launch(t, t.TempDir(), "--database-url=sqlite://"+other, "--secret-key-file="+filepath.Join(first.dir, "data", "secret.key")).ready(t)
+	first.Stop(t)
+	testauthd.Launch(t, t.TempDir(), "--database-url=sqlite://"+other, "--secret-key-file="+filepath.Join(first.Dir, "data", "secret.key")).Ready(t)
 }
 
 func TestADataDirectoryIsItsOwnersAlone(t *testing.T) {
 	t.Parallel()
-	a := start(t)
-	a.stop(t)
-	check(t, filepath.WalkDir(filepath.Join(a.dir, "data"), func(path string, entry fs.DirEntry, err error) error {
+	a := testauthd.Start(t)
+	a.Stop(t)
+	check(t, filepath.WalkDir(filepath.Join(a.Dir, "data"), func(path string, entry fs.DirEntry, err error) error {
 		check(t, err)
 		info, err := entry.Info()
 		check(t, err)
@@ -84,7 +72,7 @@ func TestADataDirectoryIsItsOwnersAlone(t *testing.T) {
 	dir := t.TempDir()
 	check(t, os.Mkdir(filepath.Join(dir, "data"), 0o755))
 	check(t, os.WriteFile(filepath.Join(dir, "data", "holiday.jpg"), nil, 0o644))
-	launch(t, dir).refused(t, exitUsage, "DATA_DIR", "open to other users (mode 0755)")
+	testauthd.Launch(t, dir).Refused(t, 2, "DATA_DIR", "open to other users (mode 0755)")
 }
 
 // Kubernetes prepares a volume for a group by fsGroup: the directory stays root's, and its mode is
@@ -96,10 +84,10 @@ func TestAVolumeOfAGroupIsTakenWithAWarning(t *testing.T) {
 	check(t, os.Mkdir(data, 0o755))
 	check(t, os.WriteFile(filepath.Join(data, "lost+found"), nil, 0o600))
 	check(t, os.Chmod(data, 0o775|os.ModeSetgid))
-	a := launch(t, dir).ready(t)
-	a.line(t, "is open to other users (mode 0775)")
-	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
-	a.stop(t)
+	a := testauthd.Launch(t, dir).Ready(t)
+	a.Line(t, "is open to other users (mode 0775)")
+	a.Post(t, "/register", testauthd.Credentials).Answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	a.Stop(t)
 	check(t, filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
 		check(t, err)
 		info, err := entry.Info()
@@ -115,7 +103,7 @@ func TestAVolumeOfAGroupIsTakenWithAWarning(t *testing.T) {
 func TestTheLogsReaderMayGo(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	cmd := exec.Command("owned-authd", append([]string{"--log-level=debug"}, listenAnywhere...)...)
+	cmd := testauthd.Command(t, testauthd.Owned, append([]string{"--log-level=debug"}, testauthd.ListenAnywhere()...)...)
 	reader, writer, err := os.Pipe()
 	check(t, err)
 	hold, err := cmd.StdinPipe()
@@ -130,7 +118,7 @@ func TestTheLogsReaderMayGo(t *testing.T) {
 	}
 	check(t, reader.Close())
 	for range 3 { // each is a line of the log
-		response, err := http.Post(line.HTTP+"/login", "application/json", strings.NewReader(credentials))
+		response, err := http.Post(line.HTTP+"/login", "application/json", strings.NewReader(testauthd.Credentials))
 		check(t, err)
 		check(t, response.Body.Close())
 		if response.StatusCode != http.StatusUnauthorized {
@@ -145,27 +133,27 @@ func TestTheLogsReaderMayGo(t *testing.T) {
 
 func TestWithoutANATSListenerHTTPWorks(t *testing.T) {
 	t.Parallel()
-	a := execute(t, t.TempDir(), exec.Command("owned-authd", "--log-format=json", "--port=0", "--nats-listen=off")).ready(t)
-	if a.nats != "in this process only" {
-		t.Errorf("NATS is at %q", a.nats)
+	a := testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, "--log-format=json", "--port=0", "--nats-listen=off")).Ready(t)
+	if a.NATS != "in this process only" {
+		t.Errorf("NATS is at %q", a.NATS)
 	}
-	a.get(t, "/readyz", "").answered(t, http.StatusOK, `{"status":"ready"}`)
+	a.Get(t, "/readyz", "").Answered(t, http.StatusOK, `{"status":"ready"}`)
 }
 
 func TestPostgresNeedsItsSchema(t *testing.T) {
 	t.Parallel()
 	url := testpg.URL(t)
-	flags := []string{"--database-url=" + url, "--secret-key=" + masterSecret}
-	launch(t, t.TempDir(), flags...).refused(t, exitFailed, "lacks migrations: 0001_accounts", "authd migrate up", "--migrate")
-	start(t, append(flags, "--migrate")...).stop(t)
-	start(t, flags...).stop(t)
+	flags := []string{"--database-url=" + url, "--secret-key=" + testauthd.MasterSecret}
+	testauthd.Launch(t, t.TempDir(), flags...).Refused(t, 1, "lacks migrations: 0001_accounts", "authd migrate up", "--migrate")
+	testauthd.Start(t, append(flags, "--migrate")...).Stop(t)
+	testauthd.Start(t, flags...).Stop(t)
 
 	store, err := persistence.Open(t.Context(), url)
 	check(t, err)
 	defer store.Close()
 	newer(t, store.DB())
 	for _, args := range [][]string{flags, append(flags, "--migrate")} {
-		launch(t, t.TempDir(), args...).refused(t, exitFailed, "newer version: it has 9999")
+		testauthd.Launch(t, t.TempDir(), args...).Refused(t, 1, "newer version: it has 9999")
 	}
 }
 
@@ -179,42 +167,42 @@ func newer(t *testing.T, db *bun.DB) {
 func TestPostgresNeedsASecretKeyAndTheSameOneAgain(t *testing.T) {
 	t.Parallel()
 	url := testpg.URL(t)
-	launch(t, t.TempDir(), "--database-url="+url, "--migrate").refused(t, exitUsage, "SECRET_KEY is required", "openssl rand")
-	start(t, withPostgres(url)...).stop(t)
+	testauthd.Launch(t, t.TempDir(), "--database-url="+url, "--migrate").Refused(t, 2, "SECRET_KEY is required", "openssl rand")
+	testauthd.Start(t, testauthd.WithPostgres(url)...).Stop(t)
 	other := secret.Generate()
-	launch(t, t.TempDir(), "--database-url="+url, "--secret-key="+other).refused(t, exitUsage, "SECRET_KEY is not the one")
+	testauthd.Launch(t, t.TempDir(), "--database-url="+url, "--secret-key="+other).Refused(t, 2, "SECRET_KEY is not the one")
 	// While it is replaced, the new one comes first and the former one still opens.
-	start(t, "--database-url="+url, "--secret-key="+other+","+masterSecret).stop(t)
+	testauthd.Start(t, "--database-url="+url, "--secret-key="+other+","+testauthd.MasterSecret).Stop(t)
 }
 
 func TestADatabaseThatIsAwayIsAnError(t *testing.T) {
 	t.Parallel()
-	_, port := taken(t)
+	_, port := testauthd.Taken(t)
 	url := "postgres://authd:hunter22@127.0.0.1:" + port + "/auth?connect_timeout=1"
-	a := launch(t, t.TempDir(), "--database-url="+url, "--secret-key="+masterSecret)
-	a.refused(t, exitFailed, "DATABASE_URL")
-	if strings.Contains(a.stderr.String(), "hunter22") {
+	a := testauthd.Launch(t, t.TempDir(), "--database-url="+url, "--secret-key="+testauthd.MasterSecret)
+	a.Refused(t, 1, "DATABASE_URL")
+	if strings.Contains(a.Stderr.String(), "hunter22") {
 		t.Error("the password is told")
 	}
 }
 
 func TestAnAbsentBusIsAnError(t *testing.T) {
 	t.Parallel()
-	execute(t, t.TempDir(), exec.Command("owned-authd", "serve", "--edge", "--log-format=json", "--port=0", "--nats-url=nats://127.0.0.1:1")).
-		refused(t, exitFailed, "NATS_URL", "no servers available")
+	testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, "serve", "--edge", "--log-format=json", "--port=0", "--nats-url=nats://127.0.0.1:1")).
+		Refused(t, 1, "NATS_URL", "no servers available")
 }
 
 func TestHealthcheckTellsReadiness(t *testing.T) {
 	t.Parallel()
-	a := start(t)
+	a := testauthd.Start(t)
 	healthy := func() int {
-		return execute(t, t.TempDir(), exec.Command("owned-authd", "healthcheck", a.http+"/readyz")).wait(t, patience)
+		return testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, "healthcheck", a.HTTP+"/readyz")).Wait(t, testauthd.Patience)
 	}
-	if code := healthy(); code != exitStopped {
+	if code := healthy(); code != 0 {
 		t.Errorf("exit code %d while it is ready", code)
 	}
-	a.stop(t)
-	if code := healthy(); code != exitFailed {
+	a.Stop(t)
+	if code := healthy(); code != 1 {
 		t.Errorf("exit code %d once it has stopped", code)
 	}
 }

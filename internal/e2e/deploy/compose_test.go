@@ -1,4 +1,4 @@
-package main
+package deploy_test
 
 import (
 	"encoding/json"
@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/zyotra/auth/bus/embedded"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testnats"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/testtool"
@@ -28,7 +29,7 @@ import (
 // compose reads compose.yaml as docker compose does, with the environment.
 func compose(t *testing.T, environment map[string]string) (*types.Project, error) {
 	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", "..", "compose.yaml"))
+	path, err := filepath.Abs(filepath.Join("..", "..", "..", "compose.yaml"))
 	check(t, err)
 	return loader.LoadWithContext(t.Context(), types.ConfigDetails{
 		WorkingDir: filepath.Dir(path), ConfigFiles: []types.ConfigFile{{Filename: path}},
@@ -36,7 +37,7 @@ func compose(t *testing.T, environment map[string]string) (*types.Project, error
 	}, func(o *loader.Options) { o.SetProjectName("zyotra-auth", true) })
 }
 
-var composeSecrets = map[string]string{"POSTGRES_PASSWORD": "pg", "SECRET_KEY": masterSecret, "GRAFANA_PASSWORD": "g"}
+var composeSecrets = map[string]string{"POSTGRES_PASSWORD": "pg", "SECRET_KEY": testauthd.MasterSecret, "GRAFANA_PASSWORD": "g"}
 
 func composed(t *testing.T) *types.Project {
 	t.Helper()
@@ -119,7 +120,7 @@ func TestComposeRunsWhatThereIs(t *testing.T) {
 	settings := settingNames(t)
 	for _, name := range []string{"authd", "migrate", "roles"} {
 		service := project.Services[name]
-		if _, _, err := parse(commandLine(t), service.Command); err != nil {
+		if err := isCommand(t, service.Command); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		for variable := range service.Environment {
@@ -168,7 +169,7 @@ func TestComposeMountsWhatIsThere(t *testing.T) {
 		slices.Sort(names)
 	}
 	want := map[string][]string{"all": {"roles"}, "servers": {"nats-1", "nats-2", "nats-3"}, "keys": {"authd"}}
-	if encode(t, seen) != encode(t, want) {
+	if testauthd.Encode(t, seen) != testauthd.Encode(t, want) {
 		t.Errorf("the volume of roles is seen by %v, want %v", seen, want)
 	}
 }
@@ -182,7 +183,7 @@ func composeRoles(t *testing.T, project *types.Project) (volume string) {
 	for _, arg := range project.Services["roles"].Command {
 		args = append(args, strings.Replace(arg, "/data", volume, 1))
 	}
-	cmd := exec.Command("authd", args...)
+	cmd := testauthd.Command(t, "authd", args...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("authd %v: %v\n%s", args, err, out)
 	}
@@ -216,27 +217,27 @@ func TestComposeWorks(t *testing.T) {
 	volume := composeRoles(t, project)
 	cluster := composeCluster(t, project, volume)
 	database := testpg.URL(t)
-	migrated := exec.Command("authd", project.Services["migrate"].Command...)
+	migrated := testauthd.Command(t, "authd", project.Services["migrate"].Command...)
 	migrated.Env = append(os.Environ(), "DATABASE_URL="+database)
 	if out, err := migrated.CombinedOutput(); err != nil {
 		t.Fatalf("migrate: %v\n%s", err, out)
 	}
 
-	var running []*instance
+	var running []*testauthd.Instance
 	for range replicas(project) {
-		cmd := exec.Command("owned-authd", append([]string(project.Services["authd"].Command), "--port=0", "--metrics-addr=127.0.0.1:0")...)
+		cmd := testauthd.Command(t, testauthd.Owned, append([]string(project.Services["authd"].Command), "--port=0", "--metrics-addr=127.0.0.1:0")...)
 		for name, value := range project.Services["authd"].Environment {
 			cmd.Env = append(cmd.Env, name+"="+*value)
 		}
 		cmd.Env = append(cmd.Env, "DATABASE_URL="+database, "NATS_URL="+cluster.URLs(),
 			"NATS_NKEY_SEED_FILE="+filepath.Join(volume, "keys"), "SMTP_URL=smtp://127.0.0.1:1?tls=none")
-		running = append(running, execute(t, t.TempDir(), cmd).ready(t))
+		running = append(running, testauthd.Execute(t, t.TempDir(), cmd).Ready(t))
 	}
 
-	running[0].post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
-	access := running[1].post(t, "/login", credentials).member(t, "accessToken")
-	running[0].get(t, "/verify", access).answered(t, 200, verified)
-	ask(t, connect(t, cluster.Servers[0].URL()), "auth.verify", nil, `{"token":"`+access+`"}`).replied(t, verified)
+	running[0].Post(t, "/register", testauthd.Credentials).Answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	access := running[1].Post(t, "/login", testauthd.Credentials).Member(t, "accessToken")
+	running[0].Get(t, "/verify", access).Answered(t, 200, testauthd.Verified)
+	testauthd.Ask(t, testauthd.Connect(t, cluster.Servers[0].URL()), "auth.verify", nil, `{"token":"`+access+`"}`).Replied(t, testauthd.Verified)
 
 	keptOnThree(t, cluster, volume)
 	operates(t, cluster, volume)
@@ -247,7 +248,7 @@ func keptOnThree(t *testing.T, cluster *testnats.Cluster, volume string) {
 	t.Helper()
 	seed, err := nats.NkeyOptionFromSeed(filepath.Join(volume, "keys", "admin.nk"))
 	check(t, err)
-	js, err := jetstream.New(connect(t, cluster.URLs(), seed, nats.CustomInboxPrefix("_INBOX_"+embedded.Admin)))
+	js, err := jetstream.New(testauthd.Connect(t, cluster.URLs(), seed, nats.CustomInboxPrefix("_INBOX_"+embedded.Admin)))
 	check(t, err)
 	for _, name := range []string{"AUTH_EVENTS", "AUTH_MAIL"} {
 		stream, err := js.Stream(t.Context(), name)
@@ -262,10 +263,10 @@ func keptOnThree(t *testing.T, cluster *testnats.Cluster, volume string) {
 func operates(t *testing.T, cluster *testnats.Cluster, volume string) {
 	t.Helper()
 	end := []string{"users", "end-sessions", "ada@example.com", "--yes", "--nats-url=" + cluster.URLs()}
-	if said := command(t, t.TempDir(), append(end, "--nats-nkey-seed-file="+filepath.Join(volume, "keys"))...); said != "ada@example.com (id 1): sessions ended: 1\n" {
+	if said := testauthd.Run(t, t.TempDir(), append(end, "--nats-nkey-seed-file="+filepath.Join(volume, "keys"))...); said != "ada@example.com (id 1): sessions ended: 1\n" {
 		t.Error(said)
 	}
-	cmd := exec.Command("authd", end...)
+	cmd := testauthd.Command(t, "authd", end...)
 	cmd.Dir, cmd.Env = t.TempDir(), []string{"PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "only operators may ask") {
 		t.Errorf("a stranger: %s, %v", out, err)
@@ -277,7 +278,7 @@ func TestComposeProxyIsUnderstood(t *testing.T) {
 	t.Parallel()
 	caddy := testtool.Find(t, "caddy", "caddy")
 	dir := t.TempDir()
-	write(t, dir, "Caddyfile", composed(t).Configs["proxy"].Content)
+	check(t, os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(composed(t).Configs["proxy"].Content), 0o600))
 	cmd := exec.Command(caddy, "validate", "--config", "Caddyfile", "--adapter", "caddyfile")
 	cmd.Dir, cmd.Env = dir, []string{"HOME=" + dir}
 	out, err := cmd.CombinedOutput()

@@ -1,4 +1,4 @@
-package main
+package fleet_test
 
 import (
 	"os"
@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testnats"
 )
 
@@ -42,7 +43,7 @@ func TestTwoReleasesServeAsOne(t *testing.T) {
 }
 
 // become brings in another program, one replica after the other.
-func (f *fleet) become(program func() *exec.Cmd) {
+func (f *fleet) become(program func(testing.TB) *exec.Cmd) {
 	for _, r := range f.replicas {
 		r.stop(f.t)
 		r.program = program
@@ -55,7 +56,7 @@ func (f *fleet) become(program func() *exec.Cmd) {
 // this one. Which that is, SKEW_FROM says; otherwise it is the newest tag, or, before the first,
 // what this branch began at. Where there is no history, or where that has another schema, which
 // before the first release promises nothing to anybody, the test says so and has this one twice.
-func formerRelease(t *testing.T) (program func() *exec.Cmd, back bool) {
+func formerRelease(t *testing.T) (program func(testing.TB) *exec.Cmd, back bool) {
 	t.Helper()
 	revision, isRelease := formerRevision()
 	if revision == "" {
@@ -65,18 +66,14 @@ func formerRelease(t *testing.T) (program func() *exec.Cmd, back bool) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "former")
 	execWell(t, "sh", "-c", `git -C "$(git rev-parse --show-toplevel)" archive "$1" | tar -x -C "$2"`, "sh", revision, dir)
-	sameSchema := slices.Equal(steps(t, "../../migrations/postgres"), steps(t, dir+"/migrations/postgres"))
+	sameSchema := slices.Equal(steps(t, filepath.Join(testauthd.Root(t), "migrations", "postgres")), steps(t, dir+"/migrations/postgres"))
 	if !sameSchema && !isRelease {
 		t.Logf("NOT TRIED: two releases. There is none yet, and %s has another schema; this one runs beside itself.", revision)
 		return released, true
 	}
-	execWell(t, "go", "test", "-C", dir, "-c", "-ldflags=-s -w", "-o", binary, "./cmd/authd") // the test's, which ends with us
+	check(t, testauthd.Build(dir, binary))
 	t.Logf("the former release is %s", revision)
-	return func() *exec.Cmd {
-		cmd := exec.Command(binary)
-		cmd.Args[0] = "owned-authd"
-		return cmd
-	}, sameSchema
+	return func(testing.TB) *exec.Cmd { return testauthd.As(testauthd.Owned, binary) }, sameSchema
 }
 
 func execWell(t *testing.T, name string, args ...string) {

@@ -1,4 +1,6 @@
-package main
+// Package browser_test runs a real browser against authd, because the browser decides which cookies
+// it sends and which answers a page may read.
+package browser_test
 
 import (
 	"cmp"
@@ -22,11 +24,11 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testauthd"
+	"github.com/zyotra/auth/internal/testoutbox"
 	"github.com/zyotra/auth/internal/testtool"
 )
 
-// What a browser does with cookies, and lets pages do, is decided in the browser. So these
-// tests run a real one.
 func TestBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a browser, which -short does not")
@@ -49,6 +51,17 @@ func TestBrowser(t *testing.T) {
 		browserFollowsLinks(t, newWorld(t, chromium, append(withMail, "--email-verification=required", "--new-device-notice=off")...))
 	})
 }
+
+const (
+	cookieLogin = `{"email":"ada@example.com","password":"correct horse battery","carrier":"cookie"}`
+	adaAlone    = `{"email":"ada@example.com"}`
+
+	// kept is the part of an answer about tokens that are in cookies.
+	kept = `"tokenType":"Bearer","expiresIn":900,"sessionId":"<session>"`
+)
+
+// withMail keeps mails in the outbox, where the test reads them.
+var withMail = []string{"--mailer=off", "--mail-login=on", "--rate-limits=off"}
 
 // startChromium runs a Chromium that knows no host but this one, until the test ends.
 func startChromium(t *testing.T) context.Context {
@@ -80,7 +93,7 @@ func startChromium(t *testing.T) context.Context {
 
 // world is an authd and the sites of others, in a browser that has seen none of them.
 type world struct {
-	*instance
+	*testauthd.Instance
 	edge string // authd as the browser knows it
 
 	// Origins: app and elsewhere are in CORS_ORIGINS; neighbour is of authd's site, as app is.
@@ -107,10 +120,10 @@ func newWorld(t *testing.T, chromium context.Context, flags ...string) *world {
 	_, w.neighbour = site("localhost")
 	_, w.elsewhere = site("127.0.0.1")
 	_, w.evil = site("127.0.0.1")
-	w.instance = startInside(t, append(flags, "--docs=public", "--cors-origins="+w.app+","+w.elsewhere)...)
-	w.edge = strings.Replace(w.http, "127.0.0.1", "localhost", 1)
+	w.Instance = testauthd.Start(t, append(flags, "--docs=public", "--cors-origins="+w.app+","+w.elsewhere)...)
+	w.edge = strings.Replace(w.HTTP, "127.0.0.1", "localhost", 1)
 
-	script := document(t, "frontend/session.js", map[string]string{"https://auth.example.com": w.edge})
+	script := testauthd.Document(t, "frontend/session.js", map[string]string{"https://auth.example.com": w.edge})
 	pages.HandleFunc("GET /session.js", func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "text/javascript; charset=utf-8")
 		_, _ = io.WriteString(rw, script)
@@ -172,7 +185,7 @@ func (w *world) open(t *testing.T, url string) *tab {
 
 func (b *tab) load(t *testing.T, url string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	ctx, cancel := context.WithTimeout(b.ctx, testauthd.Patience)
 	defer cancel()
 	check(t, chromedp.Do(ctx, chromedp.Navigate(url)))
 }
@@ -214,7 +227,7 @@ func (b *tab) note(event any) {
 // for n of them. A preflight is none.
 func (b *tab) answered(t *testing.T, n int) (all []request) {
 	t.Helper()
-	until(t, fmt.Sprintf("%d requests are answered", n), func() bool {
+	testauthd.Until(t, fmt.Sprintf("%d requests are answered", n), func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for _, s := range b.sent {
@@ -230,7 +243,7 @@ func (b *tab) answered(t *testing.T, n int) (all []request) {
 
 // try runs the body of an asynchronous function in the page and returns what that returns.
 func (b *tab) try(body string) (string, error) {
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	ctx, cancel := context.WithTimeout(b.ctx, testauthd.Patience)
 	defer cancel()
 	return chromedp.Run(ctx, chromedp.Evaluate[string]("(async () => {"+body+"})()", chromedp.EvalAwaitPromise))
 }
@@ -255,7 +268,7 @@ func (b *tab) ask(t *testing.T, line, init string, status int, body string) {
 func (b *tab) saw(t *testing.T, script string, status int, body string) {
 	t.Helper()
 	code, got, _ := strings.Cut(b.run(t, script), " ")
-	if body == "" && got != "" || code != fmt.Sprint(status) || body != "" && canonical(t, mask(got)) != canonical(t, body) {
+	if body == "" && got != "" || code != fmt.Sprint(status) || body != "" && testauthd.Canonical(t, testauthd.Mask(got)) != testauthd.Canonical(t, body) {
 		t.Fatalf("%s: %s %s\nwant %d %s", script, code, got, status, body)
 	}
 }
@@ -266,11 +279,11 @@ func asks(body string) string { return fmt.Sprintf("json(%q)", body) }
 // login makes an account and a session from a page, which ends on that page.
 func (b *tab) login(t *testing.T) {
 	t.Helper()
-	b.ask(t, "POST /register", asks(credentials), 201, `{"message":"User registered successfully","userId":1}`)
+	b.ask(t, "POST /register", asks(testauthd.Credentials), 201, `{"message":"User registered successfully","userId":1}`)
 	b.ask(t, "POST /login", asks(cookieLogin), 200, `{"message":"Login successful","userId":1,`+kept+`}`)
 }
 
-var loggedIn = strings.Replace(account, "Ada", "", 1)
+var loggedIn = strings.Replace(testauthd.Account, "Ada", "", 1)
 
 // cookies are those that the browser keeps for authd, by name.
 func (b *tab) cookies(t *testing.T) map[string]wire.Cookie {
@@ -334,9 +347,9 @@ func browserKeepsTheSession(t *testing.T, w *world) {
 	}
 
 	app.ask(t, "GET /me", "", 200, loggedIn)
-	app.ask(t, "PATCH /me", asks(`{"name":"Ada"}`), 200, account)
+	app.ask(t, "PATCH /me", asks(`{"name":"Ada"}`), 200, testauthd.Account)
 	app.ask(t, "POST /me/password", asks(`{"currentPassword":"correct horse battery","newPassword":"battery staple correct"}`), 200, `{`+kept+`}`)
-	app.ask(t, "GET /verify", "", 200, verified)
+	app.ask(t, "GET /verify", "", 200, testauthd.Verified)
 	before := app.cookies(t)
 	app.ask(t, "POST /refresh", "", 200, `{`+kept+`}`)
 	if after := app.cookies(t); after["__Host-refresh"].Value == before["__Host-refresh"].Value {
@@ -355,7 +368,7 @@ func browserRefreshesInTwoTabs(t *testing.T, w *world) {
 	tabs := []*tab{w.open(t, w.app), w.open(t, w.app)}
 	tabs[0].login(t)
 	for range 5 {
-		check(t, all(len(tabs), func(i int) error {
+		check(t, testauthd.All(len(tabs), func(i int) error {
 			for _, line := range []string{"POST " + w.edge + "/refresh", "GET " + w.edge + "/me"} {
 				got, err := tabs[i].try(fmt.Sprintf("return attempt(%q)", line))
 				if err != nil || !strings.HasPrefix(got, "200 ") {
@@ -373,7 +386,7 @@ func browserRefreshesInTwoTabs(t *testing.T, w *world) {
 // The example of docs/frontend.md, as it is but for the address of authd.
 func browserRunsTheExample(t *testing.T, w *world) {
 	app := w.open(t, w.app)
-	app.ask(t, "POST /register", asks(credentials), 201, `{"message":"User registered successfully","userId":1}`)
+	app.ask(t, "POST /register", asks(testauthd.Credentials), 201, `{"message":"User registered successfully","userId":1}`)
 	app.answered(t, 1)
 	app.run(t, `window.session = await import("/session.js"); return ""`)
 	call := func(path string) string {
@@ -428,7 +441,7 @@ func browserRunsTheExample(t *testing.T, w *world) {
 	// Two tabs refresh at the same time.
 	app.forget(t, "__Host-access")
 	tabs := []*tab{w.open(t, w.app), w.open(t, w.app)}
-	check(t, all(len(tabs), func(i int) error {
+	check(t, testauthd.All(len(tabs), func(i int) error {
 		got, err := tabs[i].try(`window.session = await import("/session.js"); ` + call("/me"))
 		if err != nil || !strings.HasPrefix(got, "200 ") {
 			return fmt.Errorf("tab %d: %s %w", i, got, err)
@@ -437,8 +450,8 @@ func browserRunsTheExample(t *testing.T, w *world) {
 	}))
 
 	// The session ends elsewhere.
-	access := w.post(t, "/login", credentials).member(t, "accessToken")
-	w.do(t, "DELETE /sessions", bearer(access), "").answered(t, 204, "")
+	access := w.Post(t, "/login", testauthd.Credentials).Member(t, "accessToken")
+	w.Do(t, "DELETE /sessions", testauthd.Bearer(access), "").Answered(t, 204, "")
 	wants(call("/me"), `401 {"type":"urn:zyotra:auth:problem:token_revoked"`, "GET /me 401", "POST /refresh 401")
 	wants(login("correct horse battery"), "200 undefined", "POST /login 200")
 	wants(`return String((await session.logout()).status)`, "204", "POST /logout 204")
@@ -556,7 +569,7 @@ func (w *world) attack(t *testing.T, origin string, sameSite bool) {
 		t.Errorf("%s", sessions)
 	}
 	app.ask(t, "POST /refresh", "", 200, `{`+kept+`}`)
-	w.post(t, "/login", credentials).member(t, "accessToken") // the password is the same
+	w.Post(t, "/login", testauthd.Credentials).Member(t, "accessToken") // the password is the same
 }
 
 // CORS_ORIGINS is of no use to a page of another site: the cookies are not for it.
@@ -577,7 +590,7 @@ func browserFramesNothing(t *testing.T, w *world) {
 	for _, origin := range []string{w.evil, w.neighbour, w.app} {
 		page := w.open(t, origin)
 		page.run(t, `document.body.append(Object.assign(document.createElement("iframe"), {src: "`+w.edge+`/healthz"})); return ""`)
-		until(t, "a page of "+origin+" is refused a frame", func() bool {
+		testauthd.Until(t, "a page of "+origin+" is refused a frame", func() bool {
 			page.mu.Lock()
 			defer page.mu.Unlock()
 			return slices.ContainsFunc(page.sent, func(s *request) bool {
@@ -589,7 +602,7 @@ func browserFramesNothing(t *testing.T, w *world) {
 
 // The pages that links in mails open do nothing before a click, and what they are for after it.
 func browserFollowsLinks(t *testing.T, w *world) {
-	box := lettersOf(t, w.instance)
+	box := testoutbox.LettersOf(t, w.Dir)
 	follow := func(m events.Mail) *tab {
 		t.Helper()
 		path, ok := strings.CutPrefix(m.Link, "http://localhost:3000")
@@ -608,7 +621,7 @@ func browserFollowsLinks(t *testing.T, w *world) {
 					complaints = append(complaints, e.Entry.Text)
 				}
 			case *runtime.EventExceptionThrown:
-				complaints = append(complaints, encode(t, e.ExceptionDetails))
+				complaints = append(complaints, testauthd.Encode(t, e.ExceptionDetails))
 			}
 		}))
 		t.Cleanup(func() {
@@ -620,7 +633,7 @@ func browserFollowsLinks(t *testing.T, w *world) {
 		})
 		page.load(t, w.edge+path)
 		for _, s := range page.answered(t, 1) { // the page; its files may be known
-			if !strings.HasPrefix(s.line, "GET ") || strings.Contains(s.line, tokenOf(t, m)) {
+			if !strings.HasPrefix(s.line, "GET ") || strings.Contains(s.line, testoutbox.Token(t, m)) {
 				t.Errorf("opening %s sent %s", m.Kind, s.line)
 			}
 		}
@@ -643,12 +656,12 @@ func browserFollowsLinks(t *testing.T, w *world) {
 		return fmt.Sprintf(`document.querySelector("[type=password]").value = %q;`, password)
 	}
 
-	w.post(t, "/register", credentials).done(t)
-	mail := box.next(t, events.MailVerify)
+	w.Post(t, "/register", testauthd.Credentials).Done(t)
+	mail := box.Next(t, events.MailVerify)
 	page := follow(mail)
-	w.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "") // nothing has changed
-	w.post(t, "/email/resend", adaAlone).done(t)
-	again := follow(box.next(t, events.MailVerify))
+	w.Post(t, "/login", testauthd.Credentials).Refused(t, 401, "invalid_credentials", "") // nothing has changed
+	w.Post(t, "/email/resend", adaAlone).Done(t)
+	again := follow(box.Next(t, events.MailVerify))
 	click(page, typed("correct horse battery"), "This link is not good any more")
 	if got := again.run(t, `const f = document.querySelector("form").elements
 		return [f.username.value, f.username.autocomplete, f.password.autocomplete, document.querySelector("fieldset").checkVisibility()].join()`); got != "ada@example.com,username,new-password,true" {
@@ -656,51 +669,51 @@ func browserFollowsLinks(t *testing.T, w *world) {
 	}
 	click(again, typed("short"), "This password is too short.")
 	click(again, typed("correct horse battery"), "Your address is confirmed.")
-	access := w.post(t, "/login", credentials).member(t, "accessToken")
+	access := w.Post(t, "/login", testauthd.Credentials).Member(t, "accessToken")
 	if got := again.run(t, `return location.hash + document.querySelector("form").checkVisibility()`); got != "false" {
 		t.Errorf("afterwards: %s", got)
 	}
 
-	w.post(t, "/password/forgot", adaAlone).done(t)
-	page = follow(box.next(t, events.MailReset))
+	w.Post(t, "/password/forgot", adaAlone).Done(t)
+	page = follow(box.Next(t, events.MailReset))
 	click(page, typed("short"), "This password is too short.")
-	w.get(t, "/me", access).done(t)
+	w.Get(t, "/me", access).Done(t)
 	click(page, typed("battery staple horse"), "Your new password is in force.")
-	w.get(t, "/me", access).refused(t, 401, "token_revoked", "")
+	w.Get(t, "/me", access).Refused(t, 401, "token_revoked", "")
 
-	page = follow(box.next(t, events.MailPasswordChanged))
+	page = follow(box.Next(t, events.MailPasswordChanged))
 	click(page, "", "Your account is logged out everywhere.")
-	page = follow(box.next(t, events.MailReset))
+	page = follow(box.Next(t, events.MailReset))
 	click(page, typed("correct horse battery"), "Your new password is in force.")
-	box.all(t)
+	box.All(t)
 
-	own := bearer(w.post(t, "/login", credentials).member(t, "accessToken"))
+	own := testauthd.Bearer(w.Post(t, "/login", testauthd.Credentials).Member(t, "accessToken"))
 	own["Content-Type"] = []string{"application/json"}
-	w.do(t, "POST /me/email", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`).done(t)
-	page = follow(box.next(t, events.MailChange))
+	w.Do(t, "POST /me/email", own, `{"newEmail":"bob@example.com","password":"correct horse battery"}`).Done(t)
+	page = follow(box.Next(t, events.MailChange))
 	if got := page.run(t, `const f = document.querySelector("form").elements
 		return [f.password.autocomplete, document.querySelector("fieldset").checkVisibility(), document.querySelector("#hint").textContent.trim()].join()`); got != "current-password,true,The password of the account whose address changes." {
 		t.Errorf("the page has %s", got)
 	}
 	click(page, typed("battery staple horse"), "This is not the password of your account.")
 	click(page, typed("correct horse battery"), "Your address has changed.")
-	page = follow(box.next(t, events.MailChanged))
+	page = follow(box.Next(t, events.MailChanged))
 	click(page, "", "Your address is back.")
-	w.post(t, "/login", credentials).refused(t, 401, "invalid_credentials", "")
-	click(follow(box.next(t, events.MailReset)), typed("correct horse battery"), "Your new password is in force.")
-	w.post(t, "/login", credentials).member(t, "accessToken")
-	box.all(t)
+	w.Post(t, "/login", testauthd.Credentials).Refused(t, 401, "invalid_credentials", "")
+	click(follow(box.Next(t, events.MailReset)), typed("correct horse battery"), "Your new password is in force.")
+	w.Post(t, "/login", testauthd.Credentials).Member(t, "accessToken")
+	box.All(t)
 
 	// The browser that registered need not give the password, unless it lost its cookie.
 	form := w.open(t, w.edge+"/not-me")
 	for _, lost := range []bool{false, true} {
 		address := fmt.Sprintf("%v@example.com", lost)
 		got := form.run(t, fmt.Sprintf(`const answer = await fetch("/register", {method: "POST", headers: {"Content-Type": "application/json"}, body: %q})
-			return answer.status + " " + document.cookie + await answer.text()`, login(address, "correct horse battery")))
+			return answer.status + " " + document.cookie + await answer.text()`, testauthd.Login(address, "correct horse battery")))
 		if got != `202 {"message":"A mail to the address tells how to go on"}` {
 			t.Errorf("registered: %s", got)
 		}
-		page = follow(box.next(t, events.MailVerify))
+		page = follow(box.Next(t, events.MailVerify))
 		if got := page.run(t, `return "" + document.querySelector("fieldset").checkVisibility()`); got != "false" {
 			t.Errorf("the page asks for the password: %s", got)
 		}
@@ -714,7 +727,7 @@ func browserFollowsLinks(t *testing.T, w *world) {
 		if _, there := form.cookies(t)["__Host-registration"]; there {
 			t.Error("the cookie is still there")
 		}
-		w.post(t, "/login", login(address, "correct horse battery")).member(t, "accessToken")
+		w.Post(t, "/login", testauthd.Login(address, "correct horse battery")).Member(t, "accessToken")
 	}
 	page = w.open(t, w.edge+"/not-me")
 	if got := page.run(t, `return document.querySelector("[role=status]").textContent + document.querySelector("button").disabled`); got != "This link is not complete. Copy all of it from the mail.true" {
@@ -734,9 +747,9 @@ func browserReadsTheDocuments(t *testing.T, w *world) {
 		case *log.EventEntryAdded: // what the browser itself says, as about a policy
 			complaints = append(complaints, fmt.Sprintf("%s %s: %s", e.Entry.Source, e.Entry.Level, e.Entry.Text))
 		case *runtime.EventConsoleAPICalled:
-			complaints = append(complaints, fmt.Sprintf("console %s: %s", e.Type, encode(t, e.Args)))
+			complaints = append(complaints, fmt.Sprintf("console %s: %s", e.Type, testauthd.Encode(t, e.Args)))
 		case *runtime.EventExceptionThrown:
-			complaints = append(complaints, encode(t, e.ExceptionDetails))
+			complaints = append(complaints, testauthd.Encode(t, e.ExceptionDetails))
 		case *wire.EventRequestWillBeSent:
 			if !strings.HasPrefix(e.Request.URL, w.edge+"/") && !strings.HasPrefix(e.Request.URL, "data:") {
 				strangers = append(strangers, e.Request.URL)
@@ -746,7 +759,7 @@ func browserReadsTheDocuments(t *testing.T, w *world) {
 	var api struct {
 		Paths map[string]map[string]json.RawMessage
 	}
-	check(t, json.Unmarshal([]byte(w.get(t, "/openapi.json", "").Answer.Body), &api))
+	check(t, json.Unmarshal([]byte(w.Get(t, "/openapi.json", "").Answer.Body), &api))
 	var want []string
 	for path, operations := range api.Paths {
 		for method := range operations {
@@ -782,7 +795,14 @@ func browserReadsTheDocuments(t *testing.T, w *world) {
 
 // The page shows the example that was run.
 func TestThePageForFrontEndsShowsTheExample(t *testing.T) {
-	if !strings.Contains(document(t, "frontend.md", nil), "\n```js\n"+document(t, "frontend/session.js", nil)+"```\n") {
+	if !strings.Contains(testauthd.Document(t, "frontend.md", nil), "\n```js\n"+testauthd.Document(t, "frontend/session.js", nil)+"```\n") {
 		t.Error("docs/frontend.md does not show docs/frontend/session.js as it is")
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,11 +1,10 @@
-package main
+package operations_test
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,9 +15,12 @@ import (
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testcert"
 	"github.com/zyotra/auth/internal/testnats"
+	"github.com/zyotra/auth/internal/testoutbox"
 	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/internal/testsmtp"
 )
 
 // clusterHosts are the servers of a cluster, as an operator would name them.
@@ -63,7 +65,7 @@ func (b roleBus) as(t *testing.T, role string) *nats.Conn {
 		prefix = "_INBOX"
 	}
 	if b.kind == "" {
-		return connect(t, b.url, nats.CustomInboxPrefix(prefix))
+		return testauthd.Connect(t, b.url, nats.CustomInboxPrefix(prefix))
 	}
 	file := filepath.Join(b.dir, role+"."+b.kind)
 	options := []nats.Option{nats.CustomInboxPrefix(prefix), nats.UserCredentials(file)}
@@ -75,14 +77,14 @@ func (b roleBus) as(t *testing.T, role string) *nats.Conn {
 	if b.ca != "" {
 		options = append(options, nats.RootCAs(b.ca))
 	}
-	return connect(t, b.url, options...)
+	return testauthd.Connect(t, b.url, options...)
 }
 
 // clusterWithRoles is three servers with TLS, as "authd nats-config" writes them down.
 func clusterWithRoles(t *testing.T) roleBus {
 	t.Helper()
 	dir, ca := t.TempDir(), testcert.New(t)
-	config := command(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","), "--tls="+ca.Dir)
+	config := testauthd.Run(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","), "--tls="+ca.Dir)
 	c := testnats.StartCluster(t, testnats.Config{Text: elsewhere(config)})
 	return roleBus{strings.ReplaceAll(c.URLs(), "nats://", "tls://"), filepath.Join(dir, "keys"), "nk", ca.CAFile()}
 }
@@ -91,8 +93,8 @@ func clusterWithRoles(t *testing.T) roleBus {
 func operatorMode(t *testing.T) roleBus {
 	t.Helper()
 	dir := t.TempDir()
-	testnats.RunNSC(t, command(t, dir, "nats-config", "--dir="+dir+"/creds", "--nsc"))
-	servers, _, _ := strings.Cut(command(t, dir, "nats-config", "--dir=unused"), "system_account:")
+	testnats.RunNSC(t, testauthd.Run(t, dir, "nats-config", "--dir="+dir+"/creds", "--nsc"))
+	servers, _, _ := strings.Cut(testauthd.Run(t, dir, "nats-config", "--dir=unused"), "system_account:")
 	resolver, err := os.ReadFile(dir + "/creds/resolver.conf")
 	check(t, err)
 	s := testnats.Start(t, testnats.Config{Text: elsewhere(servers + string(resolver))})
@@ -113,8 +115,8 @@ func TestEachPartHasItsRole(t *testing.T) {
 			t.Parallel()
 			bus := deploy.bus(t)
 			inbox, smtp := startSMTP(t)
-			flags := append(append(withPostgres(testpg.URL(t)), bus.flags()...), "--email-verification=optional")
-			a := start(t, append(flags, smtp...)...)
+			flags := append(append(testauthd.WithPostgres(testpg.URL(t)), bus.flags()...), "--email-verification=optional")
+			a := testauthd.Start(t, append(flags, smtp...)...)
 
 			login := rolesStory(t, a, bus)
 			inbox.Wait(t, "ada@example.com") // the mailer has read it
@@ -123,26 +125,33 @@ func TestEachPartHasItsRole(t *testing.T) {
 			subscriberFollows(t, bus)
 			strangersAreKeptOut(t, bus)
 			operatorsAsk(t, bus)
-			if strings.Contains(strings.ToLower(a.stderr.String()), "permissions violation") {
-				t.Errorf("a part may not what it wants:\n%s", a.stderr)
+			if strings.Contains(strings.ToLower(a.Stderr.String()), "permissions violation") {
+				t.Errorf("a part may not what it wants:\n%s", a.Stderr)
 			}
 		})
 	}
 }
 
+// startSMTP starts a mail server and returns the flags of instances that send there.
+func startSMTP(t *testing.T) (inbox *testsmtp.Server, flags []string) {
+	t.Helper()
+	inbox = testsmtp.Start(t)
+	return inbox, []string{"--smtp-url=" + inbox.URL, "--smtp-tls-ca=" + inbox.CAFile, "--mail-from=Acme <no-reply@acme.example>"}
+}
+
 // rolesStory is a registration, a login and a verification, over HTTP and as an app.
-func rolesStory(t *testing.T, a *instance, bus roleBus) (access string) {
+func rolesStory(t *testing.T, a *testauthd.Instance, bus roleBus) (access string) {
 	t.Helper()
 	app := bus.as(t, embedded.App)
 	registered, err := app.SubscribeSync("user.registered")
 	check(t, err)
 	check(t, app.Flush())
-	signUp(t, a)
-	heard(t, registered, "user.registered", "1")
-	access = ask(t, app, "auth.login", nil, credentials).member(t, "accessToken")
-	ask(t, app, "auth.verify", nil, `{"token":"`+access+`"}`).replied(t, verified)
-	a.get(t, "/verify", access).answered(t, 200, verified)
-	until(t, "it is ready in all parts", func() bool { return a.get(t, "/readyz", "").Answer.Status == 200 })
+	testauthd.SignUp(t, a)
+	testoutbox.Receive(t, registered, "user.registered", "1")
+	access = testauthd.Ask(t, app, "auth.login", nil, testauthd.Credentials).Member(t, "accessToken")
+	testauthd.Ask(t, app, "auth.verify", nil, `{"token":"`+access+`"}`).Replied(t, testauthd.Verified)
+	a.Get(t, "/verify", access).Answered(t, 200, testauthd.Verified)
+	testauthd.Until(t, "it is ready in all parts", func() bool { return a.Get(t, "/readyz", "").Answer.Status == 200 })
 	return access
 }
 
@@ -155,9 +164,9 @@ func edgeWithoutOtherKeys(t *testing.T, bus roleBus, access string) {
 	alone := t.TempDir()
 	check(t, os.WriteFile(filepath.Join(alone, file), content, 0o600))
 	bus.dir = alone
-	edge := start(t, append([]string{"serve", "--edge"}, bus.flags()...)...)
-	edge.get(t, "/verify", access).answered(t, 200, verified)
-	edge.get(t, "/me", access).answered(t, 200, strings.NewReplacer(`"Ada"`, `""`).Replace(account))
+	edge := testauthd.Start(t, append([]string{"serve", "--edge"}, bus.flags()...)...)
+	edge.Get(t, "/verify", access).Answered(t, 200, testauthd.Verified)
+	edge.Get(t, "/me", access).Answered(t, 200, strings.NewReplacer(`"Ada"`, `""`).Replace(testauthd.Account))
 }
 
 // replicated wants the streams on so many servers.
@@ -231,20 +240,20 @@ func mayNot(t *testing.T, conn *nats.Conn, subjects ...string) {
 // operatorsAsk uses the command line with the directory, and without the operator's key.
 func operatorsAsk(t *testing.T, bus roleBus) {
 	t.Helper()
-	if said := command(t, t.TempDir(), append([]string{"users", "list", "--json"}, bus.flags()...)...); !strings.HasPrefix(said, `{"userId":1,`) {
+	if said := testauthd.Run(t, t.TempDir(), append([]string{"users", "list", "--json"}, bus.flags()...)...); !strings.HasPrefix(said, `{"userId":1,`) {
 		t.Error(said)
 	}
-	said := command(t, t.TempDir(), append([]string{"events", "tail", "--json", "--no-follow", "--subject=user.registered"}, bus.flags()...)...)
+	said := testauthd.Run(t, t.TempDir(), append([]string{"events", "tail", "--json", "--no-follow", "--subject=user.registered"}, bus.flags()...)...)
 	var event struct{ Type string }
 	check(t, json.Unmarshal([]byte(said), &event))
 	if event.Type != "user.registered" {
 		t.Error(said)
 	}
-	command(t, t.TempDir(), append([]string{"mail", "status"}, bus.flags()...)...)
+	testauthd.Run(t, t.TempDir(), append([]string{"mail", "status"}, bus.flags()...)...)
 
 	flags := bus.flags()
 	flags[1] += "/app." + bus.kind
-	cmd := exec.Command("authd", append([]string{"users", "list"}, flags...)...)
+	cmd := testauthd.Command(t, "authd", append([]string{"users", "list"}, flags...)...)
 	cmd.Dir, cmd.Env = t.TempDir(), []string{"PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "only operators may ask") {
 		t.Errorf("%s, %v", out, err)
@@ -262,13 +271,13 @@ func TestRefusedCredentialsAreTriedAgain(t *testing.T) {
 	}
 	dir, others := t.TempDir()+"/keys", t.TempDir()+"/keys"
 	s := testnats.Start(t, testnats.Config{Text: config(dir)})
-	a := start(t, roleBus{s.URL(), dir, "nk", ""}.flags()...)
-	signUp(t, a)
+	a := testauthd.Start(t, roleBus{s.URL(), dir, "nk", ""}.flags()...)
+	testauthd.SignUp(t, a)
 	check(t, s.Reload(t.Context(), config(others)))
 	for _, role := range []string{embedded.Service, embedded.Relay, embedded.Edge} {
-		until(t, role+" was refused more than once", func() bool {
+		testauthd.Until(t, role+" was refused more than once", func() bool {
 			refused := 0
-			for line := range strings.Lines(a.stderr.String()) {
+			for line := range strings.Lines(a.Stderr.String()) {
 				if strings.Contains(line, `"role":"`+role+`"`) && strings.Contains(strings.ToLower(line), "authorization violation") {
 					refused++
 				}
@@ -276,8 +285,8 @@ func TestRefusedCredentialsAreTriedAgain(t *testing.T) {
 			return refused > 2
 		})
 	}
-	a.get(t, "/readyz", "").refused(t, 503, "unavailable", `[{"field":"bus","reason":"away"}]`)
+	a.Get(t, "/readyz", "").Refused(t, 503, "unavailable", `[{"field":"bus","reason":"away"}]`)
 	check(t, s.Reload(t.Context(), config(dir)))
-	until(t, "it is back", func() bool { return a.get(t, "/readyz", "").Answer.Body == `{"status":"ready"}` })
-	a.post(t, "/login", credentials).member(t, "accessToken")
+	testauthd.Until(t, "it is back", func() bool { return a.Get(t, "/readyz", "").Answer.Body == `{"status":"ready"}` })
+	a.Post(t, "/login", testauthd.Credentials).Member(t, "accessToken")
 }

@@ -1,4 +1,4 @@
-package main
+package deploy_test
 
 import (
 	"bufio"
@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alecthomas/kong"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
@@ -31,9 +30,11 @@ import (
 	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"github.com/zyotra/auth/internal/testauthd"
 )
 
-var kubernetesDir = filepath.Join("..", "..", "docs", "operations", "kubernetes")
+var kubernetesDir = filepath.Join("..", "..", "..", "docs", "operations", "kubernetes")
 
 // manifests are what is applied to a cluster, with the Secrets that a reader makes beside them.
 type manifests struct {
@@ -178,7 +179,7 @@ func TestPodsRunWhatThereIs(t *testing.T) {
 	for name, pod := range m.pods {
 		for _, c := range pod.Spec.Containers {
 			images[c.Image] = true
-			if _, _, err := parse(commandLine(t), c.Args); err != nil {
+			if err := isCommand(t, c.Args); err != nil {
 				t.Errorf("%s: authd %v: %v", name, c.Args, err)
 			}
 			for variable := range m.environment(t, c) {
@@ -192,8 +193,8 @@ func TestPodsRunWhatThereIs(t *testing.T) {
 		t.Errorf("the pods and the schema are of %v", images)
 	}
 	for image := range images {
-		if _, tag, _ := strings.Cut(path.Base(image), ":"); tag != version {
-			t.Errorf("%s is not of version %s", image, version)
+		if _, tag, _ := strings.Cut(path.Base(image), ":"); tag != version(t) {
+			t.Errorf("%s is not of version %s", image, version(t))
 		}
 	}
 }
@@ -347,18 +348,18 @@ func TestNamedPortsAreThere(t *testing.T) {
 func TestProbesAreAnswered(t *testing.T) {
 	t.Parallel()
 	m := kubernetes(t)
-	edge, handlers := startApart(t)
-	running := map[string]*instance{"authd-edge": edge, "authd-handlers": handlers}
+	edge, handlers := testauthd.StartApart(t)
+	running := map[string]*testauthd.Instance{"authd-edge": edge, "authd-handlers": handlers}
 	for name, d := range m.deployments {
 		a, c := running[name], d.Spec.Template.Spec.Containers[0]
-		if c.Args[1] != map[*instance]string{edge: "--edge", handlers: "--handlers"}[a] {
+		if c.Args[1] != map[*testauthd.Instance]string{edge: "--edge", handlers: "--handlers"}[a] {
 			t.Errorf("%s is %v", name, c.Args)
 		}
-		ports := map[string]string{"http": a.http, "metrics": strings.TrimSuffix(a.metrics, "/metrics")}
+		ports := map[string]string{"http": a.HTTP, "metrics": strings.TrimSuffix(a.Metrics, "/metrics")}
 		for _, probe := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
 			asked := ports[probe.HTTPGet.Port.StrVal] + probe.HTTPGet.Path
-			until(t, asked+" answers", func() bool {
-				resp, err := client.Get(asked)
+			testauthd.Until(t, asked+" answers", func() bool {
+				resp, err := testauthd.Client.Get(asked)
 				return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
 			})
 		}
@@ -406,27 +407,4 @@ func hasPort(pod corev1.PodSpec, port intstr.IntOrString) bool {
 	return slices.ContainsFunc(pod.Containers[0].Ports, func(p corev1.ContainerPort) bool {
 		return port.StrVal == p.Name
 	})
-}
-
-// commandLine is the parser of the command line.
-func commandLine(t *testing.T) *kong.Kong {
-	t.Helper()
-	parser, err := kong.New(&commands{}, kong.Vars{"version": version}, kong.Exit(func(int) {}), kong.Writers(io.Discard, io.Discard))
-	check(t, err)
-	return parser
-}
-
-// settingNames are all variables of the environment that some command reads.
-func settingNames(t *testing.T) map[string]bool {
-	t.Helper()
-	names := map[string]bool{}
-	check(t, kong.Visit(commandLine(t).Model, func(node kong.Visitable, next kong.Next) error {
-		if flag, ok := node.(*kong.Flag); ok {
-			for _, name := range flag.Envs {
-				names[name] = true
-			}
-		}
-		return next(nil)
-	}))
-	return names
 }

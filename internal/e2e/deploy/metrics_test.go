@@ -1,4 +1,4 @@
-package main
+package deploy_test
 
 import (
 	"cmp"
@@ -24,6 +24,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/testauthd"
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/testtool"
 )
@@ -32,9 +33,9 @@ import (
 type exposition map[string]*dto.MetricFamily
 
 // scrape reads the metrics as text.
-func (a *instance) scrape(t *testing.T) string {
+func scrape(t *testing.T, a *testauthd.Instance) string {
 	t.Helper()
-	resp, err := client.Get(a.metrics)
+	resp, err := testauthd.Client.Get(a.Metrics)
 	check(t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
@@ -46,10 +47,10 @@ func (a *instance) scrape(t *testing.T) string {
 }
 
 // expose reads the metrics as strictly as Prometheus does.
-func (a *instance) expose(t *testing.T) exposition {
+func expose(t *testing.T, a *testauthd.Instance) exposition {
 	t.Helper()
 	p := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := p.TextToMetricFamilies(strings.NewReader(a.scrape(t)))
+	families, err := p.TextToMetricFamilies(strings.NewReader(scrape(t, a)))
 	check(t, err)
 	return families
 }
@@ -103,54 +104,54 @@ func (e exposition) labelsOf(name string) (names []string) {
 
 // busy is an instance that has had something to do: a user who logs in, mistypes and has a token
 // stolen, somebody who guesses, and somebody who sends what nobody understands.
-func busy(t *testing.T) *instance {
+func busy(t *testing.T) *testauthd.Instance {
 	t.Helper()
-	a := startInside(t, "--refresh-grace=0")
-	a.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
-	session := a.post(t, "/login", credentials)
-	access, refresh := session.member(t, "accessToken"), session.member(t, "refreshToken")
-	a.get(t, "/verify", access)
-	a.get(t, "/verify", access)
-	conn := a.asApp(t)
-	ask(t, conn, "auth.verify", nil, `{"token":"`+access+`"}`)
-	a.post(t, "/login", login("ada@example.com", "wrong horse battery")).refused(t, 401, "invalid_credentials", "")
-	a.post(t, "/refresh", `{"refreshToken":"`+refresh+`"}`)
-	a.post(t, "/refresh", `{"refreshToken":"`+refresh+`"}`).refused(t, 401, "token_revoked", "")
+	a := testauthd.Start(t, "--refresh-grace=0")
+	a.Post(t, "/register", testauthd.Credentials).Answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	session := a.Post(t, "/login", testauthd.Credentials)
+	access, refresh := session.Member(t, "accessToken"), session.Member(t, "refreshToken")
+	a.Get(t, "/verify", access)
+	a.Get(t, "/verify", access)
+	conn := a.AsApp(t)
+	testauthd.Ask(t, conn, "auth.verify", nil, `{"token":"`+access+`"}`)
+	a.Post(t, "/login", testauthd.Login("ada@example.com", "wrong horse battery")).Refused(t, 401, "invalid_credentials", "")
+	a.Post(t, "/refresh", `{"refreshToken":"`+refresh+`"}`)
+	a.Post(t, "/refresh", `{"refreshToken":"`+refresh+`"}`).Refused(t, 401, "token_revoked", "")
 	for range 6 { // of which the last has to wait
-		a.post(t, "/login", login("nobody@example.com", "wrong horse battery"))
+		a.Post(t, "/login", testauthd.Login("nobody@example.com", "wrong horse battery"))
 	}
-	a.pester(t, conn)
-	until(t, "the events are published", func() bool {
-		published, _ := a.expose(t).value("authd_relay_published_total")
+	pester(t, a, conn)
+	testauthd.Until(t, "the events are published", func() bool {
+		published, _ := expose(t, a).value("authd_relay_published_total")
 		return published >= 3
 	})
 	return a
 }
 
 // pester sends what has no meaning and would be remembered by who keeps what strangers send.
-func (a *instance) pester(t *testing.T, conn *nats.Conn) {
+func pester(t *testing.T, a *testauthd.Instance, conn *nats.Conn) {
 	t.Helper()
-	a.foreign = true // openapi.json does not describe it
+	a.Foreign = true // openapi.json does not describe it
 	for i := range 20 {
 		for _, line := range []string{
 			"GET /ada%d@example.com", "POST /login/%d", "DELETE /sessions/ada%d@example.com", "PUT /me?%d", "FOO%d /me",
 			"OPTIONS /%d", "GET /docs/%d", "GET //verify/../%d",
 		} {
-			a.do(t, fmt.Sprintf(line, i), map[string][]string{"X-Request-Id": {fmt.Sprintf("ada%d@example.com", i)}}, "")
+			a.Do(t, fmt.Sprintf(line, i), map[string][]string{"X-Request-Id": {fmt.Sprintf("ada%d@example.com", i)}}, "")
 		}
-		ask(t, conn, "auth.verify", nil, fmt.Sprintf(`{"token":"ada%d@example.com"}`, i))
-		ask(t, conn, "auth.login", nil, fmt.Sprintf(`{"ada%d@example.com":1}`, i))
+		testauthd.Ask(t, conn, "auth.verify", nil, fmt.Sprintf(`{"token":"ada%d@example.com"}`, i))
+		testauthd.Ask(t, conn, "auth.login", nil, fmt.Sprintf(`{"ada%d@example.com":1}`, i))
 		check(t, conn.PublishRequest("auth.verify", fmt.Sprintf("ada.%d", i), nil)) // no inbox
 		check(t, conn.Publish(fmt.Sprintf("auth.account.ada%d", i), nil))
 	}
 	check(t, conn.Flush())
-	a.foreign = false
+	a.Foreign = false
 }
 
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	a := busy(t)
-	text, e, values := a.scrape(t), a.expose(t), labelValues(t)
+	text, e, values := scrape(t, a), expose(t, a), labelValues(t)
 	t.Run("tell what happened", func(t *testing.T) { tellWhatHappened(t, e) })
 	t.Run("tell of nobody", func(t *testing.T) { tellOfNobody(t, text, e, values) })
 	t.Run("are named by convention", func(t *testing.T) {
@@ -182,7 +183,7 @@ func TestMetrics(t *testing.T) {
 
 func tellWhatHappened(t *testing.T, e exposition) {
 	e.is(t, 1, "authd_ready")
-	e.is(t, 1, "authd_build_info", "version", version)
+	e.is(t, 1, "authd_build_info", "version", version(t))
 	e.is(t, 1, "authd_bus_requests_total", "subject", "auth.register", "code", "ok")
 	e.is(t, 1, "authd_bus_requests_total", "subject", "auth.login", "code", "ok")
 	e.is(t, 6, "authd_bus_requests_total", "subject", "auth.login", "code", "invalid_credentials")
@@ -211,26 +212,26 @@ func tellWhatHappened(t *testing.T, e exposition) {
 // Each half of the service tells its own, and an edge alone when nobody answers it.
 func TestMetricsOfTheEdgeAndOfTheRest(t *testing.T) {
 	t.Parallel()
-	edge, rest := startApart(t, withPostgres(testpg.URL(t))...)
-	edge.post(t, "/register", credentials).answered(t, 201, `{"message":"User registered successfully","userId":1}`)
-	e := rest.expose(t)
+	edge, rest := testauthd.StartApart(t, testauthd.WithPostgres(testpg.URL(t))...)
+	edge.Post(t, "/register", testauthd.Credentials).Answered(t, 201, `{"message":"User registered successfully","userId":1}`)
+	e := expose(t, rest)
 	e.is(t, 1, "authd_ready")
 	e.is(t, 1, "authd_bus_requests_total", "subject", "auth.register", "code", "ok")
 	e.is(t, 0, "authd_database_waits_total", "pool", "all")
 	e.has(t, false, "authd_http_requests_in_flight")
-	e = edge.expose(t)
+	e = expose(t, edge)
 	e.is(t, 1, "authd_ready")
 	e.is(t, 1, "authd_http_requests_total", "method", "POST", "route", "/register", "status", "201")
 	e.is(t, 1, "authd_nats_connected", "part", "edge")
 	for _, name := range []string{"authd_bus_requests_in_flight", "authd_outbox_events", "authd_hash_running", "authd_mail_queue_waiting", "authd_database_waits_total"} {
 		e.has(t, false, name)
 	}
-	rest.stop(t)
-	until(t, "the edge has lost the bus", func() bool {
-		connected, ok := edge.expose(t).value("authd_nats_connected", "part", "edge")
+	rest.Stop(t)
+	testauthd.Until(t, "the edge has lost the bus", func() bool {
+		connected, ok := expose(t, edge).value("authd_nats_connected", "part", "edge")
 		return ok && connected == 0
 	})
-	e = edge.expose(t)
+	e = expose(t, edge)
 	e.is(t, 0, "authd_ready")
 	e.is(t, 1, "authd_part_away", "part", "bus")
 }
@@ -249,10 +250,10 @@ func TestMetricsWithoutTheDatabase(t *testing.T) {
 	pg, err := testpg.Start(t.Context(), testpg.Config{})
 	check(t, err)
 	t.Cleanup(pg.Close)
-	a := startInside(t, withPostgres(pg.URL)...)
-	a.expose(t).is(t, 1, "authd_source_up", "source", "outbox")
+	a := testauthd.Start(t, testauthd.WithPostgres(pg.URL)...)
+	expose(t, a).is(t, 1, "authd_source_up", "source", "outbox")
 	check(t, pg.Stop())
-	e := a.expose(t)
+	e := expose(t, a)
 	e.is(t, 0, "authd_ready")
 	e.is(t, 1, "authd_part_away", "part", "database")
 	e.is(t, 0, "authd_source_up", "source", "outbox")
@@ -276,7 +277,7 @@ func labelValues(t *testing.T) map[string][]string {
 		"pool":      {"all", "read", "write"},
 		"state":     {"in_use", "idle"},
 		"type":      {"mail.requested"},
-		"version":   {version},
+		"version":   {version(t)},
 		"reason":    {"logout", "ended_by_user", "password_changed", "password_reset", "email_changed", "token_reuse", "session_limit", "user_disabled", "user_deleted", "admin"},
 		"goversion": nil, // whatever Go says
 	}
@@ -285,14 +286,14 @@ func labelValues(t *testing.T) map[string][]string {
 		values["status"] = append(values["status"], strconv.Itoa(code.Status()))
 	}
 	var api struct{ Paths map[string]any }
-	check(t, json.Unmarshal([]byte(document(t, "openapi.json", nil)), &api))
+	check(t, json.Unmarshal([]byte(testauthd.Document(t, "openapi.json", nil)), &api))
 	for path := range api.Paths {
 		values["route"] = append(values["route"], regexp.MustCompile(`\{(\w+)\}`).ReplaceAllString(path, ":$1"))
 	}
 	var bus struct {
 		Channels map[string]struct{ Address string }
 	}
-	check(t, json.Unmarshal([]byte(document(t, "asyncapi.json", nil)), &bus))
+	check(t, json.Unmarshal([]byte(testauthd.Document(t, "asyncapi.json", nil)), &bus))
 	for _, channel := range bus.Channels {
 		if strings.HasPrefix(channel.Address, "auth.") {
 			values["subject"] = append(values["subject"], channel.Address)
@@ -325,7 +326,7 @@ func tellOfNobody(t *testing.T, text string, e exposition, values map[string][]s
 func areDescribed(t *testing.T, e exposition) {
 	row := regexp.MustCompile("(?m)^\\| `(authd_\\w+)` \\| (\\w+) \\| (.*?) \\| (.*) \\|$")
 	described := map[string]string{}
-	for _, m := range row.FindAllStringSubmatch(document(t, "operations/metrics.md", nil), -1) {
+	for _, m := range row.FindAllStringSubmatch(testauthd.Document(t, "operations/metrics.md", nil), -1) {
 		described[m[1]] = m[0]
 	}
 	for _, name := range slices.Sorted(maps.Keys(e)) {
@@ -362,7 +363,7 @@ func alarms(t *testing.T) (list []alarm) {
 	var file struct {
 		Groups []struct{ Rules []alarm }
 	}
-	check(t, yaml.Unmarshal([]byte(document(t, "operations/prometheus/alerts.yml", nil)), &file))
+	check(t, yaml.Unmarshal([]byte(testauthd.Document(t, "operations/prometheus/alerts.yml", nil)), &file))
 	for _, group := range file.Groups {
 		list = append(list, group.Rules...)
 	}
@@ -381,7 +382,7 @@ type alarmTests struct {
 
 func readAlarmTests(t *testing.T) (tests alarmTests) {
 	t.Helper()
-	check(t, yaml.Unmarshal([]byte(document(t, "operations/prometheus/alerts_test.yml", nil)), &tests))
+	check(t, yaml.Unmarshal([]byte(testauthd.Document(t, "operations/prometheus/alerts_test.yml", nil)), &tests))
 	return tests
 }
 
@@ -404,7 +405,7 @@ func dashboard(t *testing.T) map[string]string {
 			Targets []struct{ RefID, Expr string }
 		}
 	}
-	check(t, json.Unmarshal([]byte(document(t, "operations/grafana/authd.json", nil)), &file))
+	check(t, json.Unmarshal([]byte(testauthd.Document(t, "operations/grafana/authd.json", nil)), &file))
 	variables := strings.NewReplacer("$job", "authd", "$instance", ".*", "$__rate_interval", "1m")
 	expressions := map[string]string{}
 	for _, panel := range file.Panels {
@@ -503,7 +504,7 @@ func isAnyOf(pattern string, values []string) bool {
 // The rules are tried by Prometheus itself.
 func TestAlarmsAreRaisedAndNotTooSoon(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join("..", "..", "docs", "operations", "prometheus")
+	dir := filepath.Join("..", "..", "..", "docs", "operations", "prometheus")
 	promtool := testtool.Find(t, "promtool", "prometheus")
 	for _, args := range [][]string{{"check", "config", "prometheus.yml"}, {"test", "rules", "alerts_test.yml"}} {
 		cmd := exec.Command(promtool, args...)
