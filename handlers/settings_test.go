@@ -111,7 +111,8 @@ var settings = []setting{
 			p.register(t)
 			return func(t *testing.T, p *postal) {
 				p.login(t)
-				if cost, err := bcrypt.Cost([]byte(p.stored(t)[strings.Index(p.stored(t), "$2"):])); err != nil || cost != p.sessions.Passwords.Cost {
+				stored := p.stored(t)
+				if cost, err := bcrypt.Cost([]byte(stored[strings.LastIndex(stored, "$2a$"):])); err != nil || cost != p.sessions.Passwords.Cost {
 					t.Errorf("cost %d, %v", cost, err)
 				}
 			}
