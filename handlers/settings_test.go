@@ -270,8 +270,9 @@ func (p *postal) allow(t *testing.T, burst int, interval time.Duration) {
 // lifetime is as the program sets it: noted before the first token.
 func (p *postal) lifetime(t *testing.T, d time.Duration) {
 	t.Helper()
-	p.sessions.AccessTTL, p.keys.AccessTTL = d, d
+	p.keys = &handlers.Keys{Store: p.store, Master: parse(t, p.master), AccessTTL: d, Clock: p.now}
 	want(t, "note the lifetime", p.keys.Load(t.Context()), nil)
+	p.sessions.Keys, p.sessions.AccessTTL = p.keys, d
 }
 
 // revokedUntil is up to when the event of a session's end says that tokens of it live.
