@@ -139,14 +139,13 @@ func sorted(digests []uint64) []uint64 {
 }
 
 // isCommon reports whether the password is on the list: as it is, without the digits, punctuation and
-// spaces that people put before and behind a word, as in jennifer1, or as a word that is repeated. A
-// shorter word is not made long enough by repeating it.
+// spaces that people put before and behind a word, as in jennifer1, or as a word that is repeated.
 func (b blocklist) isCommon(password string) bool {
 	folded := fold(password)
 	bare := strings.TrimFunc(folded, func(r rune) bool { return unicode.IsDigit(r) || unicode.IsPunct(r) || unicode.IsSpace(r) })
-	word := repeated(folded)
-	return b.lists(folded) || utf8.RuneCountInString(bare) >= MinLength && b.lists(bare) ||
-		word != folded && (utf8.RuneCountInString(word) < MinLength || b.lists(word))
+	return slices.ContainsFunc([]string{folded, bare, repeated(folded)}, func(word string) bool {
+		return utf8.RuneCountInString(word) >= MinLength && b.lists(word)
+	})
 }
 
 // repeated returns the shortest text of which the given one is a repetition: itself if there is none.
