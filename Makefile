@@ -20,9 +20,7 @@ run: ## run the service
 	go run ./cmd/authd
 
 test: ## run all tests on a Postgres of their own (TESTFLAGS='-race -run Login')
-	@# Packages of internal/e2e run one after the other: a fleet must not miss an answer because another test is busy.
-	go run ./internal/testpg/cmd/withpg -- sh -c 'go test -timeout 60m "$$@" ./...; root=$$?; \
-		go test -C internal/e2e -p 1 -timeout 60m "$$@" ./... && exit $$root' sh $(TESTFLAGS)
+	go run ./internal/testpg/cmd/withpg -- .ci/test $(TESTFLAGS)
 
 chaos: ## run the fault tests with CHAOS (25) times the faults of a normal run
 	CHAOS=$(CHAOS) go run ./internal/testpg/cmd/withpg -- go test -C internal/e2e -timeout 2h -count 1 -v -p 1 ./faults ./fleet \
