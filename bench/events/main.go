@@ -119,7 +119,7 @@ func apart(ctx context.Context, binary, dir string, hashes float64, chart *plot.
 	var key [32]byte
 	rand.Read(key[:])
 	d, err := daemon.Start(binary, filepath.Join(dir, "apart"), "--migrate", "--database-url="+postgres.URL,
-		"--nats-url="+server.URL, "--secret-key="+base64.StdEncoding.EncodeToString(key[:]))
+		"--nats-url="+server.URL, "--nats-open=on", "--secret-key="+base64.StdEncoding.EncodeToString(key[:]))
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ type cluster struct {
 func (c *cluster) start(n int) (replicas []*daemon.Daemon, err error) {
 	for i := range n {
 		d, err := daemon.Start(c.binary, filepath.Join(c.dir, fmt.Sprintf("of%d", n), fmt.Sprint(i)), "--migrate",
-			"--database-url="+c.postgres, "--nats-url="+c.nats.URL, "--secret-key="+c.key, "--bcrypt-cost=10",
+			"--database-url="+c.postgres, "--nats-url="+c.nats.URL, "--nats-open=on", "--secret-key="+c.key, "--bcrypt-cost=10",
 			"--rate-limits=on", "--limit-refresh-session=1000/100ms")
 		if err != nil {
 			return nil, errors.Join(err, stop(replicas))

@@ -62,7 +62,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, bus.Stop()) }()
-	d, err := daemon.Start(binary, dir, "--handlers", "--nats-url="+bus.Address,
+	d, err := daemon.Start(binary, dir, "--handlers", "--nats-open=on", "--nats-url="+bus.Address,
 		"--database-url=sqlite://"+filepath.Join(dir, "auth.db"), "--refresh-token-secret="+sessions.Secret)
 	if err != nil {
 		return err
