@@ -30,20 +30,24 @@ type Collision struct {
 // the accounts whose address is not ASCII, and changes nothing.
 func Collisions(ctx context.Context, db *bun.DB) (list []Collision, err error) {
 	err = eachOutdated(ctx, db, db.Dialect().Name(), func(id int64, key string) error {
-		c, err := collision(ctx, db, id, key)
-		list = append(list, c)
+		list, err = addCollision(ctx, db, list, id, key)
 		return err
 	})
 	return list, err
 }
 
-func collision(ctx context.Context, db bun.IConn, id int64, key string) (Collision, error) {
+// addCollision appends the account to the list, unless it has the key by now: another instance may
+// have folded its address since it was read.
+func addCollision(ctx context.Context, db bun.IConn, list []Collision, id int64, key string) ([]Collision, error) {
 	c := Collision{UserID: id}
 	err := db.QueryRowContext(ctx, "SELECT id FROM users WHERE email_key = ?", key).Scan(&c.Holder)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = nil
+	switch {
+	case err != nil && !errors.Is(err, sql.ErrNoRows):
+		return list, err
+	case c.Holder == id:
+		return list, nil
 	}
-	return c, err
+	return append(list, c), nil
 }
 
 // Refold repeats what the step did for accounts that need it: those whose key was taken then and is
@@ -64,8 +68,7 @@ func refold(ctx context.Context, db bun.IConn, name dialect.Name) (list []Collis
 		if n, err := done.RowsAffected(); err != nil || n > 0 {
 			return err
 		}
-		c, err := collision(ctx, db, id, key)
-		list = append(list, c)
+		list, err = addCollision(ctx, db, list, id, key)
 		return err
 	})
 	return list, err

@@ -58,5 +58,18 @@ func TestStoredAddressesAreFoldedAndCollisionsListed(t *testing.T) {
 		if list, err = Collisions(t.Context(), db); err != nil || !slices.Equal(list, left) {
 			t.Errorf("collisions after that: %v, %v", list, err)
 		}
+
+		// Another instance has folded the address since it was read.
+		if list, err := addCollision(t.Context(), db, nil, 6, keyOf(t, db, 6)); err != nil || list != nil {
+			t.Errorf("an account collides with itself: %v, %v", list, err)
+		}
 	})
+}
+
+func keyOf(t *testing.T, db *bun.DB, id int64) (key string) {
+	t.Helper()
+	if err := db.QueryRowContext(t.Context(), "SELECT email_key FROM users WHERE id = ?", id).Scan(&key); err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
