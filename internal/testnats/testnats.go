@@ -41,6 +41,21 @@ type Place struct {
 	Routes  []string // host:port of all servers of the cluster, the same for each
 }
 
+// Hosts are the names of the servers of a cluster in a configuration that Moved reads.
+var Hosts = []string{"nats-1", "nats-2", "nats-3"}
+
+// Moved returns the Text of a Config: a configuration as authd prints it for Hosts, with the addresses
+// and the directory of the test in place of the operator's.
+func Moved(text string) func(Place) string {
+	return func(p Place) string {
+		moved := []string{`"/data"`, strconv.Quote(p.Store), "0.0.0.0:6222", p.Cluster}
+		for i, route := range p.Routes {
+			moved = append(moved, Hosts[i]+":6222", route)
+		}
+		return strings.NewReplacer(moved...).Replace(text)
+	}
+}
+
 // Config says how servers run. The zero value has JetStream, and lets in everybody.
 type Config struct {
 	// Text makes the configuration of the server at a place. Where it listens for clients and

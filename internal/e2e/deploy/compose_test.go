@@ -196,17 +196,12 @@ func composeCluster(t *testing.T, project *types.Project, volume string) *testna
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(volume, "servers", "nats.conf"))
 	check(t, err)
-	return testnats.StartCluster(t, testnats.Config{Text: func(p testnats.Place) string {
-		moved := []string{`"/data"`, strconv.Quote(p.Store), "0.0.0.0:6222", p.Cluster}
-		for i, route := range p.Routes {
-			host := "nats-" + strconv.Itoa(i+1)
-			if name := project.Services[host].Environment["SERVER_NAME"]; name == nil || *name != host {
-				t.Errorf("the name of server %s is not its own", host)
-			}
-			moved = append(moved, host+":6222", route)
+	for _, host := range testnats.Hosts {
+		if name := project.Services[host].Environment["SERVER_NAME"]; name == nil || *name != host {
+			t.Errorf("the name of server %s is not its own", host)
 		}
-		return strings.NewReplacer(moved...).Replace(string(content))
-	}})
+	}
+	return testnats.StartCluster(t, testnats.Config{Text: testnats.Moved(string(content))})
 }
 
 // Two replicas with the settings of compose.yaml, on its NATS servers: what one did the other

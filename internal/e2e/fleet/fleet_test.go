@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -173,20 +172,6 @@ func (f *fleet) app() *nats.Conn {
 	return conn
 }
 
-// clusterHosts are the servers of a cluster, as an operator would name them.
-var clusterHosts = []string{"nats-1", "nats-2", "nats-3"}
-
-// placed puts the addresses and the directories of the test into a configuration.
-func placed(text string) func(testnats.Place) string {
-	return func(p testnats.Place) string {
-		moved := []string{`"/data"`, strconv.Quote(p.Store), "0.0.0.0:6222", p.Cluster}
-		for i, route := range p.Routes {
-			moved = append(moved, clusterHosts[i]+":6222", route)
-		}
-		return strings.NewReplacer(moved...).Replace(text)
-	}
-}
-
 // roleBus is an external bus with roles.
 type roleBus struct {
 	url  string
@@ -218,9 +203,9 @@ func (b roleBus) as(t *testing.T, role string) *nats.Conn {
 func clusterOfRoles(t *testing.T) (*testnats.Cluster, roleBus) {
 	t.Helper()
 	dir := t.TempDir()
-	config := testauthd.Run(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","))
+	config := testauthd.Run(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(testnats.Hosts, ","))
 	config = strings.Replace(config, "\ncluster {", "\ncluster {\n  no_advertise: true", 1)
-	c := testnats.StartCluster(t, testnats.Config{Text: placed(config)})
+	c := testnats.StartCluster(t, testnats.Config{Text: testnats.Moved(config)})
 	return c, roleBus{url: c.URLs(), seed: filepath.Join(dir, "keys")}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -22,20 +21,6 @@ import (
 	"github.com/zyotra/auth/internal/testpg"
 	"github.com/zyotra/auth/internal/testsmtp"
 )
-
-// clusterHosts are the servers of a cluster, as an operator would name them.
-var clusterHosts = []string{"nats-1", "nats-2", "nats-3"}
-
-// elsewhere moves a configuration to where the test lets servers listen and keep their files.
-func elsewhere(text string) func(testnats.Place) string {
-	return func(p testnats.Place) string {
-		moved := []string{`"/data"`, strconv.Quote(p.Store), "0.0.0.0:6222", p.Cluster}
-		for i, route := range p.Routes {
-			moved = append(moved, clusterHosts[i]+":6222", route)
-		}
-		return strings.NewReplacer(moved...).Replace(text)
-	}
-}
 
 // roleBus is an external bus with roles.
 type roleBus struct {
@@ -84,8 +69,8 @@ func (b roleBus) as(t *testing.T, role string) *nats.Conn {
 func clusterWithRoles(t *testing.T) roleBus {
 	t.Helper()
 	dir, ca := t.TempDir(), testcert.New(t)
-	config := testauthd.Run(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(clusterHosts, ","), "--tls="+ca.Dir)
-	c := testnats.StartCluster(t, testnats.Config{Text: elsewhere(config)})
+	config := testauthd.Run(t, dir, "nats-config", "--dir=keys", "--servers="+strings.Join(testnats.Hosts, ","), "--tls="+ca.Dir)
+	c := testnats.StartCluster(t, testnats.Config{Text: testnats.Moved(config)})
 	return roleBus{strings.ReplaceAll(c.URLs(), "nats://", "tls://"), filepath.Join(dir, "keys"), "nk", ca.CAFile()}
 }
 
@@ -97,7 +82,7 @@ func operatorMode(t *testing.T) roleBus {
 	servers, _, _ := strings.Cut(testauthd.Run(t, dir, "nats-config", "--dir=unused"), "system_account:")
 	resolver, err := os.ReadFile(dir + "/creds/resolver.conf")
 	check(t, err)
-	s := testnats.Start(t, testnats.Config{Text: elsewhere(servers + string(resolver))})
+	s := testnats.Start(t, testnats.Config{Text: testnats.Moved(servers + string(resolver))})
 	return roleBus{s.URL(), dir + "/creds", "creds", ""}
 }
 
@@ -267,7 +252,7 @@ func TestRefusedCredentialsAreTriedAgain(t *testing.T) {
 	config := func(dir string) func(testnats.Place) string {
 		text, err := embedded.External{Dir: dir}.Config()
 		check(t, err)
-		return elsewhere(text)
+		return testnats.Moved(text)
 	}
 	dir, others := t.TempDir()+"/keys", t.TempDir()+"/keys"
 	s := testnats.Start(t, testnats.Config{Text: config(dir)})

@@ -36,7 +36,7 @@ func TestBusWithTLS(t *testing.T) {
 		}
 		return flags
 	}
-	bus := testnats.Start(t, testnats.Config{Text: elsewhere(config(ca.Dir))})
+	bus := testnats.Start(t, testnats.Config{Text: testnats.Moved(config(ca.Dir))})
 	for _, url := range []string{bus.URL(), strings.Replace(bus.URL(), "nats", "tls", 1)} {
 		edge := testauthd.Start(t, append([]string{"serve"}, edgeAt(url, ca.CAFile())...)...)
 		edge.Get(t, "/verify", "").Refused(t, 401, "unauthenticated", "")
@@ -46,7 +46,7 @@ func TestBusWithTLS(t *testing.T) {
 	}
 	doesNotStart(t, edgeAt(strings.Replace(bus.URL(), "127.0.0.1", "localhost", 1), ca.CAFile()), "NATS_URL", "wanted to match localhost")
 
-	plain := testnats.Start(t, testnats.Config{Text: elsewhere(config(""))})
+	plain := testnats.Start(t, testnats.Config{Text: testnats.Moved(config(""))})
 	doesNotStart(t, edgeAt(plain.URL(), ca.CAFile()), "NATS_URL", "the server has no TLS")
 	doesNotStart(t, edgeAt(strings.Replace(plain.URL(), "nats", "tls", 1), ""), "NATS_URL", "the server has no TLS")
 }
