@@ -55,8 +55,11 @@ func URL(t testing.TB) string {
 	return s.newDatabase(t, "template0") // unlike the default it has no connections, which would be in the way
 }
 
-// copying has one goroutine of this process at a time look for an original.
-var copying sync.Mutex
+// originals are those that the server is known to have, by name.
+var originals = struct {
+	sync.Mutex
+	there map[string]bool
+}{there: map[string]bool{}}
 
 // Copy returns the URL of a new database with the content of an original, which is dropped when the
 // test ends. The original is named after what it holds and stays on the server, for all tests that
@@ -73,11 +76,20 @@ func Copy(t testing.TB, original string, fill func(url string) error) string {
 	return s.newDatabase(t, original)
 }
 
-// provide makes an original unless it is there. It is filled under another name, so that nobody
-// copies half of one.
+// provide makes an original unless the server has it. It is filled under another name, so that no test
+// copies a part of one.
 func (s *Server) provide(original string, fill func(url string) error) error {
-	copying.Lock()
-	defer copying.Unlock()
+	originals.Lock()
+	defer originals.Unlock()
+	if originals.there[original] {
+		return nil
+	}
+	err := s.create(original, fill)
+	originals.there[original] = err == nil
+	return err
+}
+
+func (s *Server) create(original string, fill func(url string) error) error {
 	if there, err := s.has(original); err != nil || there {
 		return err
 	}
