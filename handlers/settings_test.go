@@ -15,16 +15,16 @@ import (
 	"github.com/zyotra/auth/internal/token"
 )
 
-// setting is one whose value changes between two starts. begin runs on the instance that has the former
-// value and returns what the one that is started with the other value is tested by.
+// setting has two values. begin runs on an instance with one of them and returns the test of a later
+// instance with the other value.
 type setting struct {
 	name          string
 	lesser, other func(t *testing.T, p *postal)
 	begin         func(t *testing.T, p *postal) (judge func(t *testing.T, p *postal))
 }
 
-// What is stored or issued keeps the expiry that it was given. What is a rule about now applies as it
-// is set now. Nothing that was refused is accepted because a setting has changed.
+// Rows and tokens keep the expiry that they were given. Rules about the present apply as they are set at
+// present. A change of a setting makes no refused token valid again.
 func TestSettingsMayChangeBetweenTwoStarts(t *testing.T) {
 	t.Parallel()
 	for _, s := range settings {
@@ -161,7 +161,7 @@ var settings = []setting{
 			return func(t *testing.T, p *postal) {
 				want(t, "logout", p.logout(t, "", other.RefreshToken), nil)
 				if until := p.revokedUntil(t, other.SessionID); until.Before(expires) {
-					t.Errorf("the revocation is told until %s, but a token lives until %s", until, expires)
+					t.Errorf("the event of the revocation says %s, but a token lives until %s", until, expires)
 				}
 				p.advance(expires.Sub(p.now()) - time.Second)
 				want(t, "a second before its end", p.verify(t, live.AccessToken), nil)
