@@ -30,7 +30,7 @@ var small = []string{"signing_keys", "peppers", "outbox_pending", "session_endin
 
 // narrow are indexes that hold only what a statement looks for, so that reading one from its
 // beginning is no scan.
-var narrow = []string{"outbox_pending_pkey", "outbox_mails", "outbox_revocations", "session_endings_pkey"}
+var narrow = []string{"outbox_pending_pkey", "outbox_pending_urgent", "outbox_mails", "outbox_revocations", "session_endings_pkey"}
 
 // hot is what requests, the relay and clean-up ask of the database.
 var hot = map[string]func(ctx context.Context, s *Store) error{
@@ -235,14 +235,16 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 func TestNoHotStatementScans(t *testing.T) {
 	t.Parallel()
 	for name, on := range map[string]struct {
-		url   string
-		scans func(*testing.T, *Store, string) []string
+		url       string
+		isCounted bool // the database has statistics of its tables
+		scans     func(*testing.T, *Store, string) []string
 	}{
-		"sqlite":   {"sqlite://" + filepath.Join(t.TempDir(), "auth.db"), scansSQLite},
-		"postgres": {testpg.URL(t), scansPostgres},
+		"sqlite":                      {"sqlite://" + filepath.Join(t.TempDir(), "auth.db"), true, scansSQLite},
+		"postgres":                    {testpg.URL(t), true, scansPostgres},
+		"postgres without statistics": {testpg.URL(t), false, scansPostgres},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := openFilled(t, on.url)
+			s := openFilled(t, on.url, on.isCounted)
 			seen := &recorder{}
 			s.prepare = func() *prepared { return nil } // EXPLAIN wants values
 			s.write, s.read = s.write.(*bun.DB).WithQueryHook(seen), s.read.(*bun.DB).WithQueryHook(seen)
@@ -261,7 +263,7 @@ func TestNoHotStatementScans(t *testing.T) {
 	}
 }
 
-func openFilled(t *testing.T, url string) *Store {
+func openFilled(t *testing.T, url string, isCounted bool) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), url)
 	if err != nil {
@@ -275,8 +277,24 @@ func openFilled(t *testing.T, url string) *Store {
 	if _, err := migrations.Up(t.Context(), s.db); err != nil {
 		t.Fatal(err)
 	}
+	if isCounted {
+		fill(t, s)
+		execute(t, s, "ANALYZE")
+		return s
+	}
+	// As after a restore, until autovacuum has come to these tables.
+	for _, table := range []string{"users", "login_sessions", "outbox", "outbox_pending", "limits", "one_time_tokens", "known_devices"} {
+		execute(t, s, "ALTER TABLE "+table+" SET (autovacuum_enabled = off)")
+	}
 	fill(t, s)
 	return s
+}
+
+func execute(t *testing.T, s *Store, statement string) {
+	t.Helper()
+	if _, err := s.db.ExecContext(t.Context(), statement); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // recorder keeps the statements that read or change rows.
@@ -318,7 +336,7 @@ func (p plan) scans() (faults []string) {
 	switch {
 	case p.Type == "Seq Scan" && !slices.Contains(small, p.Table):
 		faults = append(faults, "Seq Scan of "+p.Table)
-	case strings.HasPrefix(p.Type, "Index") && p.Condition == "" && !slices.Contains(narrow, p.Index):
+	case strings.Contains(p.Type, "Index") && p.Condition == "" && !slices.Contains(narrow, p.Index):
 		faults = append(faults, p.Type+" of all of "+p.Index)
 	}
 	for _, below := range p.Plans {
@@ -398,12 +416,7 @@ func fill(t *testing.T, s *Store) {
 	insert(t, s, limits)
 	insert(t, s, oneTimes)
 	insert(t, s, devices)
-	if _, err := s.db.ExecContext(t.Context(), "UPDATE limits SET sweep_at = idle_at"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.db.ExecContext(t.Context(), "ANALYZE"); err != nil {
-		t.Fatal(err)
-	}
+	execute(t, s, "UPDATE limits SET sweep_at = idle_at")
 }
 
 func insert[Row any](t *testing.T, s *Store, rows []Row) {

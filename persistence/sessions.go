@@ -89,6 +89,12 @@ func mayRefresh(verified bool) string {
 // ofEpoch is ofLiveUser for the sessions of one user, whose row is read once.
 const ofEpoch = "epoch = (SELECT u.session_epoch FROM users AS u WHERE u.id = ? AND u.disabled_at IS NULL)"
 
+// expiry is when a session's refresh token expires, or null if the session was ended. Refreshes
+// compare it instead of naming revoked_at: a condition "revoked_at IS NULL" lets Postgres read all of
+// the partial index login_sessions_live, which seems cheap while it has no statistics of the table,
+// as after a restore.
+const expiry = "CASE WHEN revoked_at IS NULL THEN expires_at END"
+
 // CreateSession stores a new session: its first generation, used when it was created. The
 // transaction must hold the row of its user (HoldPassword or HoldUser), so that the session is not
 // between those that an operation ends and those that begin afterwards.
@@ -151,8 +157,8 @@ func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 		Set("used_ip = ?", p.value(step.Client.IP)).
 		Set("used_agent = ?", p.value(step.Client.UserAgent)).
 		Set("expires_at = CASE WHEN deadline_at < ? THEN deadline_at ELSE ? END", expires, expires).
-		Where("id = ? AND generation = ? AND revoked_at IS NULL", p.value(step.SessionID), p.value(step.Generation)).
-		Where("carrier = ? AND expires_at > ?", p.value(string(step.Carrier)), at).
+		Where("id = ? AND generation = ?", p.value(step.SessionID), p.value(step.Generation)).
+		Where("carrier = ? AND "+expiry+" > ?", p.value(string(step.Carrier)), at).
 		Where(mayRefresh(step.Verified)).
 		Returning(sessionColumns)
 	if limit := step.Limit; limit.Interval > 0 {

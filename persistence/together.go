@@ -194,8 +194,8 @@ func (s *Store) advanceTogether(ctx context.Context, group []*member) error {
 		Set("used_agent = step.agent").
 		Set("expires_at = CASE WHEN deadline_at < step.expires THEN deadline_at ELSE step.expires END").
 		Set("refresh_due = CASE WHEN step.pause = 0 THEN refresh_due ELSE GREATEST(refresh_due, step.due) + step.pause END").
-		Where("id = step.session AND generation = step.gen AND revoked_at IS NULL").
-		Where("carrier = step.way AND expires_at > step.at").
+		Where("id = step.session AND generation = step.gen").
+		Where("carrier = step.way AND "+expiry+" > step.at").
 		Where(mayRefresh(group[0].step.Verified)).
 		Where("refresh_due <= step.latest").
 		Returning(sessionColumns)).Scan(ctx, &rows)

@@ -15,7 +15,7 @@ import (
 	"github.com/zyotra/auth/internal/testpg"
 )
 
-func openTogether(t *testing.T) *Store { return openFilled(t, testpg.URL(t)) }
+func openTogether(t *testing.T) *Store { return openFilled(t, testpg.URL(t), true) }
 
 // groupOf are steps of sessions that fill made, each from elsewhere.
 func groupOf(ids ...string) []*member {
