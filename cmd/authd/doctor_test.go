@@ -240,7 +240,7 @@ func TestDoctorFindsAllWrongSettingsAtOnce(t *testing.T) {
 	t.Parallel()
 	seed := filepath.Join(t.TempDir(), "edge.nk")
 	check(t, os.WriteFile(seed, []byte("no seed"), 0o644))
-	d := doctor(t, exitFailed, append(alone(t), "--port=x", "--bcrypt-cost=4", "--nats-url=nats://h", "--nats-nkey-seed-file="+seed,
+	d := doctor(t, exitFailed, append(alone(t), "--port=x", "--bcrypt-cost=3", "--nats-url=nats://h", "--nats-nkey-seed-file="+seed,
 		"--database-url=mysql://authd:hunter22@h", "--smtp-url=ftp://authd:hunter22@h", "--secret-key=hunter22", "--log-level=loud",
 		"--limit-login=often", "--rate-limits=off", "--public-url=http://auth.example", "--host=0.0.0.0", "--cors-origins=http://app.example")...)
 	for _, name := range []string{"PORT", "BCRYPT_COST", "NATS_NKEY_SEED_FILE", "DATABASE_URL", "SMTP_URL", "SECRET_KEY", "LOG_LEVEL"} {

@@ -137,7 +137,7 @@ func TestARaisedCostTakesEffectAtTheNextLogin(t *testing.T) {
 				t.Errorf("%q is stored, want cost %s", stored, want)
 			}
 		}
-		a := startInside(t, serve...)
+		a := startInside(t, append(serve, "--bcrypt-cost=10")...)
 		a.post(t, "/register", credentials)
 		a.post(t, "/login", credentials)
 		cost("10")

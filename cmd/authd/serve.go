@@ -474,7 +474,7 @@ func (s *service) openFlows() (flowConfig, *handlers.OneTimes) {
 
 // firstGuess is about what a hash of the cost takes, before one was made.
 func firstGuess(cost int) time.Duration {
-	return 60 * time.Millisecond << (cost - password.MinCost)
+	return 60 * time.Millisecond << cost >> password.MinCost
 }
 
 // limits makes what bounds guessing; nil, and says so, if it is off. While a second master secret

@@ -308,8 +308,11 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 	return s.checkPasswords(c)
 }
 
+// leastCost is the lowest BCRYPT_COST. Tests lower it.
+var leastCost = password.MinCost
+
 func (s passwordSettings) checkPasswords(c *config) (err error) {
-	if c.bcryptCost, err = integer("BCRYPT_COST", s.BcryptCost, password.MinCost, password.MaxCost, "10"); err != nil {
+	if c.bcryptCost, err = integer("BCRYPT_COST", s.BcryptCost, leastCost, password.MaxCost, "10"); err != nil {
 		return err
 	}
 	if c.hashWait, err = duration("HASH_QUEUE_WAIT", s.HashQueueWait, 100*time.Millisecond, 8*time.Second, "2s"); err != nil {
