@@ -169,7 +169,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	used, err := c.framer.check(p[:n])
 	if err != nil {
-		return c.refuse(p, p[used:n], begins, err)
+		return c.refuse(p, p[used:n], err)
 	}
 	if used < n {
 		c.held = append(append(make([]byte, 0, n-used+len(c.held)), p[used:n]...), c.held...)
@@ -187,19 +187,17 @@ func (c *conn) receive(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// refuse ends the connection with a refusal. The server asks its ErrorHandler on an error only if it
-// has read something of the request, so it gets one byte at first.
-func (c *conn) refuse(p, rest []byte, begins bool, refusal error) (int, error) {
+// refuse ends the connection with a refusal, which the next read returns. The server asks its
+// ErrorHandler on an error only if it has read something of the request beside empty lines, so it
+// gets one byte first.
+func (c *conn) refuse(p, rest []byte, refusal error) (int, error) {
 	c.refusal = refusal
 	c.linger.Store(true)
 	if c.framer.phase == overflowed {
 		c.skipHead(rest)
 	}
-	if begins {
-		p[0] = 'X'
-		return 1, nil
-	}
-	return 0, refusal
+	p[0] = 'X'
+	return 1, nil
 }
 
 // skipHead reads on to the end of a head that is too large, or for as long and as far as is sensible.
