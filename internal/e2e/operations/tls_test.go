@@ -2,6 +2,7 @@ package operations_test
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 // doesNotStart wants an authd that ends at once and says why.
 func doesNotStart(t *testing.T, flags []string, said ...string) {
 	t.Helper()
-	args := append([]string{"serve", "--log-format=json", "--port=0", "--metrics-addr=127.0.0.1:0"}, flags...)
+	args := slices.Concat([]string{"serve"}, testauthd.ListenAnywhere(), flags)
 	testauthd.Execute(t, t.TempDir(), testauthd.Command(t, testauthd.Owned, args...)).Refused(t, 1, said...)
 }
 
