@@ -30,9 +30,13 @@ const (
 	keysAgainAfter = 500 * time.Millisecond
 )
 
-// hintLimit bounds how often hints make a verifier ask. Anybody who may publish on the bus can make
-// them up; the last one is followed within the interval.
-var hintLimit = gcra.Limit{Burst: 20, Interval: 250 * time.Millisecond}
+// inventedHints and trueHints bound how often hints make a verifier ask. Anybody who may publish on
+// the bus can invent them, so a hint costs the less if the service confirms it. Both have the same
+// slack, and one time is kept for them. The last hint is followed within the longer interval.
+var (
+	inventedHints = gcra.Limit{Burst: 20, Interval: 250 * time.Millisecond}
+	trueHints     = gcra.Limit{Burst: 96, Interval: 50 * time.Millisecond}
+)
 
 // pass is what the follower reads next.
 type pass int
@@ -53,7 +57,7 @@ type follower struct {
 	readAll   time.Duration // elapsed time of the last regular pass from the beginning
 	due       time.Time     // of the next regular pass
 	keysAgain time.Time     // of the second fetch after a hint; zero if none is due
-	hintDue   time.Time     // of hintLimit
+	hintDue   time.Time     // of inventedHints and trueHints
 	isAway    bool          // the last pass failed
 }
 
@@ -82,7 +86,7 @@ func (v *Verifier) follow(ctx context.Context) {
 func (f *follower) run(ctx context.Context, next pass) error {
 	switch next {
 	case passHinted:
-		return f.readRecent(ctx)
+		return f.followHint(ctx)
 	case passKeys:
 		return f.fetchKeys(ctx)
 	}
@@ -107,7 +111,7 @@ func (f *follower) wait(ctx context.Context, reconnected <-chan nats.Status) pas
 	defer timer.Stop()
 	hints, wanted, jumped := f.hints, f.wanted, f.jumped
 	var resume, again <-chan time.Time
-	if pause := hintLimit.Wait(f.hintDue, time.Now()); pause > 0 {
+	if pause := inventedHints.Wait(f.hintDue, time.Now()); pause > 0 {
 		hints, resume = nil, time.After(pause)
 	}
 	if !f.keysAgain.IsZero() {
@@ -137,7 +141,6 @@ func (f *follower) wait(ctx context.Context, reconnected <-chan nats.Status) pas
 		case <-resume:
 			hints = f.hints
 		case <-hints:
-			f.hintDue = hintLimit.Pass(f.hintDue, time.Now())
 			return passHinted
 		}
 	}
@@ -176,7 +179,19 @@ func (f *follower) catchUp(ctx context.Context) error {
 	return errors.New("the clock keeps jumping")
 }
 
-// readRecent follows a hint.
+// followHint reads the latest revocations, and the keys if the hint was about those. It counts the
+// hint against the limit.
+func (f *follower) followHint(ctx context.Context) error {
+	id := f.hinted.Swap(nil)
+	err := f.readRecent(ctx)
+	limit := inventedHints
+	if id != nil && f.revoked.isRevoked(*id, 0) {
+		limit = trueHints
+	}
+	f.hintDue = limit.Pass(f.hintDue, time.Now())
+	return err
+}
+
 func (f *follower) readRecent(ctx context.Context) error {
 	if f.keysHinted.Swap(false) {
 		if err := f.fetchKeys(ctx); err != nil {
@@ -240,6 +255,7 @@ func (v *Verifier) hearRevoked(m *nats.Msg) {
 	if err != nil || v.revoked.isRevoked(data.SessionID, 0) {
 		return
 	}
+	v.hinted.Store(&data.SessionID)
 	signal(v.hints)
 }
 

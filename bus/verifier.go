@@ -75,10 +75,11 @@ type Verifier struct {
 	done  chan struct{}
 	ready chan struct{} // closed when it has caught up the first time
 
-	hints      chan struct{} // an event has come
-	keysHinted atomic.Bool   // and it was about keys
-	wanted     chan struct{} // a caller waits for the keys
-	jumped     chan struct{} // the clock has
+	hints      chan struct{}          // an event has come
+	hinted     atomic.Pointer[string] // session of the latest one, nil once that was followed
+	keysHinted atomic.Bool            // and it was about keys
+	wanted     chan struct{}          // a caller waits for the keys
+	jumped     chan struct{}          // the clock has
 }
 
 type digest [sha256.Size]byte

@@ -238,6 +238,25 @@ func TestVerifierIsNotDrivenByInventedEvents(t *testing.T) {
 	}
 }
 
+// Events that the service confirms are followed without the wait of invented ones.
+func TestVerifierFollowsManyTrueEventsAtOnce(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	const sessions = 90
+	began := time.Now()
+	for i := range sessions {
+		id := fmt.Sprint("session ", i)
+		token := a.Sign(t, "one", id, time.Minute)
+		verify(t, v, token, nil)
+		a.Revoke(t, id, true)
+		soon(t, v, token, auth.ErrTokenRevoked)
+	}
+	// Invented events take all of that, but for the regular passes between.
+	if took, invented := time.Since(began), (sessions-20)*250*time.Millisecond; took > invented/2 {
+		t.Errorf("it took %s, as if the events were invented", took)
+	}
+}
+
 func TestVerifierReadsAllRevocationsNowAndThen(t *testing.T) {
 	a, machine, c := driven(t)
 	a.Revoke(t, "some", false)

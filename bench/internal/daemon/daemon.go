@@ -45,7 +45,7 @@ func Start(binary, dir string, args ...string) (*Daemon, error) {
 		return nil, err
 	}
 	cmd := exec.Command(binary, append([]string{"serve", "--port=0", "--nats-listen=127.0.0.1:0", "--log-format=json"}, args...)...)
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "RATE_LIMITS=off", "METRICS_ADDR=127.0.0.1:0")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "RATE_LIMITS=off", "SESSION_LIMIT=0", "METRICS_ADDR=127.0.0.1:0")
 	output, err := cmd.StderrPipe()
 	if err != nil {
 		return nil, err
