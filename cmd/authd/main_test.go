@@ -43,13 +43,16 @@ func released() {
 // cheapest is bcrypt's own least cost: a millisecond.
 const cheapest = 4
 
-// cheap prepends the flag of the lowest cost of hashing to arguments that do not name a cost: with
-// the default, hashing would take two thirds of the time of these tests.
-func cheap(args []string) []string {
-	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--bcrypt-cost") }) {
+// cheap adds the lowest cost of hashing: with the default, hashing would take two thirds of the time
+// of these tests.
+func cheap(args []string) []string { return withDefault(args, "--bcrypt-cost", fmt.Sprint(cheapest)) }
+
+// withDefault prepends a flag to arguments that do not have it.
+func withDefault(args []string, flag, value string) []string {
+	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, flag) }) {
 		return args
 	}
-	return slices.Concat([]string{fmt.Sprintf("--bcrypt-cost=%d", cheapest)}, args)
+	return slices.Concat([]string{flag + "=" + value}, args)
 }
 
 // owned is authd that ends with the test process, however that one ends: the test process holds
@@ -146,9 +149,7 @@ func startInside(t *testing.T, args ...string) *instance {
 		Dir: dir, Stderr: newTranscript(), Exited: make(chan struct{}),
 		Signal: func(os.Signal) error { cancel(); return nil },
 	}
-	if !slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--hash-queue-wait") }) {
-		args = append([]string{"--hash-queue-wait=" + testauthd.HashQueueWait}, args...)
-	}
+	args = withDefault(args, "--hash-queue-wait", testauthd.HashQueueWait)
 	if usesOpenNATS(args) {
 		args = append([]string{"--nats-open=on"}, args...)
 	}

@@ -55,7 +55,7 @@ func URL(t testing.TB) string {
 	return s.newDatabase(t, "template0") // unlike the default it has no connections, which would be in the way
 }
 
-// originals are those that the server is known to have, by name.
+// originals holds the names of the originals that this process knows to be on the server.
 var originals = struct {
 	sync.Mutex
 	there map[string]bool
@@ -130,8 +130,7 @@ func (s *Server) copy(template, name string) error {
 		if _, err := fmt.Sscan(db.PgConn().ParameterStatus("server_version"), &version); err == nil && version >= 15 {
 			statement += " STRATEGY file_copy"
 		}
-		_, err := db.Exec(ctx, statement)
-		return err
+		return send(ctx, db, statement)
 	})
 }
 
@@ -166,13 +165,15 @@ func (s *Server) newDatabase(t testing.TB, template string) string {
 }
 
 func (s *Server) execute(statement string) error {
-	return s.administer(func(ctx context.Context, db *pgx.Conn) error {
-		_, err := db.Exec(ctx, statement)
-		if err != nil {
-			return fmt.Errorf("%s: %w", statement, err)
-		}
-		return nil
-	})
+	return s.administer(func(ctx context.Context, db *pgx.Conn) error { return send(ctx, db, statement) })
+}
+
+// send runs a statement and names it in the error.
+func send(ctx context.Context, db *pgx.Conn, statement string) error {
+	if _, err := db.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("%s: %w", statement, err)
+	}
+	return nil
 }
 
 // administer calls fn with a connection to the server's own database. The connection is kept for the
