@@ -76,8 +76,8 @@ type Verifier struct {
 	ready chan struct{} // closed when it has caught up the first time
 
 	hints      chan struct{}          // an event has come
-	hinted     atomic.Pointer[string] // session of the latest one, nil once that was followed
-	keysHinted atomic.Bool            // and it was about keys
+	hinted     atomic.Pointer[string] // session of the latest event, nil once the verifier has followed it
+	keysHinted atomic.Bool            // an event about keys has come
 	wanted     chan struct{}          // a caller waits for the keys
 	jumped     chan struct{}          // the clock has
 }

@@ -132,8 +132,8 @@ func start(ctx context.Context, c Config, bin, docker string) (*Server, error) {
 // the databases of tests, which takes several times as long on a disk.
 const memory = "/dev/shm"
 
-// hasRoom reports whether a directory is there and has 4 GiB left: the databases of all tests that
-// run at once take less than one.
+// hasRoom reports whether a directory exists and has 4 GiB left. The databases of concurrent tests
+// take less than one.
 func hasRoom(dir string) bool {
 	var fs syscall.Statfs_t
 	return syscall.Statfs(dir, &fs) == nil && uint64(fs.Bavail)*uint64(fs.Bsize) >= 4<<30
