@@ -19,7 +19,7 @@ import (
 func askPlace(t *testing.T, conn *nats.Conn) string {
 	t.Helper()
 	for late := time.Now().Add(2 * time.Minute); time.Now().Before(late); time.Sleep(time.Millisecond) {
-		reply, err := conn.Request("auth.place.spare.login", nil, 10*time.Second)
+		reply, err := conn.Request("auth.place.spare.login", nil, patience)
 		if err == nil && len(reply.Data) > 0 {
 			return string(reply.Data)
 		}
@@ -41,7 +41,7 @@ func TestStoppingKeepsWhatWasPromised(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
 	for { // until it offers nothing more
-		reply, err := other.Request("auth.place.spare.login", nil, 10*time.Second)
+		reply, err := other.Request("auth.place.spare.login", nil, patience)
 		if errors.Is(err, nats.ErrNoResponders) || err == nil && len(reply.Data) == 0 {
 			break
 		}
@@ -50,7 +50,7 @@ func TestStoppingKeepsWhatWasPromised(t *testing.T) {
 		}
 		t.Fatalf("a second place was promised: %s", reply.Data)
 	}
-	reply, err := other.Request(place, []byte(`{"email":"ada@example.com","password":"x"}`), 10*time.Second)
+	reply, err := other.Request(place, []byte(`{"email":"ada@example.com","password":"x"}`), patience)
 	if err != nil || reply.Header.Get("Nats-Service-Error") != "" {
 		t.Errorf("%+v, %v", reply, err)
 	}

@@ -166,10 +166,21 @@ func program() int {
 	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
 		signals = append(signals, syscall.SIGHUP)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	return run(untilSignal(signals...), os.Args[1:], os.Stdout, os.Stderr)
+}
+
+// untilSignal returns a context that the first of the signals ends. By then they have their
+// default action again, so a second one ends the process at once.
+func untilSignal(signals ...os.Signal) context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, signals...)
+	go func() {
+		<-received
+		signal.Stop(received)
+		cancel()
+	}()
+	return ctx
 }
 
 // run is the whole program but for signals and exit. It returns the exit code.

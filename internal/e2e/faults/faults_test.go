@@ -297,7 +297,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	default:
 	}
 	check(t, a.Signal(syscall.SIGTERM))
-	if code := a.Wait(t, 3*time.Second); code != -1 {
+	if code := a.Wait(t, testauthd.Patience); code != -1 {
 		t.Errorf("exit code %d, want death by the signal", code)
 	}
 }
@@ -319,8 +319,8 @@ func TestIdleConnectionsDoNotDelayTheExit(t *testing.T) {
 			use(t, dial(t, a))
 			a.Get(t, "/healthz", "") // accepted later, so the other was accepted too
 			check(t, a.Signal(syscall.SIGTERM))
-			if code := a.Wait(t, 10*time.Second); code != 0 {
-				t.Errorf("exit code %d", code)
+			if code := a.Wait(t, testauthd.Patience); code != 0 {
+				t.Errorf("exit code %d: the drain took too long", code)
 			}
 		})
 	}
