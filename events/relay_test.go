@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,12 +107,17 @@ func TestAnEventThatIsMissedComesBeforeTheLaterOnesOfItsUser(t *testing.T) {
 // emptied waits until nothing is in the outbox.
 func (o *outbox) emptied(t *testing.T) {
 	t.Helper()
-	for late := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		if b, _ := o.Backlog(t.Context()); b.Events == 0 {
-			return
-		}
+	eventually(t, "nothing is in the outbox", func() bool {
+		b, _ := o.Backlog(t.Context())
+		return b.Events == 0
+	})
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for late := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
-			t.Fatal("events wait")
+			t.Fatalf("not within %s: %s", patience, what)
 		}
 	}
 }
@@ -182,5 +189,232 @@ func TestWhatCannotBeOpenedHoldsUpNobody(t *testing.T) {
 	}
 	if got := relay.Stats(); got.Published != 3 || got.PassedOver != 2 || got.Failures != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// away is an outbox whose database is away for some turns.
+type away struct {
+	*outbox
+	turns     atomic.Int64 // that still fail
+	isSilent  bool         // it does not say either what waits
+	waits     atomic.Int64 // how often a relay began to wait
+	beganTurn chan struct{}
+}
+
+var errAway = errors.New("the database is away")
+
+func (a *away) Take(ctx context.Context, n int, publish func(context.Context, []events.Event) (int, error)) (int, error) {
+	if a.turns.Add(-1) >= 0 {
+		return 0, errAway
+	}
+	if a.beganTurn != nil {
+		close(a.beganTurn)
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return a.outbox.Take(ctx, n, publish)
+}
+
+func (a *away) Backlog(ctx context.Context) (events.Backlog, error) {
+	if a.isSilent && a.turns.Load() >= 0 {
+		return events.Backlog{}, errAway
+	}
+	return a.outbox.Backlog(ctx)
+}
+
+func (a *away) Woken() <-chan struct{} {
+	a.waits.Add(1)
+	return a.outbox.Woken()
+}
+
+// lines are those of a log.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) log() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// While the database is away the log says so once, and then that events are published again.
+func TestTheLogSaysOnceThatEventsWait(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		isSilent bool
+		want     string
+	}{
+		"with what waits":    {false, `level=ERROR msg="events are not published; they wait" err="the database is away" waiting=1 oldest=0001-01-01T00:00:00.000Z`},
+		"without what waits": {true, `level=ERROR msg="events are not published; they wait" err="the database is away"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			box, log := &away{outbox: &outbox{woken: make(chan struct{}, 1)}, isSilent: c.isSilent}, &lines{}
+			box.turns.Store(2)
+			box.emit(registered(1)...)
+			relay := &events.Relay{Outbox: box, JS: relayJetStream(t), Replicas: 1, Log: log.log()}
+			if err := relay.Err(); err != nil {
+				t.Errorf("before the first turn: %v", err)
+			}
+			relaying(t, relay)
+			eventually(t, "the relay tells why events wait", func() bool { return errors.Is(relay.Err(), errAway) })
+			box.emptied(t)
+			eventually(t, "the relay tells that none waits", func() bool { return relay.Err() == nil })
+			if got, want := log.String(), c.want+"\nlevel=INFO msg=\"events are published again\"\n"; got != want {
+				t.Errorf("log:\n%swant:\n%s", got, want)
+			}
+			if s := relay.Stats(); s.Failures != 2 || s.Published != 1 || s.Turns == 0 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// A relay that is stopped amid a turn says nothing.
+func TestAStoppedRelaySaysNothing(t *testing.T) {
+	t.Parallel()
+	box, log := &away{outbox: &outbox{woken: make(chan struct{}, 1)}, beganTurn: make(chan struct{})}, &lines{}
+	relay := &events.Relay{Outbox: box, JS: relayJetStream(t), Replicas: 1, Log: log.log()}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- relay.Run(ctx) }()
+	<-box.beganTurn
+	stop()
+	check(t, <-ended)
+	if got, s := log.String(), relay.Stats(); got != "" || s.Failures != 0 {
+		t.Errorf("%+v, log:\n%s", s, got)
+	}
+}
+
+// What does not fit into one turn is published in turns without a wait between.
+func TestALongBacklogIsPublishedWithoutWaiting(t *testing.T) {
+	t.Parallel()
+	const turns = 3
+	box := &away{outbox: &outbox{woken: make(chan struct{}, 1)}}
+	var list []events.Data
+	for user := range turns*500 - 1 {
+		list = append(list, registered(auth.UserID(user+1))...)
+	}
+	box.emit(list...)
+	before := int64(-1)
+	relay := &events.Relay{Outbox: box, JS: relayJetStream(t), Replicas: 1, Log: slog.New(slog.DiscardHandler), Open: func(e events.Event) (events.Event, error) {
+		if e.Subject == list[len(list)-1].Subject() {
+			before = box.waits.Load()
+		}
+		return e, nil
+	}}
+	relaying(t, relay)
+	box.emptied(t)
+	if before != 0 {
+		t.Errorf("the relay waited %d times before the last event", before)
+	}
+	if s := relay.Stats(); s.Published != int64(len(list)) {
+		t.Errorf("%+v", s)
+	}
+}
+
+// refusing is a JetStream that takes no message about a user, once: its connection has no room.
+type refusing struct {
+	jetstream.JetStream
+	user string
+	once sync.Once
+}
+
+func (r *refusing) PublishMsgAsync(msg *nats.Msg, opts ...jetstream.PublishOpt) (_ jetstream.PubAckFuture, err error) {
+	if msg.Header.Get("ce-subject") == r.user {
+		r.once.Do(func() { err = jetstream.ErrTooManyStalledMsgs })
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.JetStream.PublishMsgAsync(msg, opts...)
+}
+
+// Where an event cannot be sent, those before it are done with, and it is sent again with those
+// behind it.
+func TestAnEventThatIsNotSentIsSentAgain(t *testing.T) {
+	t.Parallel()
+	box, js, log := &outbox{woken: make(chan struct{}, 1)}, relayJetStream(t), &lines{}
+	box.add(made(registered(1)[0], registered(2)[0], registered(3)[0])...)
+	relay := &events.Relay{Outbox: box, JS: &refusing{JetStream: js, user: "2"}, Replicas: 1, Log: log.log()}
+	relaying(t, relay)
+	box.emptied(t)
+	if got := subjects(t, js, events.Stream); len(got) != 3 || got[0][0] != '1' || got[1][0] != '2' || got[2][0] != '3' {
+		t.Errorf("events %q", got)
+	}
+	if s := relay.Stats(); s.Published != 3 || s.Failures != 1 {
+		t.Errorf("%+v", s)
+	}
+	if got := log.String(); !strings.Contains(got, "publish user.registered: ") || !strings.Contains(got, "waiting=2") {
+		t.Errorf("log:\n%s", got)
+	}
+}
+
+// A mail that nobody is to get is passed over and not counted.
+func TestAMailToNobodyIsNotCounted(t *testing.T) {
+	t.Parallel()
+	box, js, relay := opening(t, func(e events.Event) (events.Event, error) {
+		if e.Subject == "1" {
+			return events.Event{}, fmt.Errorf("of a deleted account: %w", events.ErrNobody)
+		}
+		return e, nil
+	})
+	box.emit(mail(1), mail(2))
+	box.emptied(t)
+	if got := subjects(t, js, events.MailStream); len(got) != 1 || got[0][0] != '2' {
+		t.Errorf("mails %q", got)
+	}
+	if s := relay.Stats(); s.Published != 1 || s.PassedOver != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A stream that is deleted is made again, as is one that a server lost.
+func TestADeletedStreamIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	box, js, _ := opening(t, nil)
+	box.emit(registered(1)...)
+	box.emptied(t)
+	check(t, js.DeleteStream(t.Context(), events.Stream))
+	box.emit(registered(2)...)
+	box.emptied(t)
+	if got := subjects(t, js, events.Stream); len(got) != 1 || got[0][0] != '2' {
+		t.Errorf("events %q", got)
+	}
+}
+
+// A stream that an operator made otherwise is left so, and the log tells the differences.
+func TestAStreamOfTheOperatorIsLeft(t *testing.T) {
+	t.Parallel()
+	box, js, log := &outbox{woken: make(chan struct{}, 1)}, relayJetStream(t), &lines{}
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: events.Stream, Subjects: []string{"user.>", "session.>", "key.>"}, MaxMsgs: 7})
+	check(t, err)
+	box.emit(registered(1)...)
+	relaying(t, &events.Relay{Outbox: box, JS: js, Replicas: 1, Log: log.log()})
+	box.emptied(t)
+	stream, err := js.Stream(t.Context(), events.Stream)
+	check(t, err)
+	if got := stream.CachedInfo().Config.MaxMsgs; got != 7 {
+		t.Errorf("the stream keeps %d messages", got)
+	}
+	if got := log.String(); !strings.Contains(got, "level=WARN") || !strings.Contains(got, "stream="+events.Stream) || strings.Contains(got, "stream="+events.MailStream) {
+		t.Errorf("log:\n%s", got)
 	}
 }

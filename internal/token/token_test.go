@@ -155,7 +155,8 @@ func TestAccessRefusesClaims(t *testing.T) {
 		"no sub":             swap(`"sub":"42",`, ``),
 		"sub with a zero":    swap(`"sub":"42"`, `"sub":"042"`),
 		"sub is not userId":  swap(`"sub":"42"`, `"sub":"43"`),
-		"negative sub":       swap(`"sub":"42","iat"`, `"sub":"-42","iat"`),
+		"sub and userId 0":   forge(edKey, goodHeader, strings.ReplaceAll(goodClaims, `"42"`, `"0"`)),
+		"negative sub":       forge(edKey, goodHeader, strings.ReplaceAll(goodClaims, `"42"`, `"-42"`)),
 		"no iat":             swap(`"iat":1767323045,`, ``),
 		"no exp":             swap(`"exp":1767323945,`, ``),
 		"no jti":             swap(`"jti":"j1",`, ``),
@@ -297,6 +298,24 @@ func TestRefreshRefusesAKid(t *testing.T) {
 		}
 		if got, err := token.ReadRefreshToEnd(text, []token.Key{hmacKey}); !errors.Is(err, auth.ErrInvalidToken) {
 			t.Errorf("kid %q, to end its session: %+v, %v", kid, got, err)
+		}
+	}
+}
+
+func TestRefreshRefusesClaims(t *testing.T) {
+	const claims = `{"sub":"42","iat":1767323045,"exp":1767326645,"jti":"s1.3","sid":"s1","gen":3}`
+	for _, c := range []struct{ old, new string }{
+		{`"sub":"42",`, ``}, {`"42"`, `"0"`}, {`"42"`, `"-42"`}, {`"42"`, `"x"`}, {`"42"`, `"9223372036854775808"`},
+		{`"sid":"s1",`, ``}, {`"sid":"s1"`, `"sid":""`},
+		{`,"gen":3`, ``}, {`"gen":3`, `"gen":0`}, {`"gen":3`, `"gen":-3`}, {`"gen":3`, `"gen":3.5`},
+		{`"gen":3`, `"gen":2,"gen":3`}, {claims, `[]`}, {claims, ``},
+	} {
+		text := forge(hmacKey, `{"alg":"HS256","typ":"rt+jwt"}`, strings.Replace(claims, c.old, c.new, 1))
+		if got, err := token.ReadRefresh(text, []token.Key{hmacKey}, now); !errors.Is(err, auth.ErrInvalidToken) {
+			t.Errorf("%s for %s: %+v, %v", c.new, c.old, got, err)
+		}
+		if got, err := token.ReadRefreshToEnd(text, []token.Key{hmacKey}); !errors.Is(err, auth.ErrInvalidToken) {
+			t.Errorf("%s for %s, to end its session: %+v, %v", c.new, c.old, got, err)
 		}
 	}
 }
