@@ -1,6 +1,7 @@
 package email_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"unicode"
@@ -57,6 +58,21 @@ func TestRefuses(t *testing.T) {
 		if got, err := email.Parse(in); err == nil {
 			t.Errorf("Parse(%q) = %+v", in, got)
 		}
+	}
+}
+
+// The limit is that of the text as it was sent, although it is shorter in composed form.
+func TestLongestAddress(t *testing.T) {
+	domain := strings.Repeat("a.", 90) + "example" // 187 bytes
+	longest := strings.Repeat("e\u0301", 22) + "@" + domain
+	if len(longest) != email.MaxBytes {
+		t.Fatalf("the address has %d bytes", len(longest))
+	}
+	if a, err := email.Parse(longest); err != nil || len(a.Display) >= len(longest) {
+		t.Errorf("%d bytes: %q, %v", len(longest), a.Display, err)
+	}
+	if a, err := email.Parse("x" + longest); !errors.Is(err, email.ErrInvalid) {
+		t.Errorf("%d bytes: %q, %v", len(longest)+1, a.Display, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"reflect"
+	"sort"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +210,7 @@ func TestOneSpelling(t *testing.T) {
 		"a space":            " " + good,
 		"unused bits":        good[:len(good)-1] + string(last+1),
 		"four parts":         good + ".",
+		"four full parts":    good + ".AAAA",
 		"two parts":          good[:strings.LastIndexByte(good, '.')],
 		"empty signature":    good[:strings.LastIndexByte(good, '.')+1],
 		"another signature":  good[:len(good)-20] + strings.Repeat("A", 20),
@@ -220,6 +222,24 @@ func TestOneSpelling(t *testing.T) {
 		if got, err := issuer.Read(text, keys(edKey), now); !errors.Is(err, auth.ErrInvalidToken) {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
+	}
+}
+
+// A token of MaxBytes is valid, and one that is longer is not, whoever signed it.
+func TestLongestToken(t *testing.T) {
+	padded := func(n int) string {
+		return forge(edKey, goodHeader+" ", strings.Replace(goodClaims, `{`, `{"newer":"`+strings.Repeat("x", n)+`",`, 1))
+	}
+	n := sort.Search(token.MaxBytes, func(n int) bool { return len(padded(n)) >= token.MaxBytes })
+	longest, tooLong := padded(n), padded(n+1)
+	if len(longest) != token.MaxBytes || len(tooLong) <= token.MaxBytes {
+		t.Fatalf("the tokens have %d and %d bytes", len(longest), len(tooLong))
+	}
+	if _, err := issuer.Read(longest, keys(edKey), now); err != nil {
+		t.Errorf("%d bytes: %v", len(longest), err)
+	}
+	if _, err := issuer.Read(tooLong, keys(edKey), now); !errors.Is(err, auth.ErrInvalidToken) {
+		t.Errorf("%d bytes: %v", len(tooLong), err)
 	}
 }
 
@@ -265,6 +285,9 @@ func TestRefreshMayBeFromAClockThatWasAhead(t *testing.T) {
 
 func TestRefreshRoundTrip(t *testing.T) {
 	text := signRefresh(t, hmacKey, refresh)
+	if header := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"rt+jwt"}`)); !strings.HasPrefix(text, header+".") {
+		t.Errorf("%s has another header than %s", text, header)
+	}
 	if again := signRefresh(t, hmacKey, refresh); again != text {
 		t.Error("the same generation gives two tokens")
 	}
