@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -28,7 +26,7 @@ import (
 
 // TestMain puts the test binary into PATH under the names that internal/testauthd runs.
 func TestMain(m *testing.M) {
-	leastCost = cheapest
+	leastCost = testauthd.LeastCost
 	testscript.Main(m, map[string]func(){
 		"authd": released, testauthd.Owned: owned, testauthd.OwnedAhead: ownedAhead, testauthd.OwnedBehind: ownedBehind,
 	})
@@ -38,21 +36,6 @@ func TestMain(m *testing.M) {
 func released() {
 	leastCost = password.MinCost
 	main()
-}
-
-// cheapest is bcrypt's own least cost: a millisecond.
-const cheapest = 4
-
-// cheap adds the lowest cost of hashing: with the default, hashing would take two thirds of the time
-// of these tests.
-func cheap(args []string) []string { return withDefault(args, "--bcrypt-cost", fmt.Sprint(cheapest)) }
-
-// withDefault prepends a flag to arguments that do not have it.
-func withDefault(args []string, flag, value string) []string {
-	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, flag) }) {
-		return args
-	}
-	return slices.Concat([]string{flag + "=" + value}, args)
 }
 
 // owned is authd that ends with the test process, however that one ends: the test process holds
@@ -126,13 +109,13 @@ func named(a *testauthd.Instance) *instance {
 // start runs authd in a process and a directory of its own and waits until it is ready.
 func start(t *testing.T, args ...string) *instance {
 	t.Helper()
-	return named(testauthd.Start(t, cheap(args)...))
+	return named(testauthd.Start(t, args...))
 }
 
 // launch runs authd in a process of its own, in a directory, and does not wait.
 func launch(t *testing.T, dir string, args ...string) *instance {
 	t.Helper()
-	return named(testauthd.Launch(t, dir, cheap(args)...))
+	return named(testauthd.Launch(t, dir, args...))
 }
 
 func execute(t *testing.T, dir string, cmd *exec.Cmd) *instance {
@@ -149,11 +132,11 @@ func startInside(t *testing.T, args ...string) *instance {
 		Dir: dir, Stderr: newTranscript(), Exited: make(chan struct{}),
 		Signal: func(os.Signal) error { cancel(); return nil },
 	}
-	args = withDefault(args, "--hash-queue-wait", testauthd.HashQueueWait)
+	args = testauthd.WithDefault(args, "--hash-queue-wait", testauthd.HashQueueWait)
 	if usesOpenNATS(args) {
 		args = append([]string{"--nats-open=on"}, args...)
 	}
-	args = slices.Concat([]string{"--data-dir=" + filepath.Join(dir, "data")}, listenAnywhere, cheap(args))
+	args = slices.Concat([]string{"--data-dir=" + filepath.Join(dir, "data")}, listenAnywhere, testauthd.WithLeastCost(args))
 	go func() {
 		a.Code = run(ctx, args, io.Discard, a.Stderr)
 		close(a.Exited)

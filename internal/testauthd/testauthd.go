@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,10 @@ const (
 
 	// HashQueueWait lets logins wait for long, because all tests hash concurrently and few test that.
 	HashQueueWait = "8s"
+
+	// LeastCost is the lowest cost of bcrypt, one millisecond a hash. The test binary of cmd/authd
+	// accepts it. With the default cost, hashing would take two thirds of the time of the tests.
+	LeastCost = 4
 )
 
 // ListenAnywhere returns the flags of every instance: free ports and a log in JSON.
@@ -66,7 +71,20 @@ func Start(t testing.TB, args ...string) *Instance {
 // Launch runs authd in a process of its own, in a directory, and does not wait.
 func Launch(t testing.TB, dir string, args ...string) *Instance {
 	t.Helper()
-	return Execute(t, dir, Command(t, Owned, append(args, ListenAnywhere()...)...))
+	return Execute(t, dir, Command(t, Owned, append(WithLeastCost(args), ListenAnywhere()...)...))
+}
+
+// WithLeastCost adds --bcrypt-cost=LeastCost to flags that have no cost.
+func WithLeastCost(args []string) []string {
+	return WithDefault(args, "--bcrypt-cost", strconv.Itoa(LeastCost))
+}
+
+// WithDefault prepends a flag to arguments that do not have it.
+func WithDefault(args []string, flag, value string) []string {
+	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, flag) }) {
+		return args
+	}
+	return slices.Concat([]string{flag + "=" + value}, args)
 }
 
 // Execute runs a command of authd in a directory. Its environment holds the settings of cmd.Env

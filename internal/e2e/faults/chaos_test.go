@@ -203,6 +203,9 @@ func (p *people) settled(t *testing.T, url string, asReader *nats.Conn) *persist
 	return testoutbox.Settled(t, url, asReader)
 }
 
+// unlimited lets all clients register from one address, however fast the machine is.
+const unlimited = "--rate-limits=off"
+
 // The process is killed at random moments while people come and go, and started again. In
 // the end there is an event for each change, and none for what was not.
 func TestKilledAtAnyMomentNoEventIsLostOrInvented(t *testing.T) {
@@ -211,7 +214,7 @@ func TestKilledAtAnyMomentNoEventIsLostOrInvented(t *testing.T) {
 	t.Run("Postgres and external bus", func(t *testing.T) {
 		t.Parallel()
 		url, bus := testpg.URL(t), testnats.Start(t, testnats.Config{})
-		flags := append(testauthd.WithPostgres(url), "--nats-url="+bus.URL())
+		flags := append(testauthd.WithPostgres(url), "--nats-url="+bus.URL(), unlimited)
 		conn := connectForever(t, bus)
 		p := populate(t, conn)
 		for range kills {
@@ -226,12 +229,12 @@ func TestKilledAtAnyMomentNoEventIsLostOrInvented(t *testing.T) {
 	t.Run("SQLite and embedded bus", func(t *testing.T) {
 		t.Parallel()
 		dir := t.TempDir()
-		a := testauthd.Launch(t, dir).Ready(t)
+		a := testauthd.Launch(t, dir, unlimited).Ready(t)
 		p := populate(t, testauthd.Connect(t, a.NATS, nats.NoReconnect()))
 		for range kills {
 			p.acts(t)
 			a.Kill(t)
-			a = testauthd.Launch(t, dir).Ready(t)
+			a = testauthd.Launch(t, dir, unlimited).Ready(t)
 			p.conn.Load().Close()
 			p.conn.Store(testauthd.Connect(t, a.NATS, nats.NoReconnect())) // on another port
 		}
