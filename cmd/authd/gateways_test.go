@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -22,6 +21,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/zyotra/auth/internal/testauthd"
+	"github.com/zyotra/auth/internal/testport"
 	"github.com/zyotra/auth/internal/testtool"
 )
 
@@ -80,15 +80,12 @@ func write(t *testing.T, dir, name, content string) {
 	check(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
 }
 
-// startGateway runs a program and waits until it serves. Neither of them can tell us a port
-// it has chosen itself, so we choose, and choose again if somebody else was faster.
+// startGateway runs a program on a reserved port and waits until it serves. It tries again if a
+// program that reserves no port was faster.
 func startGateway(t *testing.T, command func(dir, listen string) *exec.Cmd) *gateway {
 	t.Helper()
 	for range 3 {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		listen := listener.Addr().String()
-		check(t, listener.Close())
+		listen := testport.Address(t)
 		dir := t.TempDir()
 		cmd := command(dir, listen)
 		g := &gateway{url: "http://" + listen, exited: make(chan struct{})}

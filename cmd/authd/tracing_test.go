@@ -26,6 +26,7 @@ import (
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/internal/testport"
 )
 
 // traceCollector takes traces over OTLP, as protobuf over HTTP.
@@ -268,12 +269,7 @@ func TestATraceFromTheBusIsContinued(t *testing.T) {
 func TestACollectorThatIsAwayChangesNoRequest(t *testing.T) {
 	t.Parallel()
 	for name, listen := range map[string]func(*testing.T) string{
-		"refuses": func(t *testing.T) string {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			check(t, err)
-			defer l.Close()
-			return l.Addr().String()
-		},
+		"refuses": func(t *testing.T) string { return testport.Address(t) },
 		"is silent": func(t *testing.T) string {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			check(t, err)

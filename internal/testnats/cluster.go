@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/zyotra/auth/internal/testport"
 )
 
 // size is the number of servers of a cluster: the least that outlives the loss of one.
@@ -22,7 +24,7 @@ type Cluster struct {
 func StartCluster(t testing.TB, c Config) *Cluster {
 	t.Helper()
 	var routes []string
-	for _, port := range freePorts(t, size) {
+	for _, port := range testport.Ports(t, size) {
 		routes = append(routes, onLoopback(port))
 	}
 	cluster := &Cluster{}

@@ -28,6 +28,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/zyotra/auth/internal/testport"
 )
 
 // patience is how long something may take that is bound to happen, on a busy machine.
@@ -102,7 +104,7 @@ func (c Config) place(t testing.TB, p Place) *Server {
 	if text == nil {
 		text = open
 	}
-	dir, ports := t.TempDir(), freePorts(t, 2)
+	dir, ports := t.TempDir(), testport.Ports(t, 2)
 	p.Store = filepath.Join(dir, "store")
 	config := filepath.Join(dir, "nats.conf")
 	if err := os.WriteFile(config, []byte(text(p)), 0o600); err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/zyotra/auth/internal/testport"
 )
 
 const image = "postgres:17-alpine"
@@ -48,6 +49,7 @@ type Server struct {
 	cmd     *exec.Cmd           // the running server, or nil
 	janitor *exec.Cmd           // nil if the server is not ours
 	pids    io.WriteCloser      // tells the janitor what runs
+	release func()              // gives the port back; nil if the server is not ours
 
 	admin struct {
 		sync.Mutex
@@ -77,7 +79,7 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute) // an image takes long to fetch
 	defer cancel()
 	var s *Server
-	for range 3 { // another process can take the port before the server has it
+	for range 3 { // a program that reserves no port can take it before the server has it
 		if s, err = start(ctx, c, bin, docker); err == nil || ctx.Err() != nil {
 			break
 		}
@@ -86,11 +88,21 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 }
 
 func start(ctx context.Context, c Config, bin, docker string) (*Server, error) {
-	port, err := freePort()
+	ports, release, err := testport.Reserve(1)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{URL: "postgres://postgres@127.0.0.1:" + port + "/postgres?sslmode=disable"}
+	s, err := startOn(ctx, strconv.Itoa(ports[0]), c, bin, docker)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	s.release = release
+	return s, nil
+}
+
+func startOn(ctx context.Context, port string, c Config, bin, docker string) (s *Server, err error) {
+	s = &Server{URL: "postgres://postgres@127.0.0.1:" + port + "/postgres?sslmode=disable"}
 	parent := ""
 	if docker == "" && os.Geteuid() == 0 {
 		parent = "/tmp" // root's TMPDIR may be closed to others
@@ -252,6 +264,9 @@ func (s *Server) Close() {
 	s.pids.Close()
 	s.janitor.Wait()
 	s.janitor = nil
+	if s.release != nil {
+		s.release()
+	}
 }
 
 func (s *Server) end(sig syscall.Signal) error {
@@ -359,14 +374,4 @@ func unprivileged() (*syscall.Credential, error) {
 		return nil, err
 	}
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
 }

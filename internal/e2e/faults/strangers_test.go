@@ -1,13 +1,13 @@
 package faults_test
 
 import (
-	"net"
 	"strconv"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/zyotra/auth/internal/testauthd"
+	"github.com/zyotra/auth/internal/testport"
 )
 
 // withOneUser runs a server that lets in one user alone and returns its URL with that user.
@@ -22,17 +22,15 @@ func withOneUser(t *testing.T) (url string) {
 // and ends if strangers may misuse that server.
 func TestAServerThatComesLaterIsCheckedThen(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	later := l.Addr().(*net.TCPAddr)
-	check(t, l.Close())
-	a := testauthd.Start(t, "--nats-open=off", "--nats-url="+withOneUser(t)+",nats://authd:hunter22@"+later.String())
-	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: later.Port, NoLog: true, NoSigs: true})
+	port := testport.Ports(t, 1)[0]
+	later := "127.0.0.1:" + strconv.Itoa(port)
+	a := testauthd.Start(t, "--nats-open=off", "--nats-url="+withOneUser(t)+",nats://authd:hunter22@"+later)
+	ns, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoLog: true, NoSigs: true})
 	check(t, err)
 	ns.Start()
 	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
 	if code := a.Wait(t, testauthd.Patience); code != 1 {
 		t.Errorf("exit code %d", code)
 	}
-	a.Line(t, "127.0.0.1:"+strconv.Itoa(later.Port)+", clients without credentials may")
+	a.Line(t, later+", clients without credentials may")
 }
