@@ -198,6 +198,7 @@ type away struct {
 	turns     atomic.Int64 // that still fail
 	isSilent  bool         // it does not say either what waits
 	waits     atomic.Int64 // how often a relay began to wait
+	wakeUps   atomic.Int64 // how many wake-ups were left at the first turn that did not fail
 	beganTurn chan struct{}
 }
 
@@ -212,6 +213,7 @@ func (a *away) Take(ctx context.Context, n int, publish func(context.Context, []
 		<-ctx.Done()
 		return 0, ctx.Err()
 	}
+	a.wakeUps.CompareAndSwap(0, int64(len(a.woken)))
 	return a.outbox.Take(ctx, n, publish)
 }
 
@@ -254,7 +256,8 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// While the database is away the log says so once, and then that events are published again.
+// While the database is away the log says so once, and then that events are published again. The
+// next time it says so again.
 func TestTheLogSaysOnceThatEventsWait(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -277,13 +280,69 @@ func TestTheLogSaysOnceThatEventsWait(t *testing.T) {
 			eventually(t, "the relay tells why events wait", func() bool { return errors.Is(relay.Err(), errAway) })
 			box.emptied(t)
 			eventually(t, "the relay tells that none waits", func() bool { return relay.Err() == nil })
-			if got, want := log.String(), c.want+"\nlevel=INFO msg=\"events are published again\"\n"; got != want {
+			want := c.want + "\nlevel=INFO msg=\"events are published again\"\n"
+			if got := log.String(); got != want {
 				t.Errorf("log:\n%swant:\n%s", got, want)
 			}
-			if s := relay.Stats(); s.Failures != 2 || s.Published != 1 || s.Turns == 0 {
+			box.turns.Store(1)
+			eventually(t, "the log says it again", func() bool { return strings.Count(log.String(), "level=ERROR") == 2 })
+			if s := relay.Stats(); s.Failures != 3 || s.Published != 1 || s.Turns == 0 {
 				t.Errorf("%+v", s)
 			}
 		})
+	}
+}
+
+// While the database is away, new events do not make a relay try more often. Afterwards they wake it.
+func TestARelayDoesNotHurryWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	box := &away{outbox: &outbox{woken: make(chan struct{}, 1)}}
+	box.turns.Store(2)
+	box.emit(registered(1)...)
+	relaying(t, &events.Relay{Outbox: box, JS: relayJetStream(t), Replicas: 1, Log: slog.New(slog.DiscardHandler)})
+	box.emptied(t)
+	if box.wakeUps.Load() != 1 {
+		t.Error("the wake-up was taken during the outage")
+	}
+	eventually(t, "the wake-up is taken", func() bool { return len(box.woken) == 0 })
+}
+
+// lookups is a JetStream that counts requests for streams, and does not answer them while it is away.
+type lookups struct {
+	jetstream.JetStream
+	n      atomic.Int64
+	isAway atomic.Bool
+}
+
+func (l *lookups) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	l.n.Add(1)
+	if l.isAway.Load() {
+		return nil, nats.ErrTimeout
+	}
+	return l.JetStream.Stream(ctx, name)
+}
+
+// A relay looks for its streams once, and says which one it cannot find.
+func TestARelayLooksForItsStreamsOnce(t *testing.T) {
+	t.Parallel()
+	box, js := &outbox{woken: make(chan struct{}, 1)}, &lookups{JetStream: relayJetStream(t)}
+	js.isAway.Store(true)
+	relay := &events.Relay{Outbox: box, JS: js, Replicas: 1, Log: slog.New(slog.DiscardHandler)}
+	relaying(t, relay)
+	eventually(t, "the relay names the stream", func() bool {
+		err := relay.Err()
+		return errors.Is(err, nats.ErrTimeout) && strings.Contains(err.Error(), "stream "+events.Stream)
+	})
+	js.isAway.Store(false)
+	box.emit(registered(1)...)
+	box.emptied(t)
+	before := js.n.Load()
+	for user := range 3 {
+		box.emit(registered(auth.UserID(user + 2))...)
+		box.emptied(t)
+	}
+	if n := js.n.Load(); n != before {
+		t.Errorf("the relay looked for its streams %d times more", n-before)
 	}
 }
 

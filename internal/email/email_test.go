@@ -51,6 +51,8 @@ func TestRefuses(t *testing.T) {
 		"a@\uff45xample.com",     // full-width e
 		"a@exa\u017fmple.com",    // long s: no letter of a domain
 		"a@example\u3002com",     // ideographic full stop
+		"a@\u212aate.example",    // Kelvin sign in a domain
+		"a@\u0130zmir.example",
 		strings.Repeat("a", 65) + "@example.com",
 		"a@" + strings.Repeat("b", 64) + ".com",
 		"a@" + strings.Repeat("b.", 126) + "com",
@@ -73,6 +75,37 @@ func TestLongestAddress(t *testing.T) {
 	}
 	if a, err := email.Parse("x" + longest); !errors.Is(err, email.ErrInvalid) {
 		t.Errorf("%d bytes: %q, %v", len(longest)+1, a.Display, err)
+	}
+}
+
+func TestLongestParts(t *testing.T) {
+	local, domain := strings.Repeat("a", 64), strings.Repeat("b.", 90)+"example.c" // 189 bytes
+	for _, in := range []string{local + "@" + domain, strings.Repeat("a", 62) + "é@b.example"} {
+		if _, err := email.Parse(in); err != nil {
+			t.Errorf("%q: %v", in, err)
+		}
+	}
+	for _, in := range []string{
+		local[1:] + "@" + domain + "om",                  // 255 bytes
+		strings.Repeat("a", 63) + "é@b.example",          // 65 before the @
+		local + "@" + strings.Repeat("ü.", 25) + "a.b.c", // 145 bytes, 270 in ASCII form
+	} {
+		if a, err := email.Parse(in); !errors.Is(err, email.ErrInvalid) {
+			t.Errorf("%q: %+v, %v", in, a, err)
+		}
+	}
+}
+
+func TestUnicode(t *testing.T) {
+	for in, want := range map[string]string{
+		"a@xn--bcher-kva.example": "a@bücher.example",
+		"a@example.com":           "a@example.com",
+		"a@xn--a":                 "a@xn--a", // no name has this form
+		"xn--bcher-kva@b.example": "xn--bcher-kva@b.example",
+	} {
+		if got := email.Unicode(in); got != want {
+			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
 	}
 }
 
