@@ -18,7 +18,7 @@ import (
 // askPlace asks for a place to have a login answered, as a busy instance does, until one is offered.
 func askPlace(t *testing.T, conn *nats.Conn) string {
 	t.Helper()
-	for late := time.Now().Add(2 * time.Minute); time.Now().Before(late); time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(patience); time.Now().Before(late); time.Sleep(time.Millisecond) {
 		reply, err := conn.Request("auth.place.spare.login", nil, patience)
 		if err == nil && len(reply.Data) > 0 {
 			return string(reply.Data)
@@ -118,7 +118,7 @@ func TestWhoIsNotAbleFindsOneThatIs(t *testing.T) {
 	serveOn(t, b, connect(t, b, embedded.Service), io.Discard, handle(nil, 1))
 	var log lockedBuffer
 	serveOn(t, b, connect(t, b, embedded.Service), &log, handle(auth.ErrUnavailable, 2))
-	for late := time.Now().Add(2 * time.Minute); !strings.Contains(log.String(), "given to other instances"); time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(patience); !strings.Contains(log.String(), "given to other instances"); time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal(log.String())
 		}

@@ -124,7 +124,7 @@ func TestStatisticsOfQueuedRequestsAreComplete(t *testing.T) {
 		Answered, Errors int
 		Queue            struct{ Depth int }
 	}
-	for late := time.Now().Add(2 * time.Minute); told.Answered < 3; time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(patience); told.Answered < 3; time.Sleep(time.Millisecond) {
 		var stats micro.Stats
 		ask(t, admin, "$SRV.STATS.auth", &stats)
 		if len(stats.Endpoints) != 1 || stats.Endpoints[0].NumRequests != 3 && time.Now().After(late) {

@@ -19,7 +19,7 @@ import (
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for late := time.Now().Add(20 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+	for late := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(late) {
 			t.Fatal("never: " + what)
 		}
