@@ -25,6 +25,7 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/testpg"
+	"github.com/zyotra/auth/mail"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -387,11 +388,13 @@ func TestDoctorFindsTheFaultsOfTheBus(t *testing.T) {
 		all := strings.Join(urls, ",")
 		a := start(t, "--nats-url="+all)
 		js := asRelay(t, all)
-		// until all streams have a leader and are complete, or not, as told.
+		// settled waits until all streams and the consumer of the mails have a leader, and until the
+		// streams are complete or not.
 		settled := func(what string, complete bool) {
 			until(t, what, func() bool {
 				list, err := events.Inspect(t.Context(), js, clusterSize)
-				return err == nil && !slices.ContainsFunc(list, func(s events.StreamState) bool {
+				_, failed := mail.Look(t.Context(), js)
+				return err == nil && failed == nil && !slices.ContainsFunc(list, func(s events.StreamState) bool {
 					return !s.Exists || s.Leader == "" || (len(s.Behind) == 0) != complete
 				})
 			})
