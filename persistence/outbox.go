@@ -146,8 +146,13 @@ func (s *Store) pending(ctx context.Context, n int) ([]outboxRow, error) {
 }
 
 // sortPending fills in subject and urgency of rows that instances of an earlier version have written.
+// There are none in general, so it looks first: an update would lock SQLite at every turn of a relay.
 func (s *Store) sortPending(ctx context.Context) error {
-	_, err := s.write.NewRaw("UPDATE outbox_pending SET subject = o.subject, urgent = o.type IN (?)"+
+	isUnsorted, err := s.read.NewSelect().Model((*pendingRow)(nil)).Where("subject IS NULL").Exists(ctx)
+	if err != nil || !isUnsorted {
+		return err
+	}
+	_, err = s.write.NewRaw("UPDATE outbox_pending SET subject = o.subject, urgent = o.type IN (?)"+
 		" FROM outbox AS o WHERE o.seq = outbox_pending.seq AND outbox_pending.subject IS NULL", bun.List(events.UrgentTypes())).Exec(ctx)
 	return err
 }
