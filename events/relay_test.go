@@ -200,12 +200,16 @@ type away struct {
 	waits     atomic.Int64 // how often a relay began to wait
 	wakeUps   atomic.Int64 // how many wake-ups were left at the first turn that did not fail
 	beganTurn chan struct{}
+	hold      chan struct{} // the last turn that fails waits until it is closed; nil does not wait
 }
 
 var errAway = errors.New("the database is away")
 
 func (a *away) Take(ctx context.Context, n int, publish func(context.Context, []events.Event) (int, error)) (int, error) {
-	if a.turns.Add(-1) >= 0 {
+	if left := a.turns.Add(-1); left >= 0 {
+		if left == 0 && a.hold != nil {
+			<-a.hold
+		}
 		return 0, errAway
 	}
 	if a.beganTurn != nil {
@@ -269,7 +273,7 @@ func TestTheLogSaysOnceThatEventsWait(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			box, log := &away{outbox: &outbox{woken: make(chan struct{}, 1)}, isSilent: c.isSilent}, &lines{}
+			box, log := &away{outbox: &outbox{woken: make(chan struct{}, 1)}, isSilent: c.isSilent, hold: make(chan struct{})}, &lines{}
 			box.turns.Store(2)
 			box.emit(registered(1)...)
 			relay := &events.Relay{Outbox: box, JS: relayJetStream(t), Replicas: 1, Log: log.log()}
@@ -278,6 +282,7 @@ func TestTheLogSaysOnceThatEventsWait(t *testing.T) {
 			}
 			relaying(t, relay)
 			eventually(t, "the relay tells why events wait", func() bool { return errors.Is(relay.Err(), errAway) })
+			close(box.hold)
 			box.emptied(t)
 			eventually(t, "the relay tells that none waits", func() bool { return relay.Err() == nil })
 			want := c.want + "\nlevel=INFO msg=\"events are published again\"\n"
@@ -286,6 +291,7 @@ func TestTheLogSaysOnceThatEventsWait(t *testing.T) {
 			}
 			box.turns.Store(1)
 			eventually(t, "the log says it again", func() bool { return strings.Count(log.String(), "level=ERROR") == 2 })
+			eventually(t, "the failure is counted", func() bool { return relay.Stats().Failures == 3 })
 			if s := relay.Stats(); s.Failures != 3 || s.Published != 1 || s.Turns == 0 {
 				t.Errorf("%+v", s)
 			}
