@@ -145,6 +145,55 @@ func (s *Store) pending(ctx context.Context, n int) ([]outboxRow, error) {
 	return rows, err
 }
 
+// turns returns the numbers of the events whose turn it is, at most n: the urgent ones and those of
+// the same subjects that precede them, then the oldest of the rest. In general there are no more than n, and
+// one query tells them all.
+func (s *Store) turns(ctx context.Context, n int) ([]int64, error) {
+	oldest, err := s.oldestPending(ctx, n+1)
+	if err == nil && slices.ContainsFunc(oldest, func(r pendingRow) bool { return r.Subject == "" }) {
+		if err = s.sortPending(ctx); err == nil {
+			oldest, err = s.oldestPending(ctx, n+1)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(oldest) <= n {
+		return inOrder(oldest), nil
+	}
+	return s.turnsOfBacklog(ctx, n)
+}
+
+func (s *Store) oldestPending(ctx context.Context, n int) (rows []pendingRow, err error) {
+	err = s.read.NewSelect().Model(&rows).Order("seq").Limit(int64(n)).Scan(ctx)
+	return rows, err
+}
+
+// inOrder returns the numbers of rows, which are sorted by number: the urgent ones and those of the same
+// subjects that precede them, then the rest.
+func inOrder(rows []pendingRow) []int64 {
+	last := lastOfSubjects(slices.DeleteFunc(slices.Clone(rows), func(r pendingRow) bool { return !r.Urgent }))
+	var first []pendingRow
+	var rest []int64
+	for _, r := range rows {
+		if r.Seq <= last[r.Subject] {
+			first = append(first, r)
+		} else {
+			rest = append(rest, r.Seq)
+		}
+	}
+	return append(inTurns(first), rest...)
+}
+
+// lastOfSubjects returns the highest number of each subject in rows, which are sorted by number.
+func lastOfSubjects(rows []pendingRow) map[string]int64 {
+	last := make(map[string]int64, len(rows))
+	for _, r := range rows {
+		last[r.Subject] = r.Seq
+	}
+	return last
+}
+
 // sortPending fills in subject and urgency of rows that instances of an earlier version have written.
 // There are none in general, so it looks first: an update would lock SQLite at every turn of a relay.
 func (s *Store) sortPending(ctx context.Context) error {
@@ -157,9 +206,8 @@ func (s *Store) sortPending(ctx context.Context) error {
 	return err
 }
 
-// turns returns the numbers of the events whose turn it is, at most n: the urgent ones and those of
-// the same subjects that precede them, then the oldest of the rest.
-func (s *Store) turns(ctx context.Context, n int) ([]int64, error) {
+// turnsOfBacklog is turns for any number of waiting events.
+func (s *Store) turnsOfBacklog(ctx context.Context, n int) ([]int64, error) {
 	urgent, err := s.urgent(ctx, n)
 	if err != nil {
 		return nil, err
@@ -187,10 +235,7 @@ func (s *Store) urgent(ctx context.Context, n int) (rows []pendingRow, err error
 	if err := errors.Join(err, s.sortPending(ctx)); err != nil || len(rows) == 0 {
 		return nil, err
 	}
-	last := map[string]int64{}
-	for _, r := range rows {
-		last[r.Subject] = r.Seq
-	}
+	last := lastOfSubjects(rows)
 	numbered := s.read.NewSelect().Model((*pendingRow)(nil)).Column("seq", "subject").
 		ColumnExpr("row_number() OVER (PARTITION BY subject ORDER BY seq) AS place").
 		Where("NOT urgent AND subject IN (?)", bun.List(slices.Collect(maps.Keys(last)))).Where("seq < ?", rows[len(rows)-1].Seq)
