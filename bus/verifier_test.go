@@ -76,6 +76,9 @@ func TestVerifierForgetsExpiredTokens(t *testing.T) {
 			t.Fatal("an expired token is still remembered")
 		}
 	}
+	if n := v.Stats().Remembered; n != 1 {
+		t.Errorf("%d tokens are remembered, though one is still valid", n)
+	}
 }
 
 func TestVerifierRefusesEndedSessions(t *testing.T) {

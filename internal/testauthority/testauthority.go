@@ -145,8 +145,8 @@ func (a *Authority) KeySet() (set auth.KeySet) {
 	return set
 }
 
-// list tells two sessions a page, and at the end begins again, as the service tells the last
-// minute again.
+// list returns two sessions a page. At the end its cursor leads back to the beginning and its recent
+// cursor to the last session, as the service's lead back by a minute and by seconds.
 func (a *Authority) list(_ context.Context, req auth.RevocationsRequest) (auth.RevocationsReply, error) {
 	a.intercept(string(auth.Revocations), req.Since)
 	a.mu.Lock()
@@ -159,11 +159,11 @@ func (a *Authority) list(_ context.Context, req auth.RevocationsRequest) (auth.R
 		return auth.RevocationsReply{}, err
 	}
 	to := min(from+2, len(a.revoked))
-	next := to
-	if to == len(a.revoked) {
-		next = 0
+	reply := auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(to), More: to < len(a.revoked), Now: a.now()}
+	if !reply.More {
+		reply.Cursor, reply.Recent = "0", fmt.Sprint(max(0, to-1))
 	}
-	return auth.RevocationsReply{Revoked: append([]auth.Revocation{}, a.revoked[from:to]...), Cursor: fmt.Sprint(next), More: to < len(a.revoked), Now: a.now()}, nil
+	return reply, nil
 }
 
 // Add makes a key.
@@ -267,7 +267,7 @@ func (a *Authority) Verifier(t testing.TB, c bus.VerifierConfig) *bus.Verifier {
 // Ready waits until a verifier has caught up, and returns it.
 func Ready(t testing.TB, v *bus.Verifier) *bus.Verifier {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := v.Ready(ctx); err != nil {
 		t.Fatal(err)
