@@ -160,8 +160,10 @@ func TestVerifierVouchesForExactlyItsStaleness(t *testing.T) {
 	a, machine, c := driven(t)
 	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
 	a.Silence(true)
-	before := v.Stats().Staleness
-	machine.Advance(time.Second - before)
+	machine.Advance(time.Second)
+	if is := v.Stats().Staleness; is != time.Second {
+		t.Errorf("the statistics say %s", is)
+	}
 	if err := v.Err(); err != nil {
 		t.Errorf("after a second: %v", err)
 	}
@@ -241,5 +243,32 @@ func TestAnEventOfAKnownRevocationIsNoHint(t *testing.T) {
 	eventually(t, "it reads the keys again", func() bool { return keys.Load() >= 2 })
 	if n, most := revocations.Load(), 2+int64(time.Since(began)/(5*time.Second)); n > most {
 		t.Errorf("%d requests for revocations, want at most %d", n, most)
+	}
+}
+
+func TestStatisticsBeforeTheFirstPass(t *testing.T) {
+	a, machine, c := driven(t)
+	hold := make(chan struct{})
+	a.Intercept(func(string, string) { <-hold })
+	v := a.Follow(t, bus.VerifierConfig{MaxStaleness: time.Hour, Clock: c})
+	machine.Advance(time.Minute)
+	if got := v.Stats(); got != (bus.VerifierStats{Staleness: time.Minute}) {
+		t.Errorf("%+v", got)
+	}
+	close(hold)
+}
+
+// A key that stays in the set keeps the tokens that were verified with it.
+func TestFetchingTheSameKeysForgetsNoToken(t *testing.T) {
+	a := testauthority.Start(t)
+	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
+	text := a.Sign(t, "one", "s", time.Minute)
+	verify(t, v, text, nil)
+	a.Add(t, "two")
+	v.Refetch()
+	eventually(t, "two keys", func() bool { return v.Stats().Keys == 2 })
+	verify(t, v, text, nil)
+	if got := v.Stats(); got.Misses != 1 || got.Hits != 1 {
+		t.Errorf("%+v", got)
 	}
 }
