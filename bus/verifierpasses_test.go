@@ -151,7 +151,7 @@ func TestVerifierRemembersNoMoreThanItMay(t *testing.T) {
 	a := testauthority.Start(t)
 	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour, Remember: 10})
 	for range 300 {
-		verify(t, v, a.Sign(t, "one", "s", time.Minute), nil)
+		verify(t, v, a.Sign(t, "one", "s", time.Hour), nil)
 	}
 	eventually(t, "it drops the others", func() bool { return v.Stats().Remembered <= 10 })
 }
