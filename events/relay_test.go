@@ -379,12 +379,13 @@ func TestALongBacklogIsPublishedWithoutWaiting(t *testing.T) {
 	}
 	box.emit(list...)
 	before := int64(-1)
-	relay := &events.Relay{Outbox: box, JS: relayJetStream(t), Replicas: 1, Log: slog.New(slog.DiscardHandler), Open: func(e events.Event) (events.Event, error) {
+	relay := &events.Relay{Outbox: box, JS: relayJetStream(t), Replicas: 1, Log: slog.New(slog.DiscardHandler)}
+	relay.Open = func(e events.Event) (events.Event, error) {
 		if e.Subject == list[len(list)-1].Subject() {
-			before = box.waits.Load()
+			before = box.waits.Load() - relay.Stats().Failures // it may wait after a batch that a slow machine did not confirm in time
 		}
 		return e, nil
-	}}
+	}
 	relaying(t, relay)
 	box.emptied(t)
 	if before != 0 {
