@@ -58,3 +58,25 @@ type AdminUsersSetPasswordRequest struct {
 	UserID   UserID `json:"userId"`
 	Password string `json:"password"` // as at registration
 }
+
+// User is an account as operators and services that keep a list of users see it.
+type User struct {
+	Account
+	DisabledAt time.Time `json:"disabledAt,omitzero"` // absent while the user may log in
+}
+
+// UsersSnapshotRequest asks for a page of all accounts, for a service that keeps its own list
+// of users: it reads all pages and then follows the events. See events.Subscribe.
+type UsersSnapshotRequest struct {
+	After UserID `json:"after,omitzero"` // the page begins behind it; 0 is the first page
+	Limit int    `json:"limit,omitzero"` // most accounts in it, up to 500; 0 is 100
+}
+
+// UsersSnapshotReply is a page of accounts in the order of their ids.
+type UsersSnapshotReply struct {
+	Users []User `json:"users"`
+	Next  UserID `json:"next,omitzero"` // After of the next page; absent if this is the last one
+	// Sequence is a number in the stream of events: whatever this page does not know yet has a
+	// higher one. Whoever reads several pages continues behind the Sequence of the first.
+	Sequence uint64 `json:"sequence"`
+}

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"slices"
 	"time"
 )
 
@@ -37,33 +36,6 @@ type Tokens struct {
 	TokenType    string `json:"tokenType"` // "Bearer" (RFC 6750)
 	ExpiresIn    int64  `json:"expiresIn"` // seconds the access token is good for
 	SessionID    string `json:"sessionId"`
-}
-
-// VerifyRequest asks whether an access token is valid now.
-type VerifyRequest struct {
-	Token  string   `json:"token"`
-	Scopes []string `json:"scopes,omitempty"` // all of them are required of the token
-}
-
-// VerifyReply is what a valid access token says.
-type VerifyReply struct {
-	UserID    UserID    `json:"userId"`
-	SessionID string    `json:"sessionId"`
-	Scopes    []string  `json:"scopes"`
-	AMR       []string  `json:"amr"`      // how the user authenticated (RFC 8176)
-	AuthTime  time.Time `json:"authTime"` // when the user authenticated
-	IssuedAt  time.Time `json:"issuedAt"`
-	ExpiresAt time.Time `json:"expiresAt"`
-}
-
-// Require returns ErrInsufficientScope unless the token has all the scopes.
-func (r VerifyReply) Require(scopes ...string) error {
-	for _, scope := range scopes {
-		if !slices.Contains(r.Scopes, scope) {
-			return ErrInsufficientScope
-		}
-	}
-	return nil
 }
 
 // RefreshRequest exchanges a refresh token for the session's next tokens.
@@ -130,50 +102,6 @@ type SessionsEnded struct {
 	Ended int `json:"ended"`
 }
 
-// RevocationsRequest asks which sessions have ended, so that their access tokens can be
-// refused although they have not expired.
-type RevocationsRequest struct {
-	Since string `json:"since,omitempty"` // the cursor of the reply before; without it, all that matter
-}
-
-// RevocationsReply is a page of sessions that have ended. The caller goes on with Cursor, at once
-// if there is More. At the end Cursor leads back by a minute, since a change may be committed after
-// the time that it carries, and Recent by seconds: for a caller that asks on each session.revoked
-// with Recent, and now and then with Cursor.
-type RevocationsReply struct {
-	Revoked []Revocation `json:"revoked"`
-	Cursor  string       `json:"cursor"`
-	Recent  string       `json:"recent,omitempty"` // not there if there is More
-	More    bool         `json:"more,omitzero"`
-	Now     time.Time    `json:"now"` // by the service's clock
-}
-
-// Revocation is a session that has ended. It does not name the user: anybody on the bus may read
-// the list.
-type Revocation struct {
-	SessionID string    `json:"sessionId"`
-	RevokedAt time.Time `json:"revokedAt"`
-	ExpiresAt time.Time `json:"expiresAt"` // when its last access token ends
-}
-
-// KeysRequest asks for the public keys of access tokens.
-type KeysRequest struct{}
-
-// KeySet is a JSON Web Key Set (RFC 7517 §5). It is empty when access tokens are HS256.
-type KeySet struct {
-	Keys []Key `json:"keys"`
-}
-
-// Key is the public half of an Ed25519 signing key (RFC 7517 §4, RFC 8037 §2).
-type Key struct {
-	KeyType   string `json:"kty"` // "OKP"
-	Curve     string `json:"crv"` // "Ed25519"
-	X         string `json:"x"`   // 32 bytes, base64url
-	KeyID     string `json:"kid"`
-	Algorithm string `json:"alg"` // "EdDSA"
-	Use       string `json:"use"` // "sig"
-}
-
 // Reason says why a session ended.
 type Reason string
 
@@ -190,3 +118,33 @@ const (
 	ReasonUserDeleted     Reason = "user_deleted"   // the account is gone
 	ReasonAdmin           Reason = "admin"          // an operator ended it, or set another password
 )
+
+// LoginCodeRequest asks for a mail with a code or, with the code, for a session.
+type LoginCodeRequest struct {
+	Email   string  `json:"email"`
+	Code    string  `json:"code,omitempty"`    // 8 digits; without it one is sent
+	Carrier Carrier `json:"carrier,omitempty"` // "body" if it is not there
+	// Registration is the secret of a RegistrationProof: an account that was not verified then keeps
+	// its password, name and locale. Over HTTP it travels in a cookie.
+	Registration string `json:"registration,omitempty"`
+	Origin
+}
+
+// LoginCodeReply has a message alone, as MailSent, or all members of LoginReply.
+type LoginCodeReply struct {
+	Message      string `json:"message"`
+	UserID       UserID `json:"userId,omitzero"`
+	AccessToken  string `json:"accessToken,omitempty"`
+	RefreshToken string `json:"refreshToken,omitempty"`
+	TokenType    string `json:"tokenType,omitempty"`
+	ExpiresIn    int64  `json:"expiresIn,omitzero"`
+	SessionID    string `json:"sessionId,omitempty"`
+}
+
+// Login is the reply to a login by a code; ok is false if there is no session in it.
+func (r LoginCodeReply) Login() (reply LoginReply, ok bool) {
+	return LoginReply{Message: r.Message, UserID: r.UserID, Tokens: Tokens{
+		AccessToken: r.AccessToken, RefreshToken: r.RefreshToken,
+		TokenType: r.TokenType, ExpiresIn: r.ExpiresIn, SessionID: r.SessionID,
+	}}, r.SessionID != ""
+}
