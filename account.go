@@ -12,7 +12,7 @@ type RegisterRequest struct {
 	Name     string `json:"name,omitempty"` // at most 200 code points
 	// Locale is the language of mails (BCP 47), as in "de-AT"; "" is the default.
 	Locale string `json:"locale,omitempty"`
-	Origin
+	Sender
 }
 
 // RegisterReply tells the id of the new account. Where addresses have to be verified first,
@@ -37,6 +37,9 @@ type AccountGetRequest struct {
 	Bearer
 }
 
+// AccountGetReply is the account of the access token's user.
+type AccountGetReply = Account
+
 // Account is what a user may know of their own account.
 type Account struct {
 	UserID        UserID    `json:"userId"`
@@ -55,13 +58,16 @@ type AccountUpdateRequest struct {
 	Locale *string `json:"locale,omitempty"` // language of mails (BCP 47); "" is the default
 }
 
+// AccountUpdateReply is the account after the change.
+type AccountUpdateReply = Account
+
 // AccountDeleteRequest deletes the account of the access token's user, with its sessions.
 // The password may be left out if the user authenticated within REAUTH_WINDOW.
 type AccountDeleteRequest struct {
 	Bearer
 	Password string `json:"password,omitempty"`
-	Origin
+	Sender
 }
 
-// AccountDeleted is empty: the account is gone.
-type AccountDeleted struct{}
+// AccountDeleteReply is empty: the account is gone.
+type AccountDeleteReply struct{}

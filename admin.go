@@ -9,9 +9,9 @@ type AdminUsersListRequest struct {
 	Email string `json:"email,omitempty"` // only the account that a login with this address means
 }
 
-// UserList is a page of accounts in the order of their ids. Everybody who was there before the
+// AdminUsersListReply is a page of accounts in the order of their ids. Everybody who was there before the
 // first page is on one of them, once; who registers meanwhile is on a later one, or on none.
-type UserList struct {
+type AdminUsersListReply struct {
 	Users []User `json:"users"`
 	Next  UserID `json:"next,omitzero"` // After of the next page; absent if this is the last one
 }
@@ -22,8 +22,8 @@ type AdminUsersGetRequest struct {
 	Email  string `json:"email,omitempty"`
 }
 
-// UserDetails is an account with what hangs on it.
-type UserDetails struct {
+// AdminUsersGetReply is an account with what hangs on it.
+type AdminUsersGetReply struct {
 	User
 	Sessions int `json:"sessions"` // neither ended nor expired
 }
@@ -33,8 +33,8 @@ type AdminUsersDisableRequest struct {
 	UserID UserID `json:"userId"`
 }
 
-// UserDisabled tells since when a user is disabled, and how many sessions ended now.
-type UserDisabled struct {
+// AdminUsersDisableReply tells since when a user is disabled, and how many sessions ended now.
+type AdminUsersDisableReply struct {
 	DisabledAt time.Time `json:"disabledAt"` // earlier than the request if they were before
 	Ended      int       `json:"ended"`
 }
@@ -44,13 +44,16 @@ type AdminUsersEnableRequest struct {
 	UserID UserID `json:"userId"`
 }
 
-// UserEnabled is empty: the user may log in, whether they were disabled or not.
-type UserEnabled struct{}
+// AdminUsersEnableReply is empty: the user may log in, whether they were disabled or not.
+type AdminUsersEnableReply struct{}
 
 // AdminUsersEndSessionsRequest ends all sessions of a user, who may log in again.
 type AdminUsersEndSessionsRequest struct {
 	UserID UserID `json:"userId"`
 }
+
+// AdminUsersEndSessionsReply counts the ended sessions.
+type AdminUsersEndSessionsReply = SessionsEnded
 
 // AdminUsersSetPasswordRequest gives a user another password and ends all of their sessions. A
 // disabled user stays disabled.
@@ -58,6 +61,9 @@ type AdminUsersSetPasswordRequest struct {
 	UserID   UserID `json:"userId"`
 	Password string `json:"password"` // as at registration
 }
+
+// AdminUsersSetPasswordReply counts the sessions that the new password ended.
+type AdminUsersSetPasswordReply = SessionsEnded
 
 // User is an account as operators and services that keep a list of users see it.
 type User struct {

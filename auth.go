@@ -16,32 +16,32 @@ type Op[Req, Resp any] string
 
 // The subjects the service answers.
 const (
-	Register   Op[RegisterRequest, RegisterReply] = "auth.register"
-	Login      Op[LoginRequest, LoginReply]       = "auth.login"
-	Verify     Op[VerifyRequest, VerifyReply]     = "auth.verify"
-	Refresh    Op[RefreshRequest, Tokens]         = "auth.refresh"
-	Logout     Op[LogoutRequest, LogoutReply]     = "auth.logout"
-	Keys       Op[KeysRequest, KeySet]            = "auth.keys"
-	AccountGet Op[AccountGetRequest, Account]     = "auth.account.get"
+	Register   Op[RegisterRequest, RegisterReply]     = "auth.register"
+	Login      Op[LoginRequest, LoginReply]           = "auth.login"
+	Verify     Op[VerifyRequest, VerifyReply]         = "auth.verify"
+	Refresh    Op[RefreshRequest, RefreshReply]       = "auth.refresh"
+	Logout     Op[LogoutRequest, LogoutReply]         = "auth.logout"
+	Keys       Op[KeysRequest, KeysReply]             = "auth.keys"
+	AccountGet Op[AccountGetRequest, AccountGetReply] = "auth.account.get"
 
-	AccountUpdate  Op[AccountUpdateRequest, Account]          = "auth.account.update"
-	AccountDelete  Op[AccountDeleteRequest, AccountDeleted]   = "auth.account.delete"
-	PasswordChange Op[PasswordChangeRequest, PasswordChanged] = "auth.password.change"
+	AccountUpdate  Op[AccountUpdateRequest, AccountUpdateReply]   = "auth.account.update"
+	AccountDelete  Op[AccountDeleteRequest, AccountDeleteReply]   = "auth.account.delete"
+	PasswordChange Op[PasswordChangeRequest, PasswordChangeReply] = "auth.password.change"
 
 	// These need mail, and are ErrNotFound without it.
-	EmailVerify    Op[EmailVerifyRequest, EmailVerified]     = "auth.email.verify"
-	EmailResend    Op[EmailResendRequest, MailSent]          = "auth.email.resend"
-	EmailChange    Op[EmailChangeRequest, MailSent]          = "auth.email.change"
-	EmailConfirm   Op[EmailConfirmRequest, EmailConfirmed]   = "auth.email.confirm"
-	EmailUndo      Op[EmailUndoRequest, EmailUndone]         = "auth.email.undo"
-	PasswordForgot Op[PasswordForgotRequest, MailSent]       = "auth.password.forgot"
-	PasswordReset  Op[PasswordResetRequest, PasswordRenewed] = "auth.password.reset"
-	NotMe          Op[NotMeRequest, NotMeReply]              = "auth.password.not_me"
-	LoginCode      Op[LoginCodeRequest, LoginCodeReply]      = "auth.login.code"
+	EmailVerify    Op[EmailVerifyRequest, EmailVerifyReply]       = "auth.email.verify"
+	EmailResend    Op[EmailResendRequest, EmailResendReply]       = "auth.email.resend"
+	EmailChange    Op[EmailChangeRequest, EmailChangeReply]       = "auth.email.change"
+	EmailConfirm   Op[EmailConfirmRequest, EmailConfirmReply]     = "auth.email.confirm"
+	EmailUndo      Op[EmailUndoRequest, EmailUndoReply]           = "auth.email.undo"
+	PasswordForgot Op[PasswordForgotRequest, PasswordForgotReply] = "auth.password.forgot"
+	PasswordReset  Op[PasswordResetRequest, PasswordResetReply]   = "auth.password.reset"
+	NotMe          Op[NotMeRequest, NotMeReply]                   = "auth.password.not_me"
+	LoginCode      Op[LoginCodeRequest, LoginCodeReply]           = "auth.login.code"
 
-	SessionsList         Op[SessionsListRequest, SessionList]           = "auth.sessions.list"
-	SessionsRevoke       Op[SessionsRevokeRequest, SessionsEnded]       = "auth.sessions.revoke"
-	SessionsRevokeOthers Op[SessionsRevokeOthersRequest, SessionsEnded] = "auth.sessions.revoke_others"
+	SessionsList         Op[SessionsListRequest, SessionsListReply]                 = "auth.sessions.list"
+	SessionsRevoke       Op[SessionsRevokeRequest, SessionsRevokeReply]             = "auth.sessions.revoke"
+	SessionsRevokeOthers Op[SessionsRevokeOthersRequest, SessionsRevokeOthersReply] = "auth.sessions.revoke_others"
 
 	Revocations   Op[RevocationsRequest, RevocationsReply]     = "auth.revocations"
 	UsersSnapshot Op[UsersSnapshotRequest, UsersSnapshotReply] = "auth.users.snapshot"
@@ -51,10 +51,10 @@ const (
 
 // The subjects for operators. Only the role admin may ask them.
 const (
-	AdminUsersList        Op[AdminUsersListRequest, UserList]             = "auth.admin.users.list"
-	AdminUsersGet         Op[AdminUsersGetRequest, UserDetails]           = "auth.admin.users.get"
-	AdminUsersDisable     Op[AdminUsersDisableRequest, UserDisabled]      = "auth.admin.users.disable"
-	AdminUsersEnable      Op[AdminUsersEnableRequest, UserEnabled]        = "auth.admin.users.enable"
-	AdminUsersEndSessions Op[AdminUsersEndSessionsRequest, SessionsEnded] = "auth.admin.users.end_sessions"
-	AdminUsersSetPassword Op[AdminUsersSetPasswordRequest, SessionsEnded] = "auth.admin.users.set_password"
+	AdminUsersList        Op[AdminUsersListRequest, AdminUsersListReply]               = "auth.admin.users.list"
+	AdminUsersGet         Op[AdminUsersGetRequest, AdminUsersGetReply]                 = "auth.admin.users.get"
+	AdminUsersDisable     Op[AdminUsersDisableRequest, AdminUsersDisableReply]         = "auth.admin.users.disable"
+	AdminUsersEnable      Op[AdminUsersEnableRequest, AdminUsersEnableReply]           = "auth.admin.users.enable"
+	AdminUsersEndSessions Op[AdminUsersEndSessionsRequest, AdminUsersEndSessionsReply] = "auth.admin.users.end_sessions"
+	AdminUsersSetPassword Op[AdminUsersSetPasswordRequest, AdminUsersSetPasswordReply] = "auth.admin.users.set_password"
 )

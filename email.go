@@ -13,17 +13,20 @@ type EmailVerifyRequest struct {
 	Password string `json:"password,omitempty"`
 	// Registration is the secret of a RegistrationProof. Over HTTP it travels in a cookie.
 	Registration string `json:"registration,omitempty"`
-	Origin
+	Sender
 }
 
-// EmailVerified is empty: the address is verified.
-type EmailVerified struct{}
+// EmailVerifyReply is empty: the address is verified.
+type EmailVerifyReply struct{}
 
 // EmailResendRequest asks for another mail to verify an address with. It voids the one before.
 type EmailResendRequest struct {
 	Email string `json:"email"`
-	Origin
+	Sender
 }
+
+// EmailResendReply does not reveal whether a mail was sent.
+type EmailResendReply = MailSent
 
 // MailSent says nothing but that: whether there is anybody to send a mail to, and which mail,
 // only its reader knows.
@@ -36,8 +39,11 @@ type EmailChangeRequest struct {
 	Bearer
 	NewEmail string `json:"newEmail"` // at most 254 bytes
 	Password string `json:"password"` // however recent the login
-	Origin
+	Sender
 }
+
+// EmailChangeReply does not reveal whether the new address has an account.
+type EmailChangeReply = MailSent
 
 // EmailConfirmRequest changes the address of an account to the one that the mail went to. Beside
 // the token of the link it needs a live session of the account, or its password: the mail proves
@@ -46,18 +52,18 @@ type EmailConfirmRequest struct {
 	Bearer          // of the account; a session of another one, or one that has ended, counts as none
 	Token    string `json:"token"`
 	Password string `json:"password,omitempty"` // the current one; not needed with a session
-	Origin
+	Sender
 }
 
-// EmailConfirmed is empty: the address is the account's.
-type EmailConfirmed struct{}
+// EmailConfirmReply is empty: the address is the account's.
+type EmailConfirmReply struct{}
 
 // EmailUndoRequest takes a change of the address back, by the token of the link that the
 // former address was sent. All sessions end.
 type EmailUndoRequest struct {
 	Token string `json:"token"`
-	Origin
+	Sender
 }
 
-// EmailUndone is empty: the former address is the account's again.
-type EmailUndone struct{}
+// EmailUndoReply is empty: the former address is the account's again.
+type EmailUndoReply struct{}

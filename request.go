@@ -60,16 +60,16 @@ func BearerToken(headers []string) (string, error) {
 	return "", ErrTwoCredentials
 }
 
-// Origin is embedded in requests whose sender is worth remembering.
-type Origin struct {
-	Client *Client `json:"client,omitempty"`
+// Sender is embedded in requests whose sender is worth remembering.
+type Sender struct {
+	Client *ClientInfo `json:"client,omitempty"`
 }
 
 // From returns where the sender is kept, for whoever carries the request.
-func (o *Origin) From() **Client { return &o.Client }
+func (o *Sender) From() **ClientInfo { return &o.Client }
 
-// Client tells where a request comes from. The edge fills it; other callers of the bus may.
-type Client struct {
+// ClientInfo tells where a request comes from. The edge fills it; other callers of the bus may.
+type ClientInfo struct {
 	IP        string `json:"ip,omitempty"`        // IPv4 or IPv6 address in text form
 	UserAgent string `json:"userAgent,omitempty"` // as sent; at most 512 bytes are kept
 }

@@ -19,7 +19,7 @@ type LoginRequest struct {
 	Email    string  `json:"email"`
 	Password string  `json:"password"`
 	Carrier  Carrier `json:"carrier,omitempty"` // "body" if it is not there
-	Origin
+	Sender
 }
 
 // LoginReply is a new session with its first tokens.
@@ -42,14 +42,17 @@ type Tokens struct {
 type RefreshRequest struct {
 	RefreshToken string  `json:"refreshToken"`
 	Carrier      Carrier `json:"carrier,omitempty"` // that the token came in; "body" if it is not there
-	Origin
+	Sender
 }
+
+// RefreshReply is the session's next tokens.
+type RefreshReply = Tokens
 
 // LogoutRequest ends the session of a refresh token or of an access token, not both.
 type LogoutRequest struct {
 	Bearer
 	RefreshToken string `json:"refreshToken,omitempty"`
-	Origin
+	Sender
 }
 
 // LogoutReply is empty: the session is gone, whether it was there or not.
@@ -62,9 +65,9 @@ type SessionsListRequest struct {
 	Limit int    `json:"limit,omitzero"`  // most sessions in it, up to 100; 0 is 100
 }
 
-// SessionList is a page of a user's live sessions, newest first. A session that lives from the
+// SessionsListReply is a page of a user's live sessions, newest first. A session that lives from the
 // first page to the last is on exactly one of them.
-type SessionList struct {
+type SessionsListReply struct {
 	Sessions []Session `json:"sessions"`
 	Next     string    `json:"next,omitempty"` // After of the next page; absent if this is the last one
 }
@@ -90,11 +93,17 @@ type SessionsRevokeRequest struct {
 	SessionID string `json:"sessionId"`
 }
 
+// SessionsRevokeReply counts 1, or 0 for a session that had already ended.
+type SessionsRevokeReply = SessionsEnded
+
 // SessionsRevokeOthersRequest ends all sessions of the access token's user but the one that
 // asks.
 type SessionsRevokeOthersRequest struct {
 	Bearer
 }
+
+// SessionsRevokeOthersReply counts the ended sessions.
+type SessionsRevokeOthersReply = SessionsEnded
 
 // SessionsEnded says how many sessions a request ended. Of more than 1,000 sessions, all of which end
 // at once, it counts 1,000; the events of the others follow.
@@ -127,7 +136,7 @@ type LoginCodeRequest struct {
 	// Registration is the secret of a RegistrationProof: an account that was not verified then keeps
 	// its password, name and locale. Over HTTP it travels in a cookie.
 	Registration string `json:"registration,omitempty"`
-	Origin
+	Sender
 }
 
 // LoginCodeReply has a message alone, as MailSent, or all members of LoginReply.

@@ -11,8 +11,13 @@ type VerifyRequest struct {
 	Scopes []string `json:"scopes,omitempty"` // all of them are required of the token
 }
 
-// VerifyReply is what a valid access token says.
+// VerifyReply is the identity behind a valid access token.
 type VerifyReply struct {
+	Principal
+}
+
+// Principal is who makes a request, and with which rights.
+type Principal struct {
 	UserID    UserID    `json:"userId"`
 	SessionID string    `json:"sessionId"`
 	Scopes    []string  `json:"scopes"`
@@ -22,10 +27,10 @@ type VerifyReply struct {
 	ExpiresAt time.Time `json:"expiresAt"`
 }
 
-// Require returns ErrInsufficientScope unless the token has all the scopes.
-func (r VerifyReply) Require(scopes ...string) error {
+// Require returns ErrInsufficientScope unless the principal has all the scopes.
+func (p Principal) Require(scopes ...string) error {
 	for _, scope := range scopes {
-		if !slices.Contains(r.Scopes, scope) {
+		if !slices.Contains(p.Scopes, scope) {
 			return ErrInsufficientScope
 		}
 	}
@@ -61,13 +66,16 @@ type Revocation struct {
 // KeysRequest asks for the public keys of access tokens.
 type KeysRequest struct{}
 
-// KeySet is a JSON Web Key Set (RFC 7517 §5). It is empty when access tokens are HS256.
-type KeySet struct {
-	Keys []Key `json:"keys"`
+// KeysReply is the set of public keys.
+type KeysReply = JWKS
+
+// JWKS is a JSON Web JWK Set (RFC 7517 §5). It is empty when access tokens are HS256.
+type JWKS struct {
+	Keys []JWK `json:"keys"`
 }
 
-// Key is the public half of an Ed25519 signing key (RFC 7517 §4, RFC 8037 §2).
-type Key struct {
+// JWK is the public half of an Ed25519 signing key (RFC 7517 §4, RFC 8037 §2).
+type JWK struct {
 	KeyType   string `json:"kty"` // "OKP"
 	Curve     string `json:"crv"` // "Ed25519"
 	X         string `json:"x"`   // 32 bytes, base64url

@@ -24,10 +24,10 @@ func BenchmarkAnswerVerify(b *testing.B) {
 	key := &verificationKey{}
 	v.keys.Store(&keySet{"one": key})
 	v.synced.Store(&syncPoint{})
-	v.known.Set(sha256.Sum256([]byte(text)), &remembered{key: key, reply: auth.VerifyReply{
+	v.known.Set(sha256.Sum256([]byte(text)), &remembered{key: key, reply: auth.VerifyReply{Principal: auth.Principal{
 		UserID: 7, SessionID: strings.Repeat("s", 36), Scopes: []string{}, AMR: []string{"pwd"},
 		AuthTime: time.Now().UTC().Truncate(time.Second), IssuedAt: time.Now().UTC().Truncate(time.Second), ExpiresAt: time.Now().UTC().Add(time.Hour),
-	}})
+	}}})
 	b.Run("Verify", func(b *testing.B) { // in the own process
 		b.ReportAllocs()
 		for b.Loop() {

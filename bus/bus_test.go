@@ -93,7 +93,7 @@ func TestCallReturnsWhatTheHandlerReturned(t *testing.T) {
 	})
 	app := connect(t, b, embedded.App)
 
-	reply, err := bus.Call(t.Context(), app, auth.Login, auth.LoginRequest{Email: "ada@example.com", Origin: auth.Origin{Client: &auth.Client{IP: "::1"}}})
+	reply, err := bus.Call(t.Context(), app, auth.Login, auth.LoginRequest{Email: "ada@example.com", Sender: auth.Sender{Client: &auth.ClientInfo{IP: "::1"}}})
 	if err != nil || reply.UserID != 7 || reply.SessionID != "::1" {
 		t.Errorf("reply %+v, %v", reply, err)
 	}
@@ -118,7 +118,7 @@ func TestCallReturnsWhatTheHandlerReturned(t *testing.T) {
 func TestAGuestCannotSayWhereItComesFrom(t *testing.T) {
 	t.Parallel()
 	b := broker(t)
-	seen := make(chan *auth.Client, 1)
+	seen := make(chan *auth.ClientInfo, 1)
 	serve(t, b, io.Discard, func(s *bus.Server) error {
 		return bus.HandleQueued(s, auth.Login, func(_ context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
 			seen <- req.Client
@@ -126,7 +126,7 @@ func TestAGuestCannotSayWhereItComesFrom(t *testing.T) {
 		})
 	})
 	const body = `{"email":"ada@example.com","password":"x","client":{"ip":"192.0.2.1","userAgent":"forged"}}`
-	from := func(options ...nats.Option) auth.Client {
+	from := func(options ...nats.Option) auth.ClientInfo {
 		t.Helper()
 		conn, err := bus.Connect(b.URL(), options...)
 		if err != nil {
@@ -144,16 +144,16 @@ func TestAGuestCannotSayWhereItComesFrom(t *testing.T) {
 		if client := <-seen; client != nil {
 			return *client
 		}
-		return auth.Client{}
+		return auth.ClientInfo{}
 	}
-	if got := from(); got != (auth.Client{IP: "127.0.0.1"}) {
+	if got := from(); got != (auth.ClientInfo{IP: "127.0.0.1"}) {
 		t.Errorf("a guest comes from %+v", got)
 	}
-	if got := from(b.InProcess()); got != (auth.Client{}) {
+	if got := from(b.InProcess()); got != (auth.ClientInfo{}) {
 		t.Errorf("a guest within the process comes from %+v", got)
 	}
 	for _, role := range []string{embedded.App, embedded.Edge, embedded.Service, embedded.Subscriber} {
-		if got := from(b.As(role)); got != (auth.Client{IP: "192.0.2.1", UserAgent: "forged"}) {
+		if got := from(b.As(role)); got != (auth.ClientInfo{IP: "192.0.2.1", UserAgent: "forged"}) {
 			t.Errorf("%s asks for %+v", role, got)
 		}
 	}
@@ -200,8 +200,8 @@ func TestInternalErrorsSayNothingAndAreLogged(t *testing.T) {
 	b := broker(t)
 	var log lockedBuffer
 	serve(t, b, &log, func(s *bus.Server) error {
-		return bus.Handle(s, auth.Keys, func(context.Context, auth.KeysRequest) (auth.KeySet, error) {
-			return auth.KeySet{}, errors.New("the disk of db7 is full")
+		return bus.Handle(s, auth.Keys, func(context.Context, auth.KeysRequest) (auth.JWKS, error) {
+			return auth.JWKS{}, errors.New("the disk of db7 is full")
 		})
 	})
 	reply, err := connect(t, b, embedded.App).Request(string(auth.Keys), nil, patience)
@@ -223,9 +223,9 @@ func TestRepliesGoToInboxesOnly(t *testing.T) {
 	b := broker(t)
 	var asked atomic.Int32
 	serve(t, b, io.Discard, func(s *bus.Server) error {
-		return bus.Handle(s, auth.Keys, func(context.Context, auth.KeysRequest) (auth.KeySet, error) {
+		return bus.Handle(s, auth.Keys, func(context.Context, auth.KeysRequest) (auth.JWKS, error) {
 			asked.Add(1)
-			return auth.KeySet{}, nil
+			return auth.JWKS{}, nil
 		})
 	})
 	app := connect(t, b, embedded.App)
@@ -317,10 +317,10 @@ func TestStoppingAnswersWhatWasAccepted(t *testing.T) {
 	b := broker(t)
 	begun, finish := make(chan struct{}, 64), make(chan struct{})
 	stop := serve(t, b, io.Discard, func(s *bus.Server) error {
-		return bus.Handle(s, auth.Keys, func(context.Context, auth.KeysRequest) (auth.KeySet, error) {
+		return bus.Handle(s, auth.Keys, func(context.Context, auth.KeysRequest) (auth.JWKS, error) {
 			begun <- struct{}{}
 			<-finish
-			return auth.KeySet{}, nil
+			return auth.JWKS{}, nil
 		})
 	})
 	app := connect(t, b, embedded.App)

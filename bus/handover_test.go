@@ -111,7 +111,7 @@ func TestWhoIsNotAbleFindsOneThatIs(t *testing.T) {
 		return func(s *bus.Server) error {
 			s.Able = func(context.Context) error { return able }
 			return bus.Handle(s, auth.Verify, func(context.Context, auth.VerifyRequest) (auth.VerifyReply, error) {
-				return auth.VerifyReply{UserID: id}, able
+				return auth.VerifyReply{Principal: auth.Principal{UserID: id}}, able
 			})
 		}
 	}

@@ -33,7 +33,7 @@ type verificationKey struct {
 // parseKeySet reads a JSON Web Key Set. It ignores keys that it does not understand, and those
 // that are not for signatures, as RFC 7517 §5 wants. Two keys of one kid are an error: a token
 // would not say which of them signed it.
-func parseKeySet(set auth.KeySet) (keySet, error) {
+func parseKeySet(set auth.JWKS) (keySet, error) {
 	keys := keySet{}
 	for _, k := range set.Keys {
 		public, ok := verifies(k)
@@ -50,7 +50,7 @@ func parseKeySet(set auth.KeySet) (keySet, error) {
 
 // verifies returns the public key of k if it verifies access tokens: an Ed25519 key (RFC 8037 §2)
 // for signatures with a kid. A missing use or alg leaves open what it is for.
-func verifies(k auth.Key) (public []byte, ok bool) {
+func verifies(k auth.JWK) (public []byte, ok bool) {
 	isEd25519 := k.KeyType == "OKP" && k.Curve == "Ed25519" && (k.Algorithm == "" || k.Algorithm == "EdDSA" || k.Algorithm == "Ed25519")
 	if !isEd25519 || k.KeyID == "" || k.Use != "" && k.Use != "sig" {
 		return nil, false

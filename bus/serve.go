@@ -228,12 +228,12 @@ func authorizations(h nats.Header) (all []string) {
 const headerRequestInfo = "Nats-Request-Info"
 
 // originated is a request that says where it comes from.
-type originated interface{ From() **auth.Client }
+type originated interface{ From() **auth.ClientInfo }
 
 // trustSource puts the address of a guest's connection in the place of what the guest says: only clients
 // with a key ask for others. An address that the server does not tell is unknown, so such guests are
 // limited as one source.
-func trustSource(info string, client **auth.Client) {
+func trustSource(info string, client **auth.ClientInfo) {
 	if info == "" {
 		return
 	}
@@ -246,7 +246,7 @@ func trustSource(info string, client **auth.Client) {
 		*client = nil
 		return
 	}
-	*client = &auth.Client{IP: ip.WithZone("").String()}
+	*client = &auth.ClientInfo{IP: ip.WithZone("").String()}
 }
 
 // refuse answers a request with an error that was logged.

@@ -292,7 +292,7 @@ func (v *Verifier) read(ctx context.Context, text string, now time.Time) (auth.V
 	if err != nil {
 		return auth.VerifyReply{}, err
 	}
-	reply := access.Reply()
+	reply := auth.VerifyReply{Principal: access.Principal()}
 	v.known.Set(id, &remembered{reply, key})
 	return reply, nil
 }

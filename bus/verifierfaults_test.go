@@ -346,23 +346,23 @@ func TestVerifierConfiguration(t *testing.T) {
 func TestVerifierIgnoresKeysThatItDoesNotUnderstand(t *testing.T) {
 	a := testauthority.Start(t)
 	one := a.KeySet().Keys[0]
-	with := func(change func(*auth.Key)) auth.Key {
+	with := func(change func(*auth.JWK)) auth.JWK {
 		k := one
 		k.KeyID = "another"
 		change(&k)
 		return k
 	}
 	a.Show(
-		auth.Key{KeyType: "RSA", KeyID: "rsa", Algorithm: "RS256", Use: "sig"},
-		auth.Key{KeyType: "EC", Curve: "P-256", X: "AA", KeyID: "one", Algorithm: "ES256", Use: "sig"}, // of a kid that is another's too
-		auth.Key{},
-		with(func(k *auth.Key) { k.KeyType = "oct" }),
-		with(func(k *auth.Key) { k.Curve = "X25519" }),
-		with(func(k *auth.Key) { k.Algorithm = "ES256" }),
-		with(func(k *auth.Key) { k.Use = "enc" }),
-		with(func(k *auth.Key) { k.X = "AAAA" }),
-		with(func(k *auth.Key) { k.X = "!" }),
-		with(func(k *auth.Key) { k.KeyID = "" }),
+		auth.JWK{KeyType: "RSA", KeyID: "rsa", Algorithm: "RS256", Use: "sig"},
+		auth.JWK{KeyType: "EC", Curve: "P-256", X: "AA", KeyID: "one", Algorithm: "ES256", Use: "sig"}, // of a kid that is another's too
+		auth.JWK{},
+		with(func(k *auth.JWK) { k.KeyType = "oct" }),
+		with(func(k *auth.JWK) { k.Curve = "X25519" }),
+		with(func(k *auth.JWK) { k.Algorithm = "ES256" }),
+		with(func(k *auth.JWK) { k.Use = "enc" }),
+		with(func(k *auth.JWK) { k.X = "AAAA" }),
+		with(func(k *auth.JWK) { k.X = "!" }),
+		with(func(k *auth.JWK) { k.KeyID = "" }),
 	)
 	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Hour})
 	verify(t, v, a.Sign(t, "one", "s", time.Minute), nil)
@@ -382,7 +382,7 @@ func TestVerifierIgnoresKeysThatItDoesNotUnderstand(t *testing.T) {
 	eventually(t, "three keys", func() bool { return v.Stats().Keys == 3 })
 	// Two keys of one kid leave open which one signed.
 	a.Add(t, "three")
-	a.Show(with(func(k *auth.Key) { k.KeyID = "three" }))
+	a.Show(with(func(k *auth.JWK) { k.KeyID = "three" }))
 	verify(t, v, a.Sign(t, "three", "s", time.Minute), auth.ErrUnavailable)
 	verify(t, v, a.Sign(t, "one", "s", time.Minute), nil)
 }

@@ -111,9 +111,9 @@ type UserEnabled struct {
 // UserLocked is the data of user.locked: so many tries at a password or a code came that the next has to
 // wait, from one source or from anywhere.
 type UserLocked struct {
-	UserID auth.UserID `json:"userId"`
-	Until  time.Time   `json:"until"`           // when another try is let through
-	Client auth.Client `json:"client,omitzero"` // where the last try came from, if that is known
+	UserID auth.UserID     `json:"userId"`
+	Until  time.Time       `json:"until"`           // when another try is let through
+	Client auth.ClientInfo `json:"client,omitzero"` // where the last try came from, if that is known
 }
 
 // UserDeleted is the data of user.deleted.
@@ -124,12 +124,12 @@ type UserDeleted struct {
 
 // SessionCreated is the data of session.created.
 type SessionCreated struct {
-	UserID    auth.UserID `json:"userId"`
-	SessionID string      `json:"sessionId"`
-	AMR       []string    `json:"amr"` // RFC 8176
-	Client    auth.Client `json:"client"`
-	CreatedAt time.Time   `json:"createdAt"`
-	ExpiresAt time.Time   `json:"expiresAt"` // unless it is refreshed
+	UserID    auth.UserID     `json:"userId"`
+	SessionID string          `json:"sessionId"`
+	AMR       []string        `json:"amr"` // RFC 8176
+	Client    auth.ClientInfo `json:"client"`
+	CreatedAt time.Time       `json:"createdAt"`
+	ExpiresAt time.Time       `json:"expiresAt"` // unless it is refreshed
 }
 
 // SessionRevoked is the data of session.revoked. A verifier may forget it after ExpiresAt.

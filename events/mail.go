@@ -50,11 +50,11 @@ type Mail struct {
 	Code      string      `json:"code,omitempty"`
 	ExpiresAt time.Time   `json:"expiresAt,omitzero"` // of the link, or of the code if there is none; not sent after it
 	// CodeExpiresAt is when the code ends, if that is before the link does.
-	CodeExpiresAt time.Time   `json:"codeExpiresAt,omitzero"`
-	Address       string      `json:"address,omitempty"` // that the account has now
-	Client        auth.Client `json:"client,omitzero"`   // where what it tells of came from
-	Device        string      `json:"device,omitempty"`  // the client in words, as in "Firefox on Linux"
-	At            time.Time   `json:"at"`                // when that was
+	CodeExpiresAt time.Time       `json:"codeExpiresAt,omitzero"`
+	Address       string          `json:"address,omitempty"` // that the account has now
+	Client        auth.ClientInfo `json:"client,omitzero"`   // where what it tells of came from
+	Device        string          `json:"device,omitempty"`  // the client in words, as in "Firefox on Linux"
+	At            time.Time       `json:"at"`                // when that was
 }
 
 // MailRequested is the data of mail.requested: a Mail, sealed, since a copy of the database or of the

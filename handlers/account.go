@@ -82,7 +82,7 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 }
 
 // create stores an account, and asks for the mail that its address may be verified by.
-func (a *Accounts) create(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.Client) (id auth.UserID, err error) {
+func (a *Accounts) create(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.ClientInfo) (id auth.UserID, err error) {
 	user := persistence.NewUser{
 		Email: address.Display, EmailKey: address.Key, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: a.Clock.now(),
 	}
@@ -106,7 +106,7 @@ func (a *Accounts) create(ctx context.Context, address email.Address, grants per
 // enter keeps a registration until its address is verified, by the mail that it asks for: only
 // the reader of that mail learns whether the address has an account. Several registrations of
 // an address wait side by side.
-func (a *Accounts) enter(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.Client) error {
+func (a *Accounts) enter(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.ClientInfo) error {
 	return a.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		user, to, err := a.OneTimes.occupant(ctx, tx, address)
 		switch {
@@ -125,7 +125,7 @@ func (a *Accounts) enter(ctx context.Context, address email.Address, grants pers
 	})
 }
 
-func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) (email.Address, auth.Client, error) {
+func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) (email.Address, auth.ClientInfo, error) {
 	var faults []auth.Field
 	address, err := email.Parse(req.Email)
 	switch {
@@ -145,7 +145,7 @@ func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) 
 	}
 	from, wrong := client(req.Client)
 	if faults = append(faults, wrong...); faults != nil {
-		return email.Address{}, auth.Client{}, auth.ErrInvalid.With(faults...)
+		return email.Address{}, auth.ClientInfo{}, auth.ErrInvalid.With(faults...)
 	}
 	return address, from, nil
 }
@@ -234,7 +234,7 @@ func updated(a auth.Account) events.UserUpdated {
 // Delete answers auth.account.delete: the account goes, and its sessions with it. It returns
 // auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
 // auth.ErrReauthentication if there is none and the login is not recent.
-func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (auth.AccountDeleted, error) {
+func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (auth.AccountDeleteReply, error) {
 	tried := attempt{subject: string(auth.AccountDelete), method: byPassword, client: req.Client}
 	if req.Password == "" {
 		tried.method = byAccessToken
@@ -242,38 +242,38 @@ func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (a
 	return logged(ctx, a.Log, tried, req, a.deleteOwn)
 }
 
-func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest, tried *attempt) (auth.AccountDeleted, error) {
+func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest, tried *attempt) (auth.AccountDeleteReply, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
-		return auth.AccountDeleted{}, err
+		return auth.AccountDeleteReply{}, err
 	}
 	tried.user = user.UserID
 	age := a.Clock.now().Sub(user.AuthTime)
 	recent := age >= -token.Leeway && age < a.Reauth // a login ahead of the clock is of unknown age
 	if req.Password == "" && !recent {
-		return auth.AccountDeleted{}, auth.ErrReauthentication
+		return auth.AccountDeleteReply{}, auth.ErrReauthentication
 	}
 	stored, err := a.Store.Password(ctx, user.UserID)
 	if err != nil {
-		return auth.AccountDeleted{}, gone(err)
+		return auth.AccountDeleteReply{}, gone(err)
 	}
 	if req.Password == "" {
-		return auth.AccountDeleted{}, a.delete(ctx, user, stored, nil)
+		return auth.AccountDeleteReply{}, a.delete(ctx, user, stored, nil)
 	}
 	account, err := a.Store.Account(ctx, user.UserID)
 	if err != nil {
-		return auth.AccountDeleted{}, gone(err)
+		return auth.AccountDeleteReply{}, gone(err)
 	}
-	ctx, leave, err := a.admitted(ctx, account, req.Origin)
+	ctx, leave, err := a.admitted(ctx, account, req.Sender)
 	if err != nil {
-		return auth.AccountDeleted{}, err
+		return auth.AccountDeleteReply{}, err
 	}
 	defer leave()
-	try, err := a.confirm(ctx, account, req.Origin, stored, req.Password)
+	try, err := a.confirm(ctx, account, req.Sender, stored, req.Password)
 	if err != nil {
-		return auth.AccountDeleted{}, err
+		return auth.AccountDeleteReply{}, err
 	}
-	return auth.AccountDeleted{}, a.delete(ctx, user, stored, try)
+	return auth.AccountDeleteReply{}, a.delete(ctx, user, stored, try)
 }
 
 // delete ends the sessions of an account and deletes it with them, if the stored password is the
@@ -326,39 +326,39 @@ func (s *Sessions) holdFor(ctx context.Context, tx *persistence.Store, user toke
 // carrier: tokens that somebody else holds of the former one are refused. It returns
 // auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
 // auth.ErrInvalid for a new password that is not taken.
-func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChanged, error) {
+func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChangeReply, error) {
 	tried := attempt{subject: string(auth.PasswordChange), method: byPassword, client: req.Client}
 	return logged(ctx, a.Log, tried, req, a.changePassword)
 }
 
-func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRequest, tried *attempt) (auth.PasswordChanged, error) {
+func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRequest, tried *attempt) (auth.PasswordChangeReply, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
 	tried.user = user.UserID
 	if err := a.Sessions.checkVerified(ctx, user.UserID); err != nil { // the new session is not to outlive what refreshing ends
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
 	account, stored, err := a.own(ctx, user.UserID)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
 	if reason := a.checkNew(ctx, req.NewPassword, account); reason != "" {
-		return auth.PasswordChanged{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
+		return auth.PasswordChangeReply{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
 	}
-	ctx, leave, err := a.admitted(ctx, account, req.Origin)
+	ctx, leave, err := a.admitted(ctx, account, req.Sender)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
 	defer leave()
-	try, err := a.confirm(ctx, account, req.Origin, stored, req.CurrentPassword)
+	try, err := a.confirm(ctx, account, req.Sender, stored, req.CurrentPassword)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
 	fresh, err := a.Passwords.Hash(ctx, req.NewPassword)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
 	from, _ := client(req.Client) // which confirm has looked at
 	var ended int
@@ -378,18 +378,18 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 		return try.settle(ctx, tx)
 	})
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
 	tokens, err := a.Sessions.tokens(session, session.CreatedAt)
 	if err != nil {
-		return auth.PasswordChanged{}, err
+		return auth.PasswordChangeReply{}, err
 	}
-	return auth.PasswordChanged{SessionsEnded: auth.SessionsEnded{Ended: ended}, Carrier: session.Carrier, Tokens: tokens}, nil
+	return auth.PasswordChangeReply{SessionsEnded: auth.SessionsEnded{Ended: ended}, Carrier: session.Carrier, Tokens: tokens}, nil
 }
 
 // renewPassword stores another password of an account, whose row is held, ends all of its sessions
 // and tells the owner. It returns how many sessions ended.
-func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, account auth.Account, fresh string, from auth.Client) (int, error) {
+func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, account auth.Account, fresh string, from auth.ClientInfo) (int, error) {
 	now := a.Clock.now()
 	if err := tx.SetPassword(ctx, account.UserID, fresh, now); err != nil {
 		return 0, err
@@ -405,8 +405,8 @@ func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, acc
 }
 
 // successor is a new session for the client of a former one, whose user has just given the password.
-func (s *Sessions) successor(former persistence.Session, from auth.Client) persistence.Session {
-	if from == (auth.Client{}) {
+func (s *Sessions) successor(former persistence.Session, from auth.ClientInfo) persistence.Session {
+	if from == (auth.ClientInfo{}) {
 		from = former.Used
 	}
 	return s.next(former.UserID, amrPassword, source{client: from, carrier: former.Carrier})
@@ -414,7 +414,7 @@ func (s *Sessions) successor(former persistence.Session, from auth.Client) persi
 
 // passwordChanged voids the links and codes that were made before a change of the password, but
 // for the owner's alarms, and tells the owner.
-func (a *Accounts) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.Client) error {
+func (a *Accounts) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.ClientInfo) error {
 	if err := tx.VoidOneTimes(ctx, user.UserID, alarms...); err != nil {
 		return err
 	}
@@ -442,7 +442,7 @@ func (a *Accounts) own(ctx context.Context, id auth.UserID) (account auth.Accoun
 
 // admitted waits for a place in the hashing pool for a request of an account's owner, whose access
 // token has been verified. confirm comes next.
-func (a *Accounts) admitted(ctx context.Context, account auth.Account, from auth.Origin) (context.Context, func(), error) {
+func (a *Accounts) admitted(ctx context.Context, account auth.Account, from auth.Sender) (context.Context, func(), error) {
 	kept, faults := client(from.Client)
 	if faults != nil {
 		return ctx, func() {}, auth.ErrInvalid.With(faults...)
@@ -453,7 +453,7 @@ func (a *Accounts) admitted(ctx context.Context, account auth.Account, from auth
 // confirm compares the password that the account's owner gives with the stored one, which is a
 // try as a login is. ctx is that of admitted. It returns auth.ErrInvalidCredentials if it is another one, and
 // auth.ErrRateLimited after too many tries.
-func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.Origin, stored, plain string) (*charge, error) {
+func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.Sender, stored, plain string) (*charge, error) {
 	kept, faults := client(from.Client)
 	if faults != nil {
 		return nil, auth.ErrInvalid.With(faults...)

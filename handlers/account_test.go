@@ -42,8 +42,8 @@ func TestRegisterNamesAllFaultsAndStoresNothing(t *testing.T) {
 				[]auth.Field{{Field: "password", Reason: "contains_context"}}},
 			{"its own address, as it is stored", auth.RegisterRequest{Email: "johnsmith.q1@bücher.example", Password: "johnsmith.q1@xn--bcher-kva.example"},
 				[]auth.Field{{Field: "password", Reason: "contains_context"}}},
-			{"no IP", auth.RegisterRequest{Email: ada, Password: horse, Origin: from("192.0.2.256")}, []auth.Field{{Field: "client.ip", Reason: "invalid"}}},
-			{"no IP and no address", auth.RegisterRequest{Email: "ada", Password: horse, Origin: from("localhost")},
+			{"no IP", auth.RegisterRequest{Email: ada, Password: horse, Sender: from("192.0.2.256")}, []auth.Field{{Field: "client.ip", Reason: "invalid"}}},
+			{"no IP and no address", auth.RegisterRequest{Email: "ada", Password: horse, Sender: from("localhost")},
 				[]auth.Field{{Field: "email", Reason: "invalid"}, {Field: "client.ip", Reason: "invalid"}}},
 		} {
 			reply, err := s.accounts.Register(t.Context(), tt.req)
@@ -126,8 +126,8 @@ func TestAccountNeedsALivingToken(t *testing.T) {
 	})
 }
 
-func from(ip string) auth.Origin {
-	return auth.Origin{Client: &auth.Client{IP: ip, UserAgent: "curl"}}
+func from(ip string) auth.Sender {
+	return auth.Sender{Client: &auth.ClientInfo{IP: ip, UserAgent: "curl"}}
 }
 
 func TestUpdateChangesWhatItNames(t *testing.T) {
@@ -189,7 +189,7 @@ func TestChangingThePasswordEndsAllSessionsButANewOne(t *testing.T) {
 		kept := s.begun(t)
 		other := s.login(t).Tokens
 		const fresh = "battery staple, corrected"
-		change := func(current, next string) (auth.PasswordChanged, error) {
+		change := func(current, next string) (auth.PasswordChangeReply, error) {
 			return s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{
 				Bearer: s.bearer(kept), CurrentPassword: current, NewPassword: next,
 			})

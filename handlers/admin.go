@@ -25,45 +25,45 @@ type Admin struct {
 
 // List answers auth.admin.users.list: a page of accounts in the order of their ids. It returns
 // an auth.ErrInvalid error that names the members at fault.
-func (a *Admin) List(ctx context.Context, req auth.AdminUsersListRequest) (auth.UserList, error) {
+func (a *Admin) List(ctx context.Context, req auth.AdminUsersListRequest) (auth.AdminUsersListReply, error) {
 	limit, err := pageLimit(req.After, req.Limit)
 	if err != nil {
-		return auth.UserList{}, err
+		return auth.AdminUsersListReply{}, err
 	}
 	if req.Email != "" {
 		return a.listOne(ctx, req)
 	}
 	users, next, err := userPage(ctx, a.Store, req.After, limit)
 	if err != nil {
-		return auth.UserList{}, err
+		return auth.AdminUsersListReply{}, err
 	}
-	return auth.UserList{Users: users, Next: next}, nil
+	return auth.AdminUsersListReply{Users: users, Next: next}, nil
 }
 
 // listOne is the page of those who have an address, who are one at most.
-func (a *Admin) listOne(ctx context.Context, req auth.AdminUsersListRequest) (auth.UserList, error) {
+func (a *Admin) listOne(ctx context.Context, req auth.AdminUsersListRequest) (auth.AdminUsersListReply, error) {
 	user, err := a.byEmail(ctx, req.Email)
 	switch {
 	case errors.Is(err, auth.ErrNotFound), err == nil && user.UserID <= req.After:
-		return auth.UserList{Users: []auth.User{}}, nil
+		return auth.AdminUsersListReply{Users: []auth.User{}}, nil
 	case err != nil:
-		return auth.UserList{}, err
+		return auth.AdminUsersListReply{}, err
 	}
-	return auth.UserList{Users: []auth.User{user}}, nil
+	return auth.AdminUsersListReply{Users: []auth.User{user}}, nil
 }
 
 // Get answers auth.admin.users.get: the account with an id or an address. It returns
 // auth.ErrNotFound, or auth.ErrInvalid unless there is exactly one of them.
-func (a *Admin) Get(ctx context.Context, req auth.AdminUsersGetRequest) (auth.UserDetails, error) {
+func (a *Admin) Get(ctx context.Context, req auth.AdminUsersGetRequest) (auth.AdminUsersGetReply, error) {
 	user, err := a.find(ctx, req)
 	if err != nil {
-		return auth.UserDetails{}, err
+		return auth.AdminUsersGetReply{}, err
 	}
 	n, err := a.Store.CountLiveSessions(ctx, user.UserID, a.Clock.now())
 	if err != nil {
-		return auth.UserDetails{}, err
+		return auth.AdminUsersGetReply{}, err
 	}
-	return auth.UserDetails{User: user, Sessions: n}, nil
+	return auth.AdminUsersGetReply{User: user, Sessions: n}, nil
 }
 
 func (a *Admin) find(ctx context.Context, req auth.AdminUsersGetRequest) (auth.User, error) {
@@ -101,11 +101,11 @@ func checkID(id auth.UserID) error {
 
 // Disable answers auth.admin.users.disable: the user's sessions end, and no new ones begin. It
 // returns auth.ErrNotFound. Who is disabled already stays so, since then.
-func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) (auth.UserDisabled, error) {
+func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) (auth.AdminUsersDisableReply, error) {
 	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersDisable), method: byOperator, user: req.UserID}, req, a.disable)
 }
 
-func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, _ *attempt) (done auth.UserDisabled, err error) {
+func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, _ *attempt) (done auth.AdminUsersDisableReply, err error) {
 	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		if user.DisabledAt.IsZero() {
 			user.DisabledAt = now
@@ -121,18 +121,18 @@ func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, 
 		return err
 	})
 	if err != nil {
-		return auth.UserDisabled{}, err
+		return auth.AdminUsersDisableReply{}, err
 	}
 	return done, nil
 }
 
 // Enable answers auth.admin.users.enable: the user may log in again. It returns
 // auth.ErrNotFound. Nothing else enables a user.
-func (a *Admin) Enable(ctx context.Context, req auth.AdminUsersEnableRequest) (auth.UserEnabled, error) {
+func (a *Admin) Enable(ctx context.Context, req auth.AdminUsersEnableRequest) (auth.AdminUsersEnableReply, error) {
 	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersEnable), method: byOperator, user: req.UserID}, req, a.enable)
 }
 
-func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ *attempt) (auth.UserEnabled, error) {
+func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ *attempt) (auth.AdminUsersEnableReply, error) {
 	err := a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		if user.DisabledAt.IsZero() {
 			return nil
@@ -142,7 +142,7 @@ func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ 
 		}
 		return tx.Emit(ctx, now, events.UserEnabled{UserID: user.UserID, EnabledAt: now})
 	})
-	return auth.UserEnabled{}, err
+	return auth.AdminUsersEnableReply{}, err
 }
 
 // EndSessions answers auth.admin.users.end_sessions. It returns auth.ErrNotFound.
@@ -203,7 +203,7 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 			return err
 		}
 		address = user.Email
-		return a.Accounts.passwordChanged(ctx, tx, user, auth.Client{})
+		return a.Accounts.passwordChanged(ctx, tx, user, auth.ClientInfo{})
 	})
 	if err != nil {
 		return auth.SessionsEnded{}, err

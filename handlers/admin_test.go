@@ -23,7 +23,7 @@ func (s *service) admin() *handlers.Admin {
 	return &handlers.Admin{Store: s.store, Accounts: s.accounts, Sessions: s.sessions, Clock: s.now}
 }
 
-func (s *service) disable(t *testing.T, id auth.UserID) auth.UserDisabled {
+func (s *service) disable(t *testing.T, id auth.UserID) auth.AdminUsersDisableReply {
 	t.Helper()
 	done, err := s.admin().Disable(t.Context(), auth.AdminUsersDisableRequest{UserID: id})
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *service) enable(t *testing.T, id auth.UserID) {
 	}
 }
 
-func (s *service) details(t *testing.T, id auth.UserID) auth.UserDetails {
+func (s *service) details(t *testing.T, id auth.UserID) auth.AdminUsersGetReply {
 	t.Helper()
 	user, err := s.admin().Get(t.Context(), auth.AdminUsersGetRequest{UserID: id})
 	if err != nil {
@@ -305,7 +305,7 @@ func TestOperatorsFindAUser(t *testing.T) {
 		if byID.Email != "Ada@example.com" || byID.CreatedAt != begin || byID.Sessions != 1 || !byID.DisabledAt.IsZero() {
 			t.Errorf("%+v", byID)
 		}
-		get := func(id auth.UserID, email string) (auth.UserDetails, error) {
+		get := func(id auth.UserID, email string) (auth.AdminUsersGetReply, error) {
 			return s.admin().Get(t.Context(), auth.AdminUsersGetRequest{UserID: id, Email: email})
 		}
 		if byEmail, err := get(0, "ADA@example.COM"); err != nil || byEmail != byID {
@@ -326,7 +326,7 @@ func TestOperatorsFindAUser(t *testing.T) {
 		} {
 			user, err := get(c.id, c.email)
 			want(t, name, err, c.err)
-			if fields := auth.Public(err).Fields; !slices.Equal(fields, c.fields) || user != (auth.UserDetails{}) {
+			if fields := auth.Public(err).Fields; !slices.Equal(fields, c.fields) || user != (auth.AdminUsersGetReply{}) {
 				t.Errorf("%s: %+v, %v", name, user, fields)
 			}
 		}
@@ -418,7 +418,7 @@ func TestPagesAreRefusedAndFiltered(t *testing.T) {
 		id := s.register(t)
 		s.stranger(t)
 		s.disable(t, id)
-		list := func(request auth.AdminUsersListRequest) (auth.UserList, error) {
+		list := func(request auth.AdminUsersListRequest) (auth.AdminUsersListReply, error) {
 			return s.admin().List(t.Context(), request)
 		}
 		for field, request := range map[string]auth.AdminUsersListRequest{"limit": {Limit: 501}, "limit ": {Limit: -1}, "after": {After: -1}, "email": {Email: "ada"}} {

@@ -18,7 +18,7 @@ import (
 // with a separate lane for clients that are known here.
 
 // class returns the group that a client waits with in the pool.
-func class(from auth.Client, known bool) password.Class {
+func class(from auth.ClientInfo, known bool) password.Class {
 	return password.Class{Network: network.Of(from.IP), Known: known}
 }
 
@@ -32,7 +32,7 @@ var byOperators = password.Class{Network: byOperator, Known: true}
 // It returns auth.ErrRateLimited if this instance knows that the attempt has to wait, and auth.ErrOverloaded,
 // which counts against the source if its network is to blame, as does a caller that hangs up while it waits. A
 // nil charge has no limits.
-func (c *charge) admitted(ctx context.Context, pool *password.Pool, from auth.Client, known bool) (context.Context, func(), error) {
+func (c *charge) admitted(ctx context.Context, pool *password.Pool, from auth.ClientInfo, known bool) (context.Context, func(), error) {
 	if c != nil {
 		if wait := c.remembered(c.limits.Clock.now()); wait > 0 {
 			c.limits.refused(c.kind)

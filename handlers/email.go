@@ -43,7 +43,7 @@ type Emails struct {
 // an ownership, auth.ErrInvalid for a password that is not accepted, auth.ErrConflict if the account
 // changed at the same moment, and auth.ErrRateLimited after too many attempts. After any error
 // the link or code stays valid.
-func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerified, error) {
+func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerifyReply, error) {
 	a := attempt{subject: string(auth.EmailVerify), method: byLink, address: req.Email, client: req.Client}
 	if req.Token == "" {
 		a.method = byCode
@@ -51,20 +51,20 @@ func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.
 	return logged(ctx, e.Log, a, req, e.verify)
 }
 
-func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *attempt) (auth.EmailVerified, error) {
+func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *attempt) (auth.EmailVerifyReply, error) {
 	if e.OneTimes == nil {
-		return auth.EmailVerified{}, auth.ErrNotFound
+		return auth.EmailVerifyReply{}, auth.ErrNotFound
 	}
 	one, try, err := e.presented(ctx, req)
 	if err != nil {
-		return auth.EmailVerified{}, err
+		return auth.EmailVerifyReply{}, err
 	}
 	a.presents(one)
 	own, try, err := e.establish(ctx, req, one, try)
 	if err != nil {
-		return auth.EmailVerified{}, err
+		return auth.EmailVerifyReply{}, err
 	}
-	return auth.EmailVerified{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+	return auth.EmailVerifyReply{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		proved, err := e.prove(ctx, tx, user, one, own)
 		if err != nil {
 			return err
@@ -196,10 +196,10 @@ func (e *Emails) resend(ctx context.Context, req auth.EmailResendRequest, _ *att
 func always(persistence.OneTime) bool { return true }
 
 // charged counts a request for a mail and returns where it comes from.
-func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, c *auth.Client) (auth.Client, error) {
+func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
 	from, faults := client(c)
 	if faults != nil {
-		return auth.Client{}, auth.ErrInvalid.With(faults...)
+		return auth.ClientInfo{}, auth.ErrInvalid.With(faults...)
 	}
 	_, err := limits.mail(ctx, address, from)
 	return from, err
@@ -208,7 +208,7 @@ func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, 
 // verifyAgain asks for another mail to verify an address with, if an account of the address is not
 // verified, or a registration waits; the mail belongs to the newest one. wanted decides by the last
 // mail of the account or registration, which is zero if none is valid any more.
-func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from auth.Client, wanted func(last persistence.OneTime) bool) error {
+func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from auth.ClientInfo, wanted func(last persistence.OneTime) bool) error {
 	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		to, reached, err := o.reach(ctx, tx, address)
 		if err != nil {
@@ -262,7 +262,7 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *att
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Origin) // before a mail is counted
+	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Sender) // before a mail is counted
 	if err != nil {
 		return auth.MailSent{}, err
 	}
@@ -271,7 +271,7 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *att
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	try, err := e.Accounts.confirm(ctx, account, req.Origin, stored, req.Password)
+	try, err := e.Accounts.confirm(ctx, account, req.Sender, stored, req.Password)
 	if err != nil {
 		return auth.MailSent{}, err
 	}
@@ -307,7 +307,7 @@ func checkAddress(member, text string) (email.Address, error) {
 }
 
 // askNew sends the mail that a new address is confirmed by, or tells the owner of a taken one.
-func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.User, address email.Address, session string, from auth.Client) error {
+func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.User, address email.Address, session string, from auth.ClientInfo) error {
 	other, to, err := e.OneTimes.occupant(ctx, tx, address)
 	switch {
 	case errors.Is(err, auth.ErrNotFound), err == nil && other.UserID == user.UserID:
@@ -331,21 +331,21 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 // wrong password, which counts as a login does, auth.ErrRateLimited, auth.ErrConflict if the password
 // changed at the same moment, and auth.ErrEmailTaken if another account was faster. After any error
 // the link stays valid.
-func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmed, error) {
+func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmReply, error) {
 	return logged(ctx, e.Log, attempt{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
 }
 
-func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *attempt) (auth.EmailConfirmed, error) {
+func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *attempt) (auth.EmailConfirmReply, error) {
 	one, from, err := e.OneTimes.present(ctx, purposeChange, req.Token, req.Client)
 	if err != nil {
-		return auth.EmailConfirmed{}, err
+		return auth.EmailConfirmReply{}, err
 	}
 	a.presents(one)
 	own, try, err := e.establishOwner(ctx, req, one)
 	if err != nil {
-		return auth.EmailConfirmed{}, err
+		return auth.EmailConfirmReply{}, err
 	}
-	return auth.EmailConfirmed{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+	return auth.EmailConfirmReply{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		if err := e.checkPending(ctx, tx, one); err != nil {
 			return err
 		}
@@ -394,17 +394,17 @@ func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User
 // request for the change came with the password. The other address is notified. It returns
 // auth.ErrInvalidToken for a link that is not good now, and auth.ErrEmailTaken if another account
 // has the former address.
-func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndone, error) {
+func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndoReply, error) {
 	return logged(ctx, e.Log, attempt{subject: string(auth.EmailUndo), method: byLink, client: req.Client}, req, e.undo)
 }
 
-func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt) (auth.EmailUndone, error) {
+func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt) (auth.EmailUndoReply, error) {
 	one, from, err := e.OneTimes.present(ctx, purposeUndo, req.Token, req.Client)
 	if err != nil {
-		return auth.EmailUndone{}, err
+		return auth.EmailUndoReply{}, err
 	}
 	a.presents(one)
-	return auth.EmailUndone{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+	return auth.EmailUndoReply{}, e.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
 		}

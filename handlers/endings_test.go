@@ -188,14 +188,14 @@ func TestALoweredLimitEndsSessionsInSteps(t *testing.T) {
 func TestChangingThePasswordBeginsANewSession(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.register(t)
-		client := auth.Client{IP: "192.0.2.1", UserAgent: agentOfLaptop}
-		login, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Carrier: auth.CarrierCookie, Origin: auth.Origin{Client: &client}})
+		client := auth.ClientInfo{IP: "192.0.2.1", UserAgent: agentOfLaptop}
+		login, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Carrier: auth.CarrierCookie, Sender: auth.Sender{Client: &client}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		former := login.Tokens
 		s.advance(time.Hour)
-		tokens, err := s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: former.RefreshToken, Carrier: auth.CarrierCookie, Origin: auth.Origin{Client: &client}})
+		tokens, err := s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: former.RefreshToken, Carrier: auth.CarrierCookie, Sender: auth.Sender{Client: &client}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,7 +237,7 @@ func TestSessionsComeInPages(t *testing.T) {
 			wanted = append([]string{last.SessionID}, wanted...)
 			s.advance(time.Second)
 		}
-		page := func(after string, limit int) (auth.SessionList, error) {
+		page := func(after string, limit int) (auth.SessionsListReply, error) {
 			return s.sessions.List(t.Context(), auth.SessionsListRequest{Bearer: s.bearer(last), After: after, Limit: limit})
 		}
 		var got []string
@@ -280,7 +280,7 @@ func TestAPageOfSessionsFitsIntoAMessage(t *testing.T) {
 		for len(agent) < 512 {
 			agent += "<"
 		}
-		last := s.loginFrom(t, auth.Client{IP: "2001:db8:1234:5678:9abc:def0:1234:5678", UserAgent: agent}).Tokens
+		last := s.loginFrom(t, auth.ClientInfo{IP: "2001:db8:1234:5678:9abc:def0:1234:5678", UserAgent: agent}).Tokens
 		s.crowd(t, 200)
 		s.execute(t, "UPDATE login_sessions SET created_agent = ?, used_agent = ?", agent, agent)
 		list, err := s.sessions.List(t.Context(), auth.SessionsListRequest{Bearer: s.bearer(last)})

@@ -52,7 +52,7 @@ func TestEveryChangeIsTold(t *testing.T) {
 		if data[0]["email"] != "Ada@example.com" || data[0]["name"] != "Ada" || data[0]["createdAt"] != "2026-03-01T12:00:00.123456Z" || len(data[0]) != 4 {
 			t.Errorf("%v", data[0])
 		}
-		first := s.loginFrom(t, auth.Client{IP: "192.0.2.1", UserAgent: "curl"}).Tokens
+		first := s.loginFrom(t, auth.ClientInfo{IP: "192.0.2.1", UserAgent: "curl"}).Tokens
 		data = expect("login", "session.created 1")
 		if data[0]["sessionId"] != first.SessionID || data[0]["client"].(map[string]any)["ip"] != "192.0.2.1" || len(data[0]) != 6 {
 			t.Errorf("%v", data[0])

@@ -93,13 +93,13 @@ func checkLocale(locale string) string {
 
 // source is where a session's tokens are asked for, and what carries them.
 type source struct {
-	client  auth.Client
+	client  auth.ClientInfo
 	carrier auth.Carrier
 }
 
 // origin reads the source of a request. It returns an auth.ErrInvalid error that names the
 // members at fault.
-func origin(c *auth.Client, carrier auth.Carrier) (source, error) {
+func origin(c *auth.ClientInfo, carrier auth.Carrier) (source, error) {
 	kept, faults := client(c)
 	switch carrier {
 	case auth.CarrierBody, auth.CarrierCookie:
@@ -116,17 +116,17 @@ func origin(c *auth.Client, carrier auth.Carrier) (source, error) {
 
 // client reads where a request says that it comes from, and returns the members at fault.
 // No client is an empty one.
-func client(c *auth.Client) (auth.Client, []auth.Field) {
+func client(c *auth.ClientInfo) (auth.ClientInfo, []auth.Field) {
 	if c == nil {
-		return auth.Client{}, nil
+		return auth.ClientInfo{}, nil
 	}
-	kept := auth.Client{UserAgent: cut(c.UserAgent)}
+	kept := auth.ClientInfo{UserAgent: cut(c.UserAgent)}
 	if c.IP == "" {
 		return kept, nil
 	}
 	ip, err := netip.ParseAddr(c.IP)
 	if err != nil {
-		return auth.Client{}, []auth.Field{{Field: "client.ip", Reason: reasonInvalid}}
+		return auth.ClientInfo{}, []auth.Field{{Field: "client.ip", Reason: reasonInvalid}}
 	}
 	kept.IP = ip.Unmap().WithZone("").String()
 	return kept, nil

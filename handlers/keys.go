@@ -59,7 +59,7 @@ type Keys struct {
 type keySet struct {
 	signers []signer // newest first, back to the one that signed when the set was made
 	byID    map[string][]token.Key
-	public  auth.KeySet
+	public  auth.JWKS
 }
 
 // signer is a key with the time from which it signs.
@@ -132,20 +132,20 @@ func (k *Keys) noteLifetime(ctx context.Context, now time.Time) error {
 // symmetric is the set of HS256 mode: one secret, nothing public.
 func symmetric(secret []byte) *keySet {
 	key := token.Key{Secret: secret}
-	return &keySet{signers: []signer{{Key: key}}, byID: map[string][]token.Key{"": {key}}, public: auth.KeySet{Keys: []auth.Key{}}}
+	return &keySet{signers: []signer{{Key: key}}, byID: map[string][]token.Key{"": {key}}, public: auth.JWKS{Keys: []auth.JWK{}}}
 }
 
 // open makes a set of the keys. Private halves are opened of the key that signs now and of
 // those that will.
 func (k *Keys) open(keys timeline, now time.Time) (*keySet, error) {
-	set := &keySet{byID: map[string][]token.Key{}, public: auth.KeySet{Keys: []auth.Key{}}}
+	set := &keySet{byID: map[string][]token.Key{}, public: auth.JWKS{Keys: []auth.JWK{}}}
 	complete := false
 	for _, key := range keys {
 		if key.retired() || key.gone(now) {
 			continue
 		}
 		set.byID[key.ID] = []token.Key{{ID: key.ID, Public: key.Public}}
-		set.public.Keys = append(set.public.Keys, auth.Key{
+		set.public.Keys = append(set.public.Keys, auth.JWK{
 			KeyType: "OKP", Curve: "Ed25519", X: base64.RawURLEncoding.EncodeToString(key.Public),
 			KeyID: key.ID, Algorithm: "EdDSA", Use: "sig",
 		})
@@ -218,7 +218,7 @@ func (k *Keys) lookAgain(ctx context.Context) error {
 }
 
 // Keys answers auth.keys: the public keys, none of them in HS256 mode.
-func (k *Keys) Keys(context.Context, auth.KeysRequest) (auth.KeySet, error) {
+func (k *Keys) Keys(context.Context, auth.KeysRequest) (auth.JWKS, error) {
 	return k.set.Load().public, nil
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-func keySet(t *testing.T, k *handlers.Keys) []auth.Key {
+func keySet(t *testing.T, k *handlers.Keys) []auth.JWK {
 	t.Helper()
 	set, err := k.Keys(t.Context(), auth.KeysRequest{})
 	if err != nil {

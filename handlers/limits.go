@@ -111,7 +111,7 @@ func NewLimits(store *persistence.Store, secret []byte, rules Rules) (*Limits, e
 type charge struct {
 	limits *Limits
 	kind   string // of Limits.Refused
-	from   auth.Client
+	from   auth.ClientInfo
 	email  string // the address in the form that is compared; "" if it is none, or not about one
 
 	own, account, source counter // of the account from this source, from everywhere, of the source
@@ -128,7 +128,7 @@ type counter struct {
 
 // guess counts a try at the password of an address. It returns auth.ErrRateLimited if that has
 // to wait.
-func (l *Limits) guess(ctx context.Context, address string, from auth.Client) (*charge, error) {
+func (l *Limits) guess(ctx context.Context, address string, from auth.ClientInfo) (*charge, error) {
 	if l == nil {
 		return nil, nil
 	}
@@ -136,7 +136,7 @@ func (l *Limits) guess(ctx context.Context, address string, from auth.Client) (*
 }
 
 // guessing is the charge of guess before it is paid; nil without limits.
-func (l *Limits) guessing(address string, from auth.Client) *charge {
+func (l *Limits) guessing(address string, from auth.ClientInfo) *charge {
 	if l == nil {
 		return nil
 	}
@@ -145,7 +145,7 @@ func (l *Limits) guessing(address string, from auth.Client) *charge {
 
 // code counts a try at a code that was sent to an address, whatever it is for. It has counters of
 // its own for the account, which no right password begins anew, and shares the source's.
-func (l *Limits) code(ctx context.Context, address string, from auth.Client) (*charge, error) {
+func (l *Limits) code(ctx context.Context, address string, from auth.ClientInfo) (*charge, error) {
 	if l == nil {
 		return nil, nil
 	}
@@ -157,7 +157,7 @@ func (l *Limits) code(ctx context.Context, address string, from auth.Client) (*c
 }
 
 // link counts an attempt at the password that belongs to a link, by the digest of the link.
-func (l *Limits) link(ctx context.Context, digest string, from auth.Client) (*charge, error) {
+func (l *Limits) link(ctx context.Context, digest string, from auth.ClientInfo) (*charge, error) {
 	if l == nil {
 		return nil, nil
 	}
@@ -168,7 +168,7 @@ func (l *Limits) link(ctx context.Context, digest string, from auth.Client) (*ch
 
 // mail counts a request for a mail to an address. It returns auth.ErrRateLimited if that has to
 // wait.
-func (l *Limits) mail(ctx context.Context, address string, from auth.Client) (*charge, error) {
+func (l *Limits) mail(ctx context.Context, address string, from auth.ClientInfo) (*charge, error) {
 	if l == nil {
 		return nil, nil
 	}
@@ -227,7 +227,7 @@ func (l *Limits) update(ctx context.Context, tx *persistence.Store, user auth.Us
 
 // about is a charge about an address, by counters of a kind: of the address from a source, from
 // everywhere, and of the source.
-func (l *Limits) about(kind, address string, from auth.Client, own, account, source []gcra.Limit) *charge {
+func (l *Limits) about(kind, address string, from auth.ClientInfo, own, account, source []gcra.Limit) *charge {
 	parsed, err := email.Parse(address)
 	key, at := parsed.Key, sourceOf(from)
 	if err != nil { // counted by what it is; what is cut off leaves more than any address has
@@ -272,11 +272,11 @@ func (l *Limits) forget(address string) {
 
 // accountKey is what the keys of all counters of an address's password begin with.
 func (l *Limits) accountKey(address string) string {
-	return l.about("login", address, auth.Client{}, nil, nil, nil).account.key
+	return l.about("login", address, auth.ClientInfo{}, nil, nil, nil).account.key
 }
 
 // registration counts a registration. It returns auth.ErrRateLimited if the source has to wait.
-func (l *Limits) registration(ctx context.Context, from auth.Client) error {
+func (l *Limits) registration(ctx context.Context, from auth.ClientInfo) error {
 	c := l.registering(from)
 	if c == nil {
 		return nil
@@ -286,7 +286,7 @@ func (l *Limits) registration(ctx context.Context, from auth.Client) error {
 }
 
 // registering is the charge of registration before it is paid; nil if the source is not limited.
-func (l *Limits) registering(from auth.Client) *charge {
+func (l *Limits) registering(from auth.ClientInfo) *charge {
 	source := sourceOf(from)
 	if l == nil || source == "" {
 		return nil
@@ -311,7 +311,7 @@ func (l *Limits) digest(kind, source, account string) string {
 
 // sourceOf is what a client's tries are counted by: its address, or the /64 of an IPv6 address,
 // within which everybody has as many as they like; "" if it is not known.
-func sourceOf(from auth.Client) string {
+func sourceOf(from auth.ClientInfo) string {
 	ip, err := netip.ParseAddr(from.IP)
 	if err != nil {
 		return ""
@@ -422,7 +422,7 @@ func (c *charge) isKnownSource(ctx context.Context, tx *persistence.Store, now t
 		return false, err
 	}
 	addresses, err := tx.SessionAddresses(ctx, user, knownSources, now)
-	return slices.ContainsFunc(addresses, func(ip string) bool { return sourceOf(auth.Client{IP: ip}) == source }), err
+	return slices.ContainsFunc(addresses, func(ip string) bool { return sourceOf(auth.ClientInfo{IP: ip}) == source }), err
 }
 
 // user is whose password is tried; 0, which is nobody, if the address has no account.

@@ -61,7 +61,7 @@ func eachLimited(t *testing.T, f func(t *testing.T, s *service)) {
 }
 
 func (s *service) try(ctx context.Context, address, plain, ip string) error {
-	_, err := s.sessions.Login(ctx, auth.LoginRequest{Email: address, Password: plain, Origin: auth.Origin{Client: &auth.Client{IP: ip}}})
+	_, err := s.sessions.Login(ctx, auth.LoginRequest{Email: address, Password: plain, Sender: auth.Sender{Client: &auth.ClientInfo{IP: ip}}})
 	return err
 }
 
@@ -154,7 +154,7 @@ func TestAnAccountIsTriedBelowAHundredTimesInARowFromEverywhere(t *testing.T) {
 
 func TestTheOwnersNetworkIsKnownByItsSessionsThatLive(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
-		reply, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: "2001:db8:1:2::1"}}})
+		reply, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Sender: auth.Sender{Client: &auth.ClientInfo{IP: "2001:db8:1:2::1"}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,9 +171,9 @@ func TestTheOwnersNetworkIsKnownByItsSessionsThatLive(t *testing.T) {
 // The owner may be where a session began and where it was last used, but not where no source is known.
 func TestTheOwnersSourcesAreThoseOfLiveSessions(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
-		begun, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: home}}})
+		begun, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Sender: auth.Sender{Client: &auth.ClientInfo{IP: home}}})
 		want(t, "log in at home", err, nil)
-		_, err = s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: begun.RefreshToken, Origin: auth.Origin{Client: &auth.Client{IP: away}}})
+		_, err = s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: begun.RefreshToken, Sender: auth.Sender{Client: &auth.ClientInfo{IP: away}}})
 		want(t, "refresh away", err, nil)
 		want(t, "log in without a source", s.try(t.Context(), ada, horse, ""), nil)
 		for i := range 10 {
@@ -203,7 +203,7 @@ func TestASourceThatTriesCodesOfManyAddressesHasToWait(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
 		p := post(t, s, handlers.VerificationOff)
 		code := func(address string) error {
-			_, err := p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: address, Code: "00000000", Origin: auth.Origin{Client: &auth.Client{IP: home}}})
+			_, err := p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: address, Code: "00000000", Sender: auth.Sender{Client: &auth.ClientInfo{IP: home}}})
 			return err
 		}
 		for i := range 100 {
@@ -249,16 +249,16 @@ func TestEverySpellingIsOneAccount(t *testing.T) {
 func TestWhicheverRequestTriesThePasswordItCounts(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
 		own := auth.Bearer{AccessToken: s.login(t).AccessToken}
-		from := auth.Origin{Client: &auth.Client{IP: home}}
+		from := auth.Sender{Client: &auth.ClientInfo{IP: home}}
 		change := func(plain string) error {
-			renewed, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: plain, NewPassword: "battery staple", Origin: from})
+			renewed, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: plain, NewPassword: "battery staple", Sender: from})
 			if err == nil {
 				own = s.bearer(renewed.Tokens)
 			}
 			return err
 		}
 		remove := func(plain string) error {
-			_, err := s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: own, Password: plain, Origin: from})
+			_, err := s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: own, Password: plain, Sender: from})
 			return err
 		}
 		want(t, "change", change("wrong"), auth.ErrInvalidCredentials)
@@ -282,11 +282,11 @@ func TestWhicheverRequestTriesThePasswordItCounts(t *testing.T) {
 func TestAnInvalidRequestIsNoTry(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
 		own := auth.Bearer{AccessToken: s.login(t).AccessToken}
-		from := auth.Origin{Client: &auth.Client{IP: home}}
+		from := auth.Sender{Client: &auth.ClientInfo{IP: home}}
 		for range 10 {
-			_, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Carrier: "pigeon", Origin: from})
+			_, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Carrier: "pigeon", Sender: from})
 			want(t, "login", err, auth.ErrInvalid)
-			_, err = s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: "wrong", NewPassword: "short", Origin: from})
+			_, err = s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: "wrong", NewPassword: "short", Sender: from})
 			want(t, "change", err, auth.ErrInvalid)
 		}
 		s.fails(t, 5, ada, home)
@@ -322,22 +322,22 @@ func TestHangingUpMakesNoTryUnmade(t *testing.T) {
 func TestACountStandsWhenTheHashingPoolRefuses(t *testing.T) {
 	eachLimited(t, func(t *testing.T, s *service) {
 		const another = "203.0.113.7"
-		own, from := s.bearer(s.login(t).Tokens), auth.Origin{Client: &auth.Client{IP: away}}
+		own, from := s.bearer(s.login(t).Tokens), auth.Sender{Client: &auth.ClientInfo{IP: away}}
 		full := busyPool(t)
 		s.sessions.Passwords.Pool, s.accounts.Passwords.Pool = full, full
 		for range 5 {
 			want(t, "log in", s.try(t.Context(), ada, horse, home), auth.ErrOverloaded)
-			_, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: horse, NewPassword: "battery staple", Origin: from})
+			_, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: horse, NewPassword: "battery staple", Sender: from})
 			want(t, "change the password", err, auth.ErrOverloaded)
 		}
 		for i := range 20 {
-			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: fmt.Sprintf("u%d@example.com", i), Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: another}}})
+			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: fmt.Sprintf("u%d@example.com", i), Password: horse, Sender: auth.Sender{Client: &auth.ClientInfo{IP: another}}})
 			want(t, "register", err, auth.ErrOverloaded)
 		}
 		s.sessions.Passwords.Pool, s.accounts.Passwords.Pool = nil, nil
 		waits(t, "log in", s.try(t.Context(), ada, horse, home), 30*time.Second)
 		waits(t, "log in from where the password was to be changed", s.try(t.Context(), ada, horse, away), 30*time.Second)
-		_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: "bob@example.com", Password: horse, Origin: auth.Origin{Client: &auth.Client{IP: another}}})
+		_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: "bob@example.com", Password: horse, Sender: auth.Sender{Client: &auth.ClientInfo{IP: another}}})
 		waits(t, "register", err, time.Minute)
 		if got := s.locked(t); len(got) != 2 {
 			t.Errorf("%d events user.locked, want 2", len(got))
@@ -577,7 +577,7 @@ func TestRegistrationsFromOneSourceHaveToWait(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.limit(t, rules)
 		register := func(address, plain, ip string) error {
-			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: address, Password: plain, Origin: auth.Origin{Client: &auth.Client{IP: ip}}})
+			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: address, Password: plain, Sender: auth.Sender{Client: &auth.ClientInfo{IP: ip}}})
 			return err
 		}
 		for i := range 10 {
@@ -635,11 +635,11 @@ func TestWhatHasToWaitIsToldByItsKind(t *testing.T) {
 			waits(t, "a login", s.try(t.Context(), ada, horse, home), 30*time.Second)
 		}
 		for i := range 21 {
-			_, err = s.accounts.Register(t.Context(), auth.RegisterRequest{Email: fmt.Sprintf("user%d@example.com", i), Password: "short", Origin: auth.Origin{Client: &auth.Client{IP: away}}})
+			_, err = s.accounts.Register(t.Context(), auth.RegisterRequest{Email: fmt.Sprintf("user%d@example.com", i), Password: "short", Sender: auth.Sender{Client: &auth.ClientInfo{IP: away}}})
 		}
 		want(t, "invalid ones are no try", err, auth.ErrInvalid)
 		for i := range 21 {
-			_, err = s.accounts.Register(t.Context(), auth.RegisterRequest{Email: ada, Password: horse + fmt.Sprint(i), Origin: auth.Origin{Client: &auth.Client{IP: away}}})
+			_, err = s.accounts.Register(t.Context(), auth.RegisterRequest{Email: ada, Password: horse + fmt.Sprint(i), Sender: auth.Sender{Client: &auth.ClientInfo{IP: away}}})
 		}
 		waits(t, "a registration", err, time.Minute)
 		if want := map[string]int{"refresh": 1, "login": 2, "register": 1}; !maps.Equal(told, want) {

@@ -184,7 +184,7 @@ func (p *postal) enter(t *testing.T, address, plain string) {
 }
 
 func (p *postal) logIn(t *testing.T, address, plain, agent string) (auth.Tokens, error) {
-	reply, err := p.sessions.Login(t.Context(), auth.LoginRequest{Email: address, Password: plain, Origin: auth.Origin{Client: &auth.Client{UserAgent: agent}}})
+	reply, err := p.sessions.Login(t.Context(), auth.LoginRequest{Email: address, Password: plain, Sender: auth.Sender{Client: &auth.ClientInfo{UserAgent: agent}}})
 	return reply.Tokens, err
 }
 
@@ -673,7 +673,7 @@ func TestAChangeOfThePasswordVoidsWhatWasSentAndIsTold(t *testing.T) {
 		change := linked(t, p.one(t, events.MailChange, bobs), "/email/change")
 		_, err := p.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{
 			Bearer: p.bearer(tokens), CurrentPassword: horse, NewPassword: staple,
-			Origin: auth.Origin{Client: &auth.Client{IP: home, UserAgent: firefox}},
+			Sender: auth.Sender{Client: &auth.ClientInfo{IP: home, UserAgent: firefox}},
 		})
 		want(t, "change", err, nil)
 		mail := p.one(t, events.MailPasswordChanged, adas)

@@ -20,7 +20,7 @@ type Notices struct {
 }
 
 // passwordChanged is part of a change of the password.
-func (n *Notices) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.Client) error {
+func (n *Notices) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.ClientInfo) error {
 	if n == nil {
 		return nil
 	}
@@ -51,7 +51,7 @@ const (
 
 // send asks for a notice, unless there were too many of its kind: an intruder must not be able to
 // bury the owner's mailbox.
-func (n *Notices) send(ctx context.Context, tx *persistence.Store, counter string, kind events.MailKind, user auth.User, from auth.Client) error {
+func (n *Notices) send(ctx context.Context, tx *persistence.Store, counter string, kind events.MailKind, user auth.User, from auth.ClientInfo) error {
 	ok, err := n.Limits.notice(ctx, tx, counter, user.Email)
 	if err != nil || !ok {
 		return err

@@ -89,7 +89,7 @@ type ask struct {
 	kind    events.MailKind
 	purpose string // "" lets do nothing
 	to      recipient
-	client  auth.Client
+	client  auth.ClientInfo
 	grants  persistence.OneTime // Password, Name, Locale, Registration and SessionID of it
 	address string              // Mail.Address
 }
@@ -231,16 +231,16 @@ func (o *OneTimes) digests(purpose, emailKey, text string) (all []string) {
 
 // present finds what the token of a request is for, and reads where the request comes from. It
 // returns auth.ErrNotFound if there is no mail.
-func (o *OneTimes) present(ctx context.Context, purpose, token string, c *auth.Client) (persistence.OneTime, auth.Client, error) {
+func (o *OneTimes) present(ctx context.Context, purpose, token string, c *auth.ClientInfo) (persistence.OneTime, auth.ClientInfo, error) {
 	if o == nil {
-		return persistence.OneTime{}, auth.Client{}, auth.ErrNotFound
+		return persistence.OneTime{}, auth.ClientInfo{}, auth.ErrNotFound
 	}
 	from, faults := client(c)
 	if token == "" {
 		faults = append(faults, auth.Field{Field: "token", Reason: reasonRequired})
 	}
 	if faults != nil {
-		return persistence.OneTime{}, auth.Client{}, auth.ErrInvalid.With(faults...)
+		return persistence.OneTime{}, auth.ClientInfo{}, auth.ErrInvalid.With(faults...)
 	}
 	one, err := o.find(ctx, purpose, token)
 	return one, from, err

@@ -31,7 +31,7 @@ type attempt struct {
 	method  string
 	user    auth.UserID // whom it is about; 0 as long as that is not known
 	address string      // that was given, for those who are not known
-	client  *auth.Client
+	client  *auth.ClientInfo
 }
 
 // presents notes whom a link or a code is about.
@@ -120,7 +120,7 @@ func reasonOf(err error) string {
 }
 
 // addressOf is where a request says that it comes from, "" for what is no address.
-func addressOf(c *auth.Client) string {
+func addressOf(c *auth.ClientInfo) string {
 	if c == nil {
 		return ""
 	}

@@ -73,7 +73,7 @@ func TestAnAttemptThatPanicsIsLoggedToo(t *testing.T) {
 // What logging an attempt costs.
 func BenchmarkLogged(b *testing.B) {
 	log := slog.New(slog.NewJSONHandler(io.Discard, nil))
-	a := attempt{subject: string(auth.Login), method: byPassword, user: 1, client: &auth.Client{IP: "192.0.2.1"}}
+	a := attempt{subject: string(auth.Login), method: byPassword, user: 1, client: &auth.ClientInfo{IP: "192.0.2.1"}}
 	fn := func(context.Context, int, *attempt) (int, error) { return 0, nil }
 	b.ReportAllocs()
 	for b.Loop() {

@@ -43,7 +43,7 @@ func (j *journal) one(t *testing.T, want record) {
 	}
 }
 
-var office = auth.Origin{Client: &auth.Client{IP: "::ffff:192.0.2.1", UserAgent: "curl/8"}}
+var office = auth.Sender{Client: &auth.ClientInfo{IP: "::ffff:192.0.2.1", UserAgent: "curl/8"}}
 
 const officeIP = "192.0.2.1"
 
@@ -54,10 +54,10 @@ func TestEachAttemptIsLoggedOnce(t *testing.T) {
 		admin := operator(s)
 		admin.Log = j.log()
 		login := func(address, password string) (auth.LoginReply, error) {
-			return s.sessions.Login(t.Context(), auth.LoginRequest{Email: address, Password: password, Origin: office})
+			return s.sessions.Login(t.Context(), auth.LoginRequest{Email: address, Password: password, Sender: office})
 		}
 		register := func() error {
-			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: ada, Password: horse, Origin: office})
+			_, err := s.accounts.Register(t.Context(), auth.RegisterRequest{Email: ada, Password: horse, Sender: office})
 			return err
 		}
 
@@ -72,7 +72,7 @@ func TestEachAttemptIsLoggedOnce(t *testing.T) {
 		_, err = login("mallory\n{\"msg\":\"authentication\"}@evil.example", "wrong")
 		want(t, "nobody", err, auth.ErrInvalidCredentials)
 		j.one(t, record{Subject: "auth.login", Outcome: "refused", Reason: "unknown_address", Method: "pwd", Email: "m***@e***.example", IP: officeIP})
-		if _, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Origin: auth.Origin{Client: &auth.Client{IP: "office\n"}}}); err == nil {
+		if _, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Sender: auth.Sender{Client: &auth.ClientInfo{IP: "office\n"}}}); err == nil {
 			t.Error("an address that is none is taken")
 		}
 		j.one(t, record{Subject: "auth.login", Outcome: "refused", Reason: "validation_failed", Method: "pwd", Email: "A***@E***.com"})
@@ -93,7 +93,7 @@ func TestEachAttemptIsLoggedOnce(t *testing.T) {
 		want(t, "noise", err, auth.ErrInvalidToken)
 		j.one(t, record{Subject: "auth.refresh", Outcome: "refused", Reason: "invalid_token", Method: "refresh_token"})
 
-		_, err = s.sessions.Logout(t.Context(), auth.LogoutRequest{RefreshToken: second.RefreshToken, Origin: office})
+		_, err = s.sessions.Logout(t.Context(), auth.LogoutRequest{RefreshToken: second.RefreshToken, Sender: office})
 		want(t, "logout", err, nil)
 		j.one(t, record{Subject: "auth.logout", Outcome: "success", Method: "refresh_token", UserID: 1, IP: officeIP})
 		want(t, "logout of nobody", s.logout(t, "", ""), auth.ErrUnauthenticated)
@@ -101,7 +101,7 @@ func TestEachAttemptIsLoggedOnce(t *testing.T) {
 
 		own := auth.Bearer{AccessToken: s.login(t).AccessToken}
 		j.text.Reset()
-		_, err = s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: "wrong", NewPassword: staple, Origin: office})
+		_, err = s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: "wrong", NewPassword: staple, Sender: office})
 		want(t, "wrong current password", err, auth.ErrInvalidCredentials)
 		j.one(t, record{Subject: "auth.password.change", Outcome: "refused", Reason: "wrong_password", Method: "pwd", UserID: 1, IP: officeIP})
 		renewed, err := s.accounts.ChangePassword(t.Context(), auth.PasswordChangeRequest{Bearer: own, CurrentPassword: horse, NewPassword: staple})
@@ -133,10 +133,10 @@ func TestEachAttemptIsLoggedOnce(t *testing.T) {
 
 		own = auth.Bearer{AccessToken: s.login(t).AccessToken}
 		j.text.Reset()
-		_, err = s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: own, Origin: office})
+		_, err = s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: own, Sender: office})
 		want(t, "delete without the password", err, auth.ErrReauthentication)
 		j.one(t, record{Subject: "auth.account.delete", Outcome: "refused", Reason: "reauthentication_required", Method: "access_token", UserID: 1, IP: officeIP})
-		_, err = s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: own, Password: horse, Origin: office})
+		_, err = s.accounts.Delete(t.Context(), auth.AccountDeleteRequest{Bearer: own, Password: horse, Sender: office})
 		want(t, "delete", err, nil)
 		j.one(t, record{Subject: "auth.account.delete", Outcome: "success", Method: "pwd", UserID: 1, IP: officeIP})
 
@@ -160,7 +160,7 @@ func TestEachAttemptByMailIsLoggedOnce(t *testing.T) {
 		p.sessions.Log, p.accounts.Log, p.emails.Log, p.recovery.Log, p.codes.Log = j.log(), j.log(), j.log(), j.log(), j.log()
 		register := func(address string) {
 			t.Helper()
-			_, err := p.accounts.Register(t.Context(), auth.RegisterRequest{Email: address, Password: horse, Origin: office})
+			_, err := p.accounts.Register(t.Context(), auth.RegisterRequest{Email: address, Password: horse, Sender: office})
 			want(t, "register", err, nil)
 			j.one(t, record{Subject: "auth.register", Outcome: "success", Method: "pwd", Email: address[:1] + "***@e***.com", IP: officeIP})
 		}
@@ -174,46 +174,46 @@ func TestEachAttemptByMailIsLoggedOnce(t *testing.T) {
 
 		register(adas)
 		token := link()
-		_, err := p.sessions.Login(t.Context(), auth.LoginRequest{Email: adas, Password: horse, Origin: office})
+		_, err := p.sessions.Login(t.Context(), auth.LoginRequest{Email: adas, Password: horse, Sender: office})
 		want(t, "before it is verified", err, auth.ErrInvalidCredentials)
 		j.one(t, record{Subject: "auth.login", Outcome: "refused", Reason: "address_not_verified", Method: "pwd", Email: "A***@e***.com", IP: officeIP})
-		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token, Origin: office})
+		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token, Sender: office})
 		want(t, "verify without a password", err, auth.ErrReauthentication)
 		j.one(t, record{Subject: "auth.email.verify", Outcome: "refused", Reason: "reauthentication_required", Method: "link", Email: "A***@e***.com", IP: officeIP})
-		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token, Password: horse, Origin: office})
+		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Token: token, Password: horse, Sender: office})
 		want(t, "verify", err, nil)
 		j.one(t, record{Subject: "auth.email.verify", Outcome: "success", Method: "link", UserID: 1, IP: officeIP})
-		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Email: adas, Code: "00000000", Origin: office})
+		_, err = p.emails.Verify(t.Context(), auth.EmailVerifyRequest{Email: adas, Code: "00000000", Sender: office})
 		want(t, "a code", err, auth.ErrInvalidToken)
 		j.one(t, record{Subject: "auth.email.verify", Outcome: "refused", Reason: "invalid_token", Method: "otp", Email: "A***@e***.com", IP: officeIP})
-		_, err = p.emails.Resend(t.Context(), auth.EmailResendRequest{Email: bobs, Origin: office})
+		_, err = p.emails.Resend(t.Context(), auth.EmailResendRequest{Email: bobs, Sender: office})
 		want(t, "resend", err, nil)
 		j.one(t, record{Subject: "auth.email.resend", Outcome: "success", Method: "mail", Email: "b***@e***.com", IP: officeIP})
 
-		_, err = p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: adas, Origin: office})
+		_, err = p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: adas, Sender: office})
 		want(t, "ask for a code", err, nil)
 		j.one(t, record{Subject: "auth.login.code", Outcome: "success", Method: "mail", Email: "A***@e***.com", IP: officeIP})
 		mails := p.posted(t)
 		code := mails[len(mails)-1].Code
-		_, err = p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: adas, Code: "x" + code, Origin: office})
+		_, err = p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: adas, Code: "x" + code, Sender: office})
 		want(t, "a wrong code", err, auth.ErrInvalidCredentials)
 		j.one(t, record{Subject: "auth.login.code", Outcome: "refused", Reason: "invalid_credentials", Method: "otp", Email: "A***@e***.com", IP: officeIP})
-		reply, err := p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: adas, Code: code, Origin: office})
+		reply, err := p.codes.Login(t.Context(), auth.LoginCodeRequest{Email: adas, Code: code, Sender: office})
 		want(t, "the code", err, nil)
 		j.one(t, record{Subject: "auth.login.code", Outcome: "success", Method: "otp", UserID: 1, IP: officeIP})
 
 		own := auth.Bearer{AccessToken: reply.AccessToken}
-		_, err = p.emails.Change(t.Context(), auth.EmailChangeRequest{Bearer: own, NewEmail: bobs, Password: "wrong", Origin: office})
+		_, err = p.emails.Change(t.Context(), auth.EmailChangeRequest{Bearer: own, NewEmail: bobs, Password: "wrong", Sender: office})
 		want(t, "change of address, wrong password", err, auth.ErrInvalidCredentials)
 		j.one(t, record{Subject: "auth.email.change", Outcome: "refused", Reason: "wrong_password", Method: "pwd", UserID: 1, IP: officeIP})
 		_, err = p.emails.Change(t.Context(), auth.EmailChangeRequest{Bearer: own, NewEmail: bobs, Password: horse})
 		want(t, "change of address", err, nil)
 		j.one(t, record{Subject: "auth.email.change", Outcome: "success", Method: "pwd", UserID: 1})
 		change := link()
-		_, err = p.emails.Confirm(t.Context(), auth.EmailConfirmRequest{Token: change, Password: "wrong", Origin: office})
+		_, err = p.emails.Confirm(t.Context(), auth.EmailConfirmRequest{Token: change, Password: "wrong", Sender: office})
 		want(t, "confirm, wrong password", err, auth.ErrInvalidCredentials)
 		j.one(t, record{Subject: "auth.email.confirm", Outcome: "refused", Reason: "wrong_password", Method: "link", UserID: 1, IP: officeIP})
-		_, err = p.emails.Confirm(t.Context(), auth.EmailConfirmRequest{Token: change, Password: horse, Origin: office})
+		_, err = p.emails.Confirm(t.Context(), auth.EmailConfirmRequest{Token: change, Password: horse, Sender: office})
 		want(t, "confirm", err, nil)
 		j.one(t, record{Subject: "auth.email.confirm", Outcome: "success", Method: "link", UserID: 1, IP: officeIP})
 		_, err = p.emails.Undo(t.Context(), auth.EmailUndoRequest{Token: link()})
@@ -222,7 +222,7 @@ func TestEachAttemptByMailIsLoggedOnce(t *testing.T) {
 		_, err = p.recovery.Reset(t.Context(), auth.PasswordResetRequest{Token: link(), NewPassword: "short"})
 		want(t, "a poor password", err, auth.ErrInvalid)
 		j.one(t, record{Subject: "auth.password.reset", Outcome: "refused", Reason: "validation_failed", Method: "link", UserID: 1})
-		_, err = p.recovery.Forgot(t.Context(), auth.PasswordForgotRequest{Email: adas, Origin: office})
+		_, err = p.recovery.Forgot(t.Context(), auth.PasswordForgotRequest{Email: adas, Sender: office})
 		want(t, "forgot", err, nil)
 		j.one(t, record{Subject: "auth.password.forgot", Outcome: "success", Method: "mail", Email: "A***@e***.com", IP: officeIP})
 		_, err = p.recovery.Reset(t.Context(), auth.PasswordResetRequest{Token: link(), NewPassword: staple})

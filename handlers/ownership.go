@@ -180,12 +180,12 @@ func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmReques
 	case req.Password == "":
 		return ownership{}, nil, errNoOwnership
 	}
-	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Origin)
+	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Sender)
 	if err != nil {
 		return ownership{}, nil, err
 	}
 	defer leave()
-	try, err := e.Accounts.confirm(ctx, account, req.Origin, stored, req.Password)
+	try, err := e.Accounts.confirm(ctx, account, req.Sender, stored, req.Password)
 	if err != nil {
 		return ownership{}, nil, err
 	}

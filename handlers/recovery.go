@@ -64,43 +64,43 @@ func (o *OneTimes) sendIfReached(ctx context.Context, text string, a ask) error 
 // sessions end. The owner is told, and nobody is logged in. The address is verified by it. It
 // returns auth.ErrInvalidToken for a link that is not good now, and auth.ErrInvalid for a
 // password that is not taken, after which the link is as good as before.
-func (r *Recovery) Reset(ctx context.Context, req auth.PasswordResetRequest) (auth.PasswordRenewed, error) {
+func (r *Recovery) Reset(ctx context.Context, req auth.PasswordResetRequest) (auth.PasswordResetReply, error) {
 	return logged(ctx, r.Log, attempt{subject: string(auth.PasswordReset), method: byLink, client: req.Client}, req, r.reset)
 }
 
-func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *attempt) (auth.PasswordRenewed, error) {
+func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *attempt) (auth.PasswordResetReply, error) {
 	one, from, err := r.OneTimes.present(ctx, purposeReset, req.Token, req.Client)
 	if errors.Is(err, auth.ErrInvalidToken) {
 		one, from, err = r.OneTimes.present(ctx, purposeRecover, req.Token, req.Client)
 	}
 	if err != nil {
-		return auth.PasswordRenewed{}, err
+		return auth.PasswordResetReply{}, err
 	}
 	a.presents(one)
 	account, err := r.OneTimes.Store.Account(ctx, one.UserID)
 	if err != nil {
-		return auth.PasswordRenewed{}, isOver(err)
+		return auth.PasswordResetReply{}, isOver(err)
 	}
 	if reason := r.Accounts.checkNew(ctx, req.NewPassword, account); reason != "" {
-		return auth.PasswordRenewed{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
+		return auth.PasswordResetReply{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
 	}
 	ctx, leave, err := r.Accounts.Passwords.Pool.Enter(ctx, class(from, true)) // the link proves the mailbox
 	if err != nil {
-		return auth.PasswordRenewed{}, err
+		return auth.PasswordResetReply{}, err
 	}
 	defer leave()
 	fresh, err := r.Accounts.Passwords.Hash(ctx, req.NewPassword)
 	if err != nil {
-		return auth.PasswordRenewed{}, err
+		return auth.PasswordResetReply{}, err
 	}
-	return auth.PasswordRenewed{}, r.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
+	return auth.PasswordResetReply{}, r.OneTimes.take(ctx, one, func(ctx context.Context, tx *persistence.Store, user auth.User) error {
 		return r.renew(ctx, tx, user, fresh, from)
 	})
 }
 
 // renew sets the password of a user whose mailbox was just proved. An account that was not verified
 // starts free of what was set up before.
-func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.User, fresh string, from auth.Client) error {
+func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.User, fresh string, from auth.ClientInfo) error {
 	if !user.EmailVerified {
 		if err := r.Accounts.startFree(ctx, tx, user, persistence.OneTime{Password: fresh}, auth.ReasonPasswordReset); err != nil {
 			return err
@@ -148,7 +148,7 @@ func (r *Recovery) notMe(ctx context.Context, req auth.NotMeRequest, a *attempt)
 // now on, all sessions end, and a mail with a link to set another password goes to the owner.
 // Until then only mail to the address logs in. The caller has locked the user's row and voids the
 // links and codes that were sent before.
-func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth.User, reason auth.Reason, from auth.Client) error {
+func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth.User, reason auth.Reason, from auth.ClientInfo) error {
 	now := a.Clock.now()
 	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {
 		return err

@@ -40,11 +40,11 @@ func TestRefreshMovesToTheNextGeneration(t *testing.T) {
 func TestRefreshRemembersWhereItCameFrom(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		tokens := s.begun(t)
-		if _, err := s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: tokens.RefreshToken, Origin: from("2001:DB8::1")}); err != nil {
+		if _, err := s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: tokens.RefreshToken, Sender: from("2001:DB8::1")}); err != nil {
 			t.Fatal(err)
 		}
 		session, err := s.store.Session(t.Context(), tokens.SessionID)
-		if err != nil || session.Used != (auth.Client{IP: "2001:db8::1", UserAgent: "curl"}) || session.Created != (auth.Client{}) {
+		if err != nil || session.Used != (auth.ClientInfo{IP: "2001:db8::1", UserAgent: "curl"}) || session.Created != (auth.ClientInfo{}) {
 			t.Errorf("%+v, %v", session, err)
 		}
 	})

@@ -149,7 +149,7 @@ var (
 
 // remind sends another mail to verify the address with if that is all a login lacked, once a
 // minute. It returns refused, and takes as long if the login lacked something else.
-func (s *Sessions) remind(ctx context.Context, address string, from auth.Client, refused error) error {
+func (s *Sessions) remind(ctx context.Context, address string, from auth.ClientInfo, refused error) error {
 	if !s.Required {
 		return refused
 	}
@@ -503,7 +503,7 @@ func (s *Sessions) Verify(ctx context.Context, req auth.VerifyRequest) (auth.Ver
 	if err != nil {
 		return auth.VerifyReply{}, err
 	}
-	reply := access.Reply()
+	reply := auth.VerifyReply{Principal: access.Principal()}
 	if err := reply.Require(req.Scopes...); err != nil {
 		return auth.VerifyReply{}, err
 	}

@@ -21,7 +21,7 @@ func TestLoginBeginsASession(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		id := s.register(t)
 		reply, err := s.sessions.Login(t.Context(), auth.LoginRequest{
-			Email: "ADA@example.com", Password: horse, Origin: from("::ffff:192.0.2.1"),
+			Email: "ADA@example.com", Password: horse, Sender: from("::ffff:192.0.2.1"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -34,7 +34,7 @@ func TestLoginBeginsASession(t *testing.T) {
 			t.Fatal(err)
 		}
 		if session.UserID != id || session.Generation != 1 || session.CreatedAt != begin ||
-			session.Created != (auth.Client{IP: "192.0.2.1", UserAgent: "curl"}) ||
+			session.Created != (auth.ClientInfo{IP: "192.0.2.1", UserAgent: "curl"}) ||
 			session.ExpiresAt != begin.Add(idleTTL) || session.DeadlineAt != begin.Add(maxAge) {
 			t.Errorf("%+v", session)
 		}
@@ -77,8 +77,8 @@ func TestLoginRefusesAlikeWhateverIsWrong(t *testing.T) {
 func TestLoginAndRefreshRefuseWhatIsNoIP(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		tokens := s.begun(t)
-		_, login := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Origin: from("localhost")})
-		_, refresh := s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: tokens.RefreshToken, Origin: from("localhost")})
+		_, login := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Sender: from("localhost")})
+		_, refresh := s.sessions.Refresh(t.Context(), auth.RefreshRequest{RefreshToken: tokens.RefreshToken, Sender: from("localhost")})
 		want(t, "login", login, auth.ErrInvalid)
 		want(t, "refresh", refresh, auth.ErrInvalid)
 		if n := s.count(t, "login_sessions"); n != 1 {
@@ -243,10 +243,10 @@ func TestVerifyTellsWhatTheTokenSays(t *testing.T) {
 		s.advance(time.Minute)
 		got, err := s.sessions.Verify(t.Context(), auth.VerifyRequest{Token: login.AccessToken})
 		issued := begin.Truncate(time.Second)
-		wanted := auth.VerifyReply{
+		wanted := auth.VerifyReply{Principal: auth.Principal{
 			UserID: login.UserID, SessionID: login.SessionID, Scopes: []string{}, AMR: []string{"pwd"},
 			AuthTime: issued, IssuedAt: issued, ExpiresAt: issued.Add(accessTTL),
-		}
+		}}
 		if err != nil || !reflect.DeepEqual(got, wanted) {
 			t.Errorf("got %+v, %v, want %+v", got, err, wanted)
 		}

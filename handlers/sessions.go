@@ -16,20 +16,20 @@ const maxSessions = 100
 // List answers auth.sessions.list: a page of the live sessions of the token's user, newest first.
 // It returns the errors of Verify for tokens that are not valid now, and an auth.ErrInvalid error
 // that names the members at fault.
-func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth.SessionList, error) {
+func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth.SessionsListReply, error) {
 	access, err := s.user(ctx, req.Bearer)
 	if err != nil {
-		return auth.SessionList{}, err
+		return auth.SessionsListReply{}, err
 	}
 	limit, err := sessionsLimit(req)
 	if err != nil {
-		return auth.SessionList{}, err
+		return auth.SessionsListReply{}, err
 	}
 	live, err := s.Store.LiveSessions(ctx, access.UserID, req.After, limit+1, s.Clock.now())
 	if err != nil {
-		return auth.SessionList{}, err
+		return auth.SessionsListReply{}, err
 	}
-	var list auth.SessionList
+	var list auth.SessionsListReply
 	if len(live) > limit {
 		live, list.Next = live[:limit], live[limit-1].ID
 	}

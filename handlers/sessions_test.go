@@ -16,9 +16,9 @@ const (
 	agentOfLaptop = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:128.0) Gecko/20100101 Firefox/128.0"
 )
 
-func (s *service) loginFrom(t *testing.T, from auth.Client) auth.LoginReply {
+func (s *service) loginFrom(t *testing.T, from auth.ClientInfo) auth.LoginReply {
 	t.Helper()
-	reply, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Origin: auth.Origin{Client: &from}})
+	reply, err := s.sessions.Login(t.Context(), auth.LoginRequest{Email: ada, Password: horse, Sender: auth.Sender{Client: &from}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,13 +56,13 @@ func TestSessionsAreListedNewestFirst(t *testing.T) {
 		phone := s.begun(t)
 		s.stranger(t)
 		s.advance(time.Minute)
-		laptop := s.loginFrom(t, auth.Client{IP: "192.0.2.1", UserAgent: agentOfLaptop}).Tokens
+		laptop := s.loginFrom(t, auth.ClientInfo{IP: "192.0.2.1", UserAgent: agentOfLaptop}).Tokens
 		ended := s.login(t).Tokens
 		want(t, "logout", s.logout(t, ended.AccessToken, ""), nil)
 		s.advance(time.Minute)
 		next, err := s.sessions.Refresh(t.Context(), auth.RefreshRequest{
 			RefreshToken: phone.RefreshToken,
-			Origin:       auth.Origin{Client: &auth.Client{IP: "2001:db8::1", UserAgent: agentOfPhone}},
+			Sender:       auth.Sender{Client: &auth.ClientInfo{IP: "2001:db8::1", UserAgent: agentOfPhone}},
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 // bearer and origin are what requests of the root package embed.
 type (
 	bearer interface{ Credential() *string }
-	origin interface{ From() **auth.Client }
+	origin interface{ From() **auth.ClientInfo }
 )
 
 // forward answers a route by asking op.
@@ -87,7 +87,7 @@ func (e *Edge) fill(c *fiber.Ctx, body []byte, req any) error {
 		if *o.From() != nil { // a member of the bus alone: here the edge knows better
 			return notHere("client")
 		}
-		*o.From() = &auth.Client{IP: e.address(c), UserAgent: c.Get(fiber.HeaderUserAgent)}
+		*o.From() = &auth.ClientInfo{IP: e.address(c), UserAgent: c.Get(fiber.HeaderUserAgent)}
 	}
 	return nil
 }
@@ -222,7 +222,7 @@ func (e *Edge) login(c *fiber.Ctx) error {
 	if err != nil {
 		return err
 	}
-	return e.begun(c, reply, req.Carrier, req.Origin)
+	return e.begun(c, reply, req.Carrier, req.Sender)
 }
 
 // loginByCode sends a code or, with the code, is login.
@@ -254,18 +254,18 @@ func (e *Edge) loginByCode(c *fiber.Ctx) error {
 	if req.Registration != "" {
 		clearCookie(c, registrationCookie)
 	}
-	return e.begun(c, login, req.Carrier, req.Origin)
+	return e.begun(c, login, req.Carrier, req.Sender)
 }
 
 // begun answers with a new session. If its tokens go into cookies, the session that was in them ends:
 // nobody would have its tokens any more (ASVS 7.2.4).
-func (e *Edge) begun(c *fiber.Ctx, reply auth.LoginReply, carrier auth.Carrier, from auth.Origin) error {
+func (e *Edge) begun(c *fiber.Ctx, reply auth.LoginReply, carrier auth.Carrier, from auth.Sender) error {
 	if carrier != auth.CarrierCookie {
 		return c.JSON(reply)
 	}
 	before, _ := readCredentials(c) // a malformed Authorization says nothing of the cookies
 	if before.refresh != "" {
-		if _, err := ask(e, c, auth.Logout, auth.LogoutRequest{RefreshToken: before.refresh, Origin: from}); err != nil {
+		if _, err := ask(e, c, auth.Logout, auth.LogoutRequest{RefreshToken: before.refresh, Sender: from}); err != nil {
 			e.Log.DebugContext(e.context(c), "the session in the cookies before is left to itself", "err", err)
 		}
 	}
@@ -384,7 +384,7 @@ func (e *Edge) logout(c *fiber.Ctx) error {
 		if err := e.proveOrigin(c); err != nil {
 			return err
 		}
-		req = auth.LogoutRequest{RefreshToken: given.refresh, Origin: req.Origin}
+		req = auth.LogoutRequest{RefreshToken: given.refresh, Sender: req.Sender}
 	}
 	_, err = ask(e, c, auth.Logout, req)
 	if given.access+given.refresh != "" && (err == nil || auth.Public(err).Code.Status() == fiber.StatusUnauthorized) {

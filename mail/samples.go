@@ -44,7 +44,7 @@ var samples = byKind(
 
 var (
 	sampleTime   = time.Date(2026, time.November, 24, 11, 57, 0, 0, time.UTC)
-	sampleClient = auth.Client{IP: "192.0.2.1", UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+	sampleClient = auth.ClientInfo{IP: "192.0.2.1", UserAgent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 )
 
 const sampleDevice = "Firefox on Linux"

@@ -190,7 +190,7 @@ func TestStrangersWordsStayText(t *testing.T) {
 		}
 	}
 	l, err := templates.Write(events.Event{}, events.Mail{
-		Kind: "login_code", Code: "1\r\nBcc: eve@example.com", Client: auth.Client{IP: `"><script>`}, Device: "<script>x", Link: "javascript:x",
+		Kind: "login_code", Code: "1\r\nBcc: eve@example.com", Client: auth.ClientInfo{IP: `"><script>`}, Device: "<script>x", Link: "javascript:x",
 	})
 	if err != nil || strings.ContainsAny(l.Subject, "\r\n") || strings.Contains(l.HTML, "<script>") || strings.Contains(l.HTML, "javascript:") {
 		t.Errorf("%+v, %v", l, err)

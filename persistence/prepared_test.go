@@ -52,7 +52,7 @@ func BenchmarkAdvanceSession(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			s := open(b, url(b))
 			n := newSession(b, s, "a")
-			from := auth.Client{IP: "192.0.2.7", UserAgent: "a browser"}
+			from := auth.ClientInfo{IP: "192.0.2.7", UserAgent: "a browser"}
 			b.ReportAllocs()
 			for b.Loop() {
 				next, err := s.AdvanceSession(b.Context(), persistence.Step{

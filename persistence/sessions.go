@@ -50,9 +50,9 @@ type Session struct {
 	Generation int64     // of the current refresh token, from 1
 	AMR        []string  // RFC 8176
 	CreatedAt  time.Time // when the user authenticated
-	Created    auth.Client
+	Created    auth.ClientInfo
 	UsedAt     time.Time // when the current refresh token was issued
-	Used       auth.Client
+	Used       auth.ClientInfo
 	ExpiresAt  time.Time // of the current refresh token
 	DeadlineAt time.Time // beyond which no refreshing leads
 	RevokedAt  time.Time // zero while its row has not been ended
@@ -130,7 +130,7 @@ type Step struct {
 	At         time.Time // now
 	ExpiresAt  time.Time // of the next token, if the deadline allows as much
 	Carrier    auth.Carrier
-	Client     auth.Client
+	Client     auth.ClientInfo
 	Limit      gcra.Limit
 	Verified   bool // the address of the session's user has to be verified; the same for all steps of a process
 }
@@ -301,8 +301,8 @@ func (s *Store) endSessions(ctx context.Context, reason auth.Reason, at time.Tim
 func (r sessionRow) session() Session {
 	return Session{
 		ID: r.ID, UserID: r.UserID, Generation: r.Generation, AMR: strings.Fields(r.AMR),
-		CreatedAt: r.CreatedAt.UTC(), Created: auth.Client{IP: r.CreatedIP, UserAgent: r.CreatedAgent},
-		UsedAt: r.UsedAt.UTC(), Used: auth.Client{IP: r.UsedIP, UserAgent: r.UsedAgent},
+		CreatedAt: r.CreatedAt.UTC(), Created: auth.ClientInfo{IP: r.CreatedIP, UserAgent: r.CreatedAgent},
+		UsedAt: r.UsedAt.UTC(), Used: auth.ClientInfo{IP: r.UsedIP, UserAgent: r.UsedAgent},
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
 		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier), RefreshDue: fromMicros(r.RefreshDue),
 	}

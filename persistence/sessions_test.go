@@ -44,8 +44,8 @@ func TestSessionComesBackAsItWasStored(t *testing.T) {
 			for _, text := range texts {
 				want := persistence.Session{
 					ID: fmt.Sprint(i, text), UserID: user, Generation: int64(i) + 1<<40, AMR: []string{"pwd", "otp"},
-					CreatedAt: at, Created: auth.Client{IP: text, UserAgent: text + "created"},
-					UsedAt: at, Used: auth.Client{IP: text + "used", UserAgent: text},
+					CreatedAt: at, Created: auth.ClientInfo{IP: text, UserAgent: text + "created"},
+					UsedAt: at, Used: auth.ClientInfo{IP: text + "used", UserAgent: text},
 					ExpiresAt: at, DeadlineAt: at,
 				}
 				if err := s.CreateSession(t.Context(), want); err != nil {
@@ -91,7 +91,7 @@ func TestAdvanceSessionChangesWhatARefreshChanges(t *testing.T) {
 		for i, text := range texts {
 			at := now.Add(time.Duration(i+1) * time.Minute)
 			n := step(want, at)
-			n.Client = auth.Client{IP: text, UserAgent: text}
+			n.Client = auth.ClientInfo{IP: text, UserAgent: text}
 			got, err := s.AdvanceSession(t.Context(), n)
 			want.Generation++
 			want.UsedAt, want.Used, want.ExpiresAt = at, n.Client, n.ExpiresAt

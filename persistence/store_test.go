@@ -64,8 +64,8 @@ func newSession(t testing.TB, s *persistence.Store, id string) persistence.Sessi
 	t.Helper()
 	n := persistence.Session{
 		ID: id, UserID: newUser(t, s, id+"@example.com"), Generation: 1, AMR: []string{"pwd", "otp"},
-		CreatedAt: now, Created: auth.Client{IP: "192.0.2.1", UserAgent: "curl"},
-		UsedAt: now, Used: auth.Client{IP: "192.0.2.1", UserAgent: "curl"},
+		CreatedAt: now, Created: auth.ClientInfo{IP: "192.0.2.1", UserAgent: "curl"},
+		UsedAt: now, Used: auth.ClientInfo{IP: "192.0.2.1", UserAgent: "curl"},
 		ExpiresAt: now.Add(time.Hour), DeadlineAt: now.Add(24 * time.Hour),
 	}
 	if err := s.CreateSession(t.Context(), n); err != nil {

@@ -23,7 +23,7 @@ func groupOf(ids ...string) []*member {
 	for i, id := range ids {
 		group = append(group, &member{turn: make(chan turn, 1), step: Step{
 			SessionID: id, Generation: 1, At: filledAt.Add(time.Duration(i) * time.Microsecond), ExpiresAt: filledAt.Add(time.Hour),
-			Carrier: "body", Client: auth.Client{IP: fmt.Sprint("192.0.2.", i), UserAgent: "browser \"" + id + "\" ünd"},
+			Carrier: "body", Client: auth.ClientInfo{IP: fmt.Sprint("192.0.2.", i), UserAgent: "browser \"" + id + "\" ünd"},
 			Limit: gcra.Limit{Burst: 30, Interval: time.Second},
 		}})
 	}

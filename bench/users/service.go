@@ -102,7 +102,7 @@ func (s *service) next() int {
 
 // login begins a session of the user of a number, from an address of their own.
 func (s *service) login(ctx context.Context, number int) error {
-	_, err := s.sessions.Login(ctx, auth.LoginRequest{Email: address(number), Password: plain, Origin: origin(number)})
+	_, err := s.sessions.Login(ctx, auth.LoginRequest{Email: address(number), Password: plain, Sender: origin(number)})
 	return err
 }
 
@@ -116,14 +116,14 @@ func (s *service) refresh(ctx context.Context, number int) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.sessions.Refresh(ctx, auth.RefreshRequest{RefreshToken: text, Origin: origin(number)})
+	_, err = s.sessions.Refresh(ctx, auth.RefreshRequest{RefreshToken: text, Sender: origin(number)})
 	s.refreshed.Store(number, spent.(int64)+1)
 	return err
 }
 
-func origin(number int) auth.Origin {
+func origin(number int) auth.Sender {
 	ip := fmt.Sprintf("10.%d.%d.%d", number>>16&255, number>>8&255, number&255)
-	return auth.Origin{Client: &auth.Client{IP: ip, UserAgent: "ExampleApp/5.2.1 (Android 14; Pixel 8)"}}
+	return auth.Sender{Client: &auth.ClientInfo{IP: ip, UserAgent: "ExampleApp/5.2.1 (Android 14; Pixel 8)"}}
 }
 
 // address is the one that fill gives the user of a number: not in the order of the ids.

@@ -209,7 +209,7 @@ func crowd(t *testing.T, n int) (a *instance, access []string) {
 		session := fmt.Sprintf("%036d", i)
 		check(t, store.CreateSession(t.Context(), persistence.Session{
 			ID: session, UserID: id, Generation: 1, AMR: []string{"pwd"}, CreatedAt: now, UsedAt: now,
-			Used: auth.Client{UserAgent: name(i, 0)}, ExpiresAt: now.Add(time.Hour), DeadlineAt: now.Add(time.Hour), Carrier: auth.CarrierBody,
+			Used: auth.ClientInfo{UserAgent: name(i, 0)}, ExpiresAt: now.Add(time.Hour), DeadlineAt: now.Add(time.Hour), Carrier: auth.CarrierBody,
 		}))
 		token := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
 			"iss": "http://localhost:3000", "aud": "zyotra", "sub": fmt.Sprint(id), "userId": fmt.Sprint(id), "sid": session, "jti": uuid.NewString(),

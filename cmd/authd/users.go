@@ -174,7 +174,7 @@ func (cmd usersShow) Run(ctx context.Context, out io.Writer) error {
 }
 
 // find asks for the account that the argument names.
-func (cmd oneUser) find(ctx context.Context, conn *nats.Conn) (auth.UserDetails, error) {
+func (cmd oneUser) find(ctx context.Context, conn *nats.Conn) (auth.AdminUsersGetReply, error) {
 	request := auth.AdminUsersGetRequest{Email: cmd.User}
 	if id, err := strconv.ParseInt(cmd.User, 10, 64); err == nil {
 		request = auth.AdminUsersGetRequest{UserID: auth.UserID(id)}
@@ -190,11 +190,13 @@ func (cmd oneUser) find(ctx context.Context, conn *nats.Conn) (auth.UserDetails,
 }
 
 // said names an account in what is said about it.
-func said(u auth.UserDetails) string { return fmt.Sprintf("%s (id %d)", printable(u.Email), u.UserID) }
+func said(u auth.AdminUsersGetReply) string {
+	return fmt.Sprintf("%s (id %d)", printable(u.Email), u.UserID)
+}
 
 // change asks whether an account is really meant, and then changes it by fn. verb is for the
 // question.
-func (cmd surely) change(ctx context.Context, t terminal, verb string, fn func(context.Context, *nats.Conn, auth.UserDetails) error) error {
+func (cmd surely) change(ctx context.Context, t terminal, verb string, fn func(context.Context, *nats.Conn, auth.AdminUsersGetReply) error) error {
 	if !cmd.Yes && !t.isThere() {
 		return usageError("there is no terminal to ask on whether that is meant: say --yes")
 	}
@@ -234,7 +236,7 @@ func (cmd oneUser) tell(out io.Writer, done userOutcome, words string, args ...a
 }
 
 func (cmd usersDisable) Run(ctx context.Context, t terminal, out io.Writer) error {
-	return cmd.change(ctx, t, "Disable", func(ctx context.Context, conn *nats.Conn, user auth.UserDetails) error {
+	return cmd.change(ctx, t, "Disable", func(ctx context.Context, conn *nats.Conn, user auth.AdminUsersGetReply) error {
 		done, err := operate(ctx, conn, auth.AdminUsersDisable, auth.AdminUsersDisableRequest{UserID: user.UserID})
 		if err != nil {
 			return err
@@ -258,7 +260,7 @@ func (cmd usersEnable) Run(ctx context.Context, out io.Writer) error {
 }
 
 func (cmd usersEndSessions) Run(ctx context.Context, t terminal, out io.Writer) error {
-	return cmd.change(ctx, t, "End the sessions of", func(ctx context.Context, conn *nats.Conn, user auth.UserDetails) error {
+	return cmd.change(ctx, t, "End the sessions of", func(ctx context.Context, conn *nats.Conn, user auth.AdminUsersGetReply) error {
 		done, err := operate(ctx, conn, auth.AdminUsersEndSessions, auth.AdminUsersEndSessionsRequest{UserID: user.UserID})
 		if err != nil {
 			return err
@@ -278,7 +280,7 @@ func (cmd usersSetPassword) Run(ctx context.Context, t terminal, out io.Writer) 
 	case !t.isThere():
 		return usageError("there is no terminal to read the password from: say --password-stdin")
 	}
-	return cmd.change(ctx, t, "Set the password of", func(ctx context.Context, conn *nats.Conn, user auth.UserDetails) error {
+	return cmd.change(ctx, t, "Set the password of", func(ctx context.Context, conn *nats.Conn, user auth.AdminUsersGetReply) error {
 		password, err := read()
 		if err != nil {
 			return err

@@ -41,7 +41,7 @@ type Authority struct {
 	revoked []auth.Revocation
 	silent  bool // does not tell revocations
 	now     func() time.Time
-	others  []auth.Key                  // in the key set, beside keys
+	others  []auth.JWK                  // in the key set, beside keys
 	answers func(subject, since string) // called before a request is answered
 }
 
@@ -105,7 +105,7 @@ func (a *Authority) Intercept(fn func(subject, since string)) {
 }
 
 // Show puts further keys into the key set.
-func (a *Authority) Show(others ...auth.Key) {
+func (a *Authority) Show(others ...auth.JWK) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.others = others
@@ -127,20 +127,20 @@ func (a *Authority) time() time.Time {
 	return a.now()
 }
 
-func (a *Authority) set(_ context.Context, _ auth.KeysRequest) (set auth.KeySet, err error) {
+func (a *Authority) set(_ context.Context, _ auth.KeysRequest) (set auth.JWKS, err error) {
 	set = a.KeySet()
 	a.intercept(string(auth.Keys), "")
 	return set, nil
 }
 
 // KeySet returns the keys as auth.keys shows them.
-func (a *Authority) KeySet() (set auth.KeySet) {
+func (a *Authority) KeySet() (set auth.JWKS) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	set.Keys = append([]auth.Key{}, a.others...)
+	set.Keys = append([]auth.JWK{}, a.others...)
 	for id, key := range a.keys {
 		x := base64.RawURLEncoding.EncodeToString(key.Public().(ed25519.PublicKey))
-		set.Keys = append(set.Keys, auth.Key{KeyType: "OKP", Curve: "Ed25519", X: x, KeyID: id, Algorithm: "EdDSA", Use: "sig"})
+		set.Keys = append(set.Keys, auth.JWK{KeyType: "OKP", Curve: "Ed25519", X: x, KeyID: id, Algorithm: "EdDSA", Use: "sig"})
 	}
 	return set
 }

@@ -31,9 +31,9 @@ type Issuer struct {
 	Audience string // aud
 }
 
-// Reply is what whoever asks about the token is told.
-func (a Access) Reply() auth.VerifyReply {
-	return auth.VerifyReply{
+// Principal returns the identity behind the token.
+func (a Access) Principal() auth.Principal {
+	return auth.Principal{
 		UserID: a.UserID, SessionID: a.SessionID, Scopes: a.Scopes, AMR: a.AMR,
 		AuthTime: a.AuthTime, IssuedAt: a.IssuedAt, ExpiresAt: a.ExpiresAt,
 	}
