@@ -34,7 +34,7 @@ type credentials struct {
 
 // readCredentials is the only code that looks for credentials in the headers of a request. It returns
 // auth.ErrTwoCredentials if one of them is there twice, and auth.ErrInvalidToken for a bearer
-// credential that is malformed.
+// accessToken that is malformed.
 // What could be read is returned with the error.
 func readCredentials(c *fiber.Ctx) (k credentials, err error) {
 	k.header, err = authorization(c)
@@ -81,11 +81,11 @@ func (k credentials) accessToken(member string) (token string, isCookie bool, er
 	return "", false, auth.ErrTwoCredentials
 }
 
-// credential finds the access token of a request: in the header Authorization, in the access
+// accessToken finds the access token of a request: in the header Authorization, in the access
 // cookie, or, as the service's ancestor read it, in the member token of a POST's body, which
 // is then taken out of it. Two of them are an error, and a cookie counts for a change only if
 // a page of ours sent it. "" means that there is none.
-func (e *Edge) credential(c *fiber.Ctx, body []byte) (token string, rest []byte, err error) {
+func (e *Edge) accessToken(c *fiber.Ctx, body []byte) (token string, rest []byte, err error) {
 	var member string
 	if body != nil && c.Method() == fiber.MethodPost {
 		if body, err = strictjson.Take(body, "token", &member); err != nil {
@@ -111,9 +111,9 @@ func (e *Edge) credential(c *fiber.Ctx, body []byte) (token string, rest []byte,
 // verifyPath is where gateways ask.
 const verifyPath = "/verify"
 
-// forwarded is credential for a gateway that asks about a request of its client. What is wrong with
+// gatewayCredential is credential for a gateway that asks about a request of its client. What is wrong with
 // the client's credentials is an auth.ErrInvalidToken: gateways answer 500 for what is not 401 or 403.
-func (e *Edge) forwarded(c *fiber.Ctx) (string, error) {
+func (e *Edge) gatewayCredential(c *fiber.Ctx) (string, error) {
 	given, err := readCredentials(c)
 	if err != nil {
 		return "", refusedCredential(err)

@@ -23,7 +23,7 @@ type route struct{ method, path string }
 type watch struct {
 	routes   map[route]Observer
 	unrouted map[string]Observer // by method
-	within   atomic.Int64
+	inFlight atomic.Int64
 }
 
 // observe makes the observers, once all routes are there.
@@ -42,20 +42,20 @@ func (e *Edge) observed(c *fiber.Ctx) error {
 	if e.Observe == nil {
 		return c.Next()
 	}
-	e.watch.within.Add(1)
-	defer e.watch.within.Add(-1)
+	e.watch.inFlight.Add(1)
+	defer e.watch.inFlight.Add(-1)
 	began := time.Now()
 	err := c.Next()
 	status := c.Response().StatusCode()
 	if err != nil { // which fail has yet to answer
 		status = public(err).Code.Status()
 	}
-	e.observer(c)(status, time.Since(began))
+	e.observerOf(c)(status, time.Since(began))
 	return err
 }
 
-// observer is that of the route which has taken a request.
-func (e *Edge) observer(c *fiber.Ctx) Observer {
+// observerOf is that of the route which has taken a request.
+func (e *Edge) observerOf(c *fiber.Ctx) Observer {
 	taken := c.Route()
 	if o := e.watch.routes[route{taken.Method, taken.Path}]; o != nil {
 		return o
@@ -72,4 +72,4 @@ func (e *Edge) observeUnrouted(status int) {
 }
 
 // InFlight is how many requests are being answered.
-func (e *Edge) InFlight() int64 { return e.watch.within.Load() }
+func (e *Edge) InFlight() int64 { return e.watch.inFlight.Load() }

@@ -15,10 +15,10 @@ import (
 func (e *Edge) fail(c *fiber.Ctx, err error) error {
 	secure(c) // not every error has come past guard
 	if len(c.Response().Header.Peek(headerRequestID)) == 0 {
-		e.name(c)
+		e.setRequestID(c)
 	}
 	public := public(err)
-	e.tell(c, public.Code, err)
+	e.logError(c, public.Code, err)
 	answer := problem.Of(public)
 	for name, value := range answer.Header {
 		c.Set(name, value)
@@ -26,8 +26,8 @@ func (e *Edge) fail(c *fiber.Ctx, err error) error {
 	return c.Status(answer.Status).Send(answer.Body)
 }
 
-// tell logs an error. The route's pattern is logged, as a path may be anything.
-func (e *Edge) tell(c *fiber.Ctx, code auth.Code, err error) {
+// logError logs an error. The route's pattern is logged, as a path may be anything.
+func (e *Edge) logError(c *fiber.Ctx, code auth.Code, err error) {
 	level, what := slog.LevelDebug, "request refused"
 	switch code {
 	case auth.CodeInternal:
@@ -58,13 +58,4 @@ func public(err error) *auth.Error {
 		return auth.ErrInternal
 	}
 	return auth.ErrMalformed
-}
-
-// secure sets the headers of every answer. Nothing here is for frames, scripts or caches.
-func secure(c *fiber.Ctx) {
-	c.Set(fiber.HeaderCacheControl, "no-store")
-	c.Set(fiber.HeaderContentSecurityPolicy, "default-src 'none'; frame-ancestors 'none'")
-	c.Set(fiber.HeaderReferrerPolicy, "no-referrer")
-	c.Set(fiber.HeaderStrictTransportSecurity, "max-age=31536000; includeSubDomains")
-	c.Set(fiber.HeaderXContentTypeOptions, "nosniff")
 }

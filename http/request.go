@@ -9,27 +9,13 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// headerRequestID names a request, to whoever asks and, by a configured proxy, to us.
-const headerRequestID = "X-Request-Id"
-
-// name gives a request its id, which is kept where it goes anyway: in the answer. A stranger's own
-// is not taken, so that nobody writes theirs into our log.
-func (e *Edge) name(c *fiber.Ctx) {
-	if given := c.Request().Header.PeekAll(headerRequestID); len(given) == 1 && e.isProxy(peer(c)) && requestid.IsSane(given[0]) {
-		c.Response().Header.SetBytesV(headerRequestID, given[0])
-		return
-	}
-	id := requestid.New()
-	c.Response().Header.SetBytesV(headerRequestID, id[:])
-}
-
 // context is what is asked for the request within: it has its id and is part of its trace.
 func (e *Edge) context(c *fiber.Ctx) context.Context {
-	return e.within(c, new(requestid.Context))
+	return e.contextIn(c, new(requestid.Context))
 }
 
-// within is context where the caller has what it is made of.
-func (e *Edge) within(c *fiber.Ctx, ctx *requestid.Context) context.Context {
+// contextIn is context where the caller has what it is made of.
+func (e *Edge) contextIn(c *fiber.Ctx, ctx *requestid.Context) context.Context {
 	parent, traced := c.Locals(spanKey{}).(context.Context)
 	if !traced {
 		parent = trace.Within(context.Background(), e.parent(c))
