@@ -463,8 +463,8 @@ func TestImportLeavesDisabledUsersAlone(t *testing.T) {
 		id := s.register(t)
 		s.disable(t, id)
 		batches := [][]handlers.Candidate{{
-			{Foreign: persistence.Foreign{ID: id, Email: ada, Password: ancestral(t)}},
-			{Foreign: persistence.Foreign{ID: 7, Email: bob, Password: ancestral(t)}},
+			{ImportedUser: persistence.ImportedUser{ID: id, Email: ada, Password: ancestral(t)}},
+			{ImportedUser: persistence.ImportedUser{ID: 7, Email: bob, Password: ancestral(t)}},
 		}, nil}
 		i := handlers.Import{Store: s.store, Clock: s.now}
 		counts, err := i.Run(t.Context(), func(context.Context, int) ([]handlers.Candidate, error) {

@@ -196,8 +196,8 @@ func formerAddressStaysReserved(t *testing.T, p *postal, v handlers.Verification
 		}
 	}
 	counts, err := (&handlers.Import{Store: p.store, Clock: p.now}).Run(t.Context(), once(
-		handlers.Candidate{Foreign: persistence.Foreign{ID: 70, Email: ada, Password: ancestral(t), CreatedAt: begin}},
-		handlers.Candidate{Foreign: persistence.Foreign{Email: "new@example.com", Password: ancestral(t), CreatedAt: begin}, NoID: true},
+		handlers.Candidate{ImportedUser: persistence.ImportedUser{ID: 70, Email: ada, Password: ancestral(t), CreatedAt: begin}},
+		handlers.Candidate{ImportedUser: persistence.ImportedUser{Email: "new@example.com", Password: ancestral(t), CreatedAt: begin}, NoID: true},
 	))
 	if err != nil || counts.Imported != 1 || counts.Skipped != 1 {
 		t.Errorf("import: %+v, %v", counts, err)

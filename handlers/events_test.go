@@ -164,9 +164,9 @@ func TestImportedAccountsAreTold(t *testing.T) {
 			}
 			read = true
 			return []handlers.Candidate{
-				{Foreign: persistence.Foreign{ID: 7, Email: "bob@example.com", Password: ancestral(t), CreatedAt: begin}},
-				{Foreign: persistence.Foreign{ID: 8, Email: "nobody", Password: ancestral(t)}},
-				{Foreign: persistence.Foreign{Email: "eve@example.com", Password: ancestral(t)}, NoID: true},
+				{ImportedUser: persistence.ImportedUser{ID: 7, Email: "bob@example.com", Password: ancestral(t), CreatedAt: begin}},
+				{ImportedUser: persistence.ImportedUser{ID: 8, Email: "nobody", Password: ancestral(t)}},
+				{ImportedUser: persistence.ImportedUser{Email: "eve@example.com", Password: ancestral(t)}, NoID: true},
 			}, nil
 		})
 		if err != nil {

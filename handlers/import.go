@@ -39,7 +39,7 @@ const (
 
 // Candidate is an account that was made elsewhere, as it was read there.
 type Candidate struct {
-	persistence.Foreign
+	persistence.ImportedUser
 	NoID      bool // the database gives it one
 	Line      int  // where it was read, if that has lines
 	Malformed bool // the line could not be read; the rest is empty
@@ -102,7 +102,7 @@ func (i *Import) Run(ctx context.Context, next Source) (ImportCounts, error) {
 // take imports a batch, counts it and tells what was skipped.
 func (i *Import) take(ctx context.Context, batch []Candidate) error {
 	now := i.Clock.now()
-	users, verdicts := make([]persistence.ImportedUser, len(batch)), make([]string, len(batch))
+	users, verdicts := make([]persistence.ImportRow, len(batch)), make([]string, len(batch))
 	for n, c := range batch {
 		users[n], verdicts[n] = i.check(c, now)
 	}
@@ -135,7 +135,7 @@ func (i *Import) tell(s Skip) error {
 }
 
 // check brings an account into the form that is stored, or returns why it is skipped.
-func (i *Import) check(c Candidate, now time.Time) (user persistence.ImportedUser, reason string) {
+func (i *Import) check(c Candidate, now time.Time) (user persistence.ImportRow, reason string) {
 	address, err := email.Parse(c.Email)
 	switch {
 	case c.Malformed:
@@ -162,7 +162,7 @@ func (i *Import) check(c Candidate, now time.Time) (user persistence.ImportedUse
 		i.unnamed[address.Key] = true
 	}
 	created := known(c.CreatedAt, now)
-	return persistence.ImportedUser{
+	return persistence.ImportRow{
 		ID: c.ID, Email: address.Display, EmailKey: address.Key, Password: c.Password, Name: c.Name,
 		CreatedAt: created, UpdatedAt: known(c.UpdatedAt, created),
 	}, ""
@@ -180,7 +180,7 @@ func known(t, otherwise time.Time) time.Time {
 
 // store stores those users that have no verdict yet, and returns everyone's. It tries again
 // if somebody registers one of the addresses meanwhile.
-func (i *Import) store(ctx context.Context, users []persistence.ImportedUser, checked []string) (verdicts []string, err error) {
+func (i *Import) store(ctx context.Context, users []persistence.ImportRow, checked []string) (verdicts []string, err error) {
 	if err := i.reserve(ctx, users); err != nil {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ func (i *Import) store(ctx context.Context, users []persistence.ImportedUser, ch
 }
 
 // reserve keeps the ids of a batch from being given to those who register.
-func (i *Import) reserve(ctx context.Context, users []persistence.ImportedUser) error {
+func (i *Import) reserve(ctx context.Context, users []persistence.ImportRow) error {
 	if i.DryRun {
 		return nil
 	}
@@ -210,12 +210,12 @@ func (i *Import) reserve(ctx context.Context, users []persistence.ImportedUser) 
 
 // storeIn fills in the verdicts that are missing and stores whom they say. It returns
 // auth.ErrConflict if somebody came in between.
-func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []persistence.ImportedUser, verdicts []string) error {
+func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []persistence.ImportRow, verdicts []string) error {
 	holders, err := i.holders(ctx, tx, users)
 	if err != nil {
 		return err
 	}
-	var fresh []persistence.ImportedUser
+	var fresh []persistence.ImportRow
 	for n, u := range users {
 		if verdicts[n] != "" {
 			continue
@@ -255,13 +255,13 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 
 // holders finds out who has the ids and addresses of a batch, or for whom they are reserved. A dry run adds whom it would
 // have stored before.
-func (i *Import) holders(ctx context.Context, tx *persistence.Store, users []persistence.ImportedUser) (holders, error) {
+func (i *Import) holders(ctx context.Context, tx *persistence.Store, users []persistence.ImportRow) (holders, error) {
 	var ids []auth.UserID
 	var keys []string
 	for _, u := range users {
 		ids, keys = append(ids, u.ID), append(keys, u.EmailKey) // empty ones are nobody's
 	}
-	stored, err := tx.Holders(ctx, ids, keys)
+	stored, err := tx.UserKeys(ctx, ids, keys)
 	found := i.would
 	if !i.DryRun {
 		found = newHolders()
@@ -290,7 +290,7 @@ func (h holders) add(id auth.UserID, emailKey string) {
 }
 
 // verdict says what becomes of an account.
-func (h holders) verdict(u persistence.ImportedUser) string {
+func (h holders) verdict(u persistence.ImportRow) string {
 	id, registered := h.byKey[u.EmailKey]
 	switch {
 	case registered && (u.ID == 0 || u.ID == id):

@@ -25,7 +25,7 @@ var old = func() string {
 }()
 
 func candidate(id auth.UserID, address string) handlers.Candidate {
-	return handlers.Candidate{Foreign: persistence.Foreign{
+	return handlers.Candidate{ImportedUser: persistence.ImportedUser{
 		ID: id, Email: address, Name: "Ada", Password: old, CreatedAt: begin.Add(-time.Hour), UpdatedAt: begin.Add(-time.Minute),
 	}}
 }
@@ -270,8 +270,8 @@ func TestImportBesideOthers(t *testing.T) {
 func TestAccountsWithoutAUsablePasswordAreImportedIfAsked(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		candidates := []handlers.Candidate{
-			{NoID: true, Foreign: persistence.Foreign{Email: "none@example.com"}},
-			{NoID: true, Foreign: persistence.Foreign{Email: "md5@example.com", Password: "5f4dcc3b5aa765d61d8327deb882cf99"}},
+			{NoID: true, ImportedUser: persistence.ImportedUser{Email: "none@example.com"}},
+			{NoID: true, ImportedUser: persistence.ImportedUser{Email: "md5@example.com", Password: "5f4dcc3b5aa765d61d8327deb882cf99"}},
 		}
 		once := func() handlers.Source {
 			rest := candidates

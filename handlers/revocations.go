@@ -31,7 +31,7 @@ func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest)
 	if err != nil {
 		return auth.RevocationsReply{}, err
 	}
-	oldest := persistence.Ending{At: now.Add(-remembered - revocationsOverlap)}
+	oldest := persistence.RevocationCursor{At: now.Add(-remembered - revocationsOverlap)}
 	after, err := parseCursor(req.Since, oldest)
 	if err != nil {
 		return auth.RevocationsReply{}, err
@@ -43,16 +43,16 @@ func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest)
 	more := len(list) == revocationsPage
 	reply := auth.RevocationsReply{Revoked: list, Cursor: cursor(last), More: more, Now: now}
 	if !more {
-		reply.Cursor = cursor(persistence.Ending{At: now.Add(-revocationsOverlap)})
-		reply.Recent = cursor(persistence.Ending{At: now.Add(-recentOverlap)})
+		reply.Cursor = cursor(persistence.RevocationCursor{At: now.Add(-revocationsOverlap)})
+		reply.Recent = cursor(persistence.RevocationCursor{At: now.Add(-recentOverlap)})
 	}
 	return reply, nil
 }
 
-func cursor(e persistence.Ending) string { return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq) }
+func cursor(e persistence.RevocationCursor) string { return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq) }
 
 // parseCursor reads a cursor, which never leads further back than what matters.
-func parseCursor(text string, oldest persistence.Ending) (persistence.Ending, error) {
+func parseCursor(text string, oldest persistence.RevocationCursor) (persistence.RevocationCursor, error) {
 	if text == "" {
 		return oldest, nil
 	}
@@ -60,9 +60,9 @@ func parseCursor(text string, oldest persistence.Ending) (persistence.Ending, er
 	at, err := strconv.ParseInt(left, 10, 64)
 	seq, err2 := strconv.ParseInt(right, 10, 64)
 	if err != nil || err2 != nil || at < 0 || seq < 0 {
-		return persistence.Ending{}, auth.ErrInvalid.With(auth.Field{Field: "since", Reason: reasonInvalid})
+		return persistence.RevocationCursor{}, auth.ErrInvalid.With(auth.Field{Field: "since", Reason: reasonInvalid})
 	}
-	e := persistence.Ending{At: time.UnixMicro(at).UTC(), Seq: seq}
+	e := persistence.RevocationCursor{At: time.UnixMicro(at).UTC(), Seq: seq}
 	if e.At.Before(oldest.At) {
 		return oldest, nil
 	}

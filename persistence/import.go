@@ -9,8 +9,8 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// ImportedUser is an account to be stored that was made elsewhere.
-type ImportedUser struct {
+// ImportRow is an account to be stored that was made elsewhere.
+type ImportRow struct {
 	ID        auth.UserID // 0: the database gives one
 	Email     string      // where mail is sent
 	EmailKey  string      // unique
@@ -20,15 +20,15 @@ type ImportedUser struct {
 	UpdatedAt time.Time
 }
 
-// Holder says who has an id and an address.
-type Holder struct {
+// UserKey says who has an id and an address.
+type UserKey struct {
 	ID       auth.UserID
 	EmailKey string
 }
 
-// Holders returns the accounts that have one of the ids or one of the addresses.
-func (s *Store) Holders(ctx context.Context, ids []auth.UserID, emailKeys []string) ([]Holder, error) {
-	var found []Holder
+// UserKeys returns the accounts that have one of the ids or one of the addresses.
+func (s *Store) UserKeys(ctx context.Context, ids []auth.UserID, emailKeys []string) ([]UserKey, error) {
+	var found []UserKey
 	err := s.write.NewSelect().Model((*userRow)(nil)).Column("id", "email_key").
 		Where("id IN (?)", bun.List(ids)).WhereOr("email_key IN (?)", bun.List(emailKeys)).Scan(ctx, &found)
 	return found, s.fault("select holders", err)
@@ -44,7 +44,7 @@ func (s *Store) ReserveIDs(ctx context.Context, last auth.UserID) error {
 // ImportUsers stores accounts and returns their ids by their email keys. One whose id or
 // address somebody has is left out. Ids that are brought along must be reserved before:
 // otherwise the database gives them out another time.
-func (s *Store) ImportUsers(ctx context.Context, users []ImportedUser) (map[string]auth.UserID, error) {
+func (s *Store) ImportUsers(ctx context.Context, users []ImportRow) (map[string]auth.UserID, error) {
 	var named, unnamed []userRow
 	for _, u := range users {
 		row := userRow{
@@ -74,7 +74,7 @@ func (s *Store) ImportUsers(ctx context.Context, users []ImportedUser) (map[stri
 }
 
 // insertNamed inserts rows with the ids they have, which Postgres wants to be told.
-func (s *Store) insertNamed(ctx context.Context, rows []userRow) (stored []Holder, err error) {
+func (s *Store) insertNamed(ctx context.Context, rows []userRow) (stored []UserKey, err error) {
 	if rows == nil {
 		return nil, nil
 	}
@@ -83,7 +83,7 @@ func (s *Store) insertNamed(ctx context.Context, rows []userRow) (stored []Holde
 	return stored, err
 }
 
-func (s *Store) insertUnnamed(ctx context.Context, rows []userRow) (stored []Holder, err error) {
+func (s *Store) insertUnnamed(ctx context.Context, rows []userRow) (stored []UserKey, err error) {
 	if rows == nil {
 		return nil, nil
 	}

@@ -12,14 +12,14 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-func imported(id auth.UserID, key string) persistence.ImportedUser {
-	return persistence.ImportedUser{
+func imported(id auth.UserID, key string) persistence.ImportRow {
+	return persistence.ImportRow{
 		ID: id, Email: key, EmailKey: key, Password: "stored", Name: "?'\"\\ $1 " + key,
 		CreatedAt: now.Add(-time.Hour), UpdatedAt: now,
 	}
 }
 
-func importUsers(t *testing.T, s *persistence.Store, users ...persistence.ImportedUser) map[string]auth.UserID {
+func importUsers(t *testing.T, s *persistence.Store, users ...persistence.ImportRow) map[string]auth.UserID {
 	t.Helper()
 	ids, err := s.ImportUsers(t.Context(), users)
 	if err != nil {
@@ -75,7 +75,7 @@ func TestHolders(t *testing.T) {
 			{nil, nil, 0}, {[]auth.UserID{1, 9}, nil, 1}, {nil, []string{"b", "x", ""}, 1},
 			{[]auth.UserID{1}, []string{"a"}, 1}, {[]auth.UserID{1, 2}, []string{"c"}, 3},
 		} {
-			found, err := s.Holders(t.Context(), tt.ids, tt.keys)
+			found, err := s.UserKeys(t.Context(), tt.ids, tt.keys)
 			if err != nil || len(found) != tt.want {
 				t.Errorf("Holders(%v, %v) = %v, %v", tt.ids, tt.keys, found, err)
 			}

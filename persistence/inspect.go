@@ -41,9 +41,9 @@ func inspectSQLite(ctx context.Context, path string) (*Store, error) {
 	return &Store{write: db, read: db, db: db, close: db.Close, writable: new(writable), dialect: dialect{classify: sqliteFault}}, nil
 }
 
-// Condition is how a database is, beside what is in it. What does not apply to a kind of database
+// ServerStatus is how a database is, beside what is in it. What does not apply to a kind of database
 // is zero.
-type Condition struct {
+type ServerStatus struct {
 	Version string        // as in "Postgres 17.2"
 	Latency time.Duration // of a round trip
 	Ahead   time.Duration // of its clock before ours, as exact as Latency
@@ -59,15 +59,15 @@ type Condition struct {
 	Journal string
 }
 
-// Condition looks how the database is.
-func (s *Store) Condition(ctx context.Context) (Condition, error) {
+// ServerStatus looks how the database is.
+func (s *Store) ServerStatus(ctx context.Context) (ServerStatus, error) {
 	if s.db.Dialect().Name().String() == "sqlite" {
 		return s.conditionSQLite(ctx)
 	}
 	return s.conditionPostgres(ctx)
 }
 
-func (s *Store) conditionSQLite(ctx context.Context) (c Condition, err error) {
+func (s *Store) conditionSQLite(ctx context.Context) (c ServerStatus, err error) {
 	err = errors.Join(
 		s.db.QueryRowContext(ctx, "SELECT 'SQLite ' || sqlite_version()").Scan(&c.Version),
 		s.db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&c.Journal),
@@ -84,7 +84,7 @@ const postgresCondition = `SELECT
 	current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
 	pg_is_in_recovery()`
 
-func (s *Store) conditionPostgres(ctx context.Context) (c Condition, err error) {
+func (s *Store) conditionPostgres(ctx context.Context) (c ServerStatus, err error) {
 	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return c, s.fault("look at the database", err)

@@ -24,7 +24,7 @@ func TestInspectTellsHowADatabaseIs(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			c, err := s.Condition(t.Context())
+			c, err := s.ServerStatus(t.Context())
 			if err != nil || !strings.HasPrefix(c.Version, name+" ") || c.ReadOnly {
 				t.Fatalf("%+v, %v", c, err)
 			}

@@ -116,26 +116,3 @@ func (s *Store) sweepCounters(ctx context.Context, idle, used []string) error {
 	_, err := s.write.NewDelete().Model((*counterRow)(nil)).Where("key IN (?)", bun.List(idle)).Exec(ctx)
 	return err
 }
-
-// Relax lets the transaction commit before that is on disk, where the database can: if its
-// machine then crashes, what was committed last may be gone. It is for what may be lost, and
-// never for a transaction that emits.
-func (s *Store) Relax(ctx context.Context) error {
-	return s.fault("relax", s.dialect.relax(ctx, s.write))
-}
-
-// micros is a time as microseconds since 1970, which the database can reckon with; 0 for the
-// zero time.
-func micros(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
-func fromMicros(n int64) time.Time {
-	if n == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(n).UTC()
-}

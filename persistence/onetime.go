@@ -97,8 +97,8 @@ func (s *Store) Reservation(ctx context.Context, emailKey string, now time.Time)
 }
 
 // Reservations returns which of the addresses are reserved, and for which user.
-func (s *Store) Reservations(ctx context.Context, emailKeys []string, now time.Time) ([]Holder, error) {
-	var found []Holder
+func (s *Store) Reservations(ctx context.Context, emailKeys []string, now time.Time) ([]UserKey, error) {
+	var found []UserKey
 	err := s.write.NewSelect().Model((*oneTimeRow)(nil)).ColumnExpr("user_id AS id").Column("email_key").
 		Where("purpose = ? AND email_key IN (?) AND expires_at > ?", PurposeUndo, bun.List(emailKeys), now).Scan(ctx, &found)
 	return found, s.fault("select reservations", err)
@@ -201,30 +201,4 @@ func (s *Store) SweepOneTimes(ctx context.Context, now time.Time, batch int64) (
 	}
 	result, err := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("digest IN (?)", over).Exec(ctx)
 	return count(result, s.fault("delete one-time tokens", err))
-}
-
-type deviceRow struct {
-	bun.BaseModel `bun:"table:known_devices,alias:d"`
-
-	UserID    auth.UserID `bun:"user_id,pk"`
-	Device    string      `bun:"device,pk"`
-	CreatedAt time.Time   `bun:"created_at"`
-}
-
-// ForgetDevices deletes the devices that a user logged in with.
-func (s *Store) ForgetDevices(ctx context.Context, user auth.UserID) error {
-	_, err := s.write.NewDelete().Model((*deviceRow)(nil)).Where("user_id = ?", user).Exec(ctx)
-	return s.fault("forget devices", err)
-}
-
-// KnowDevice notes that a user logged in with a device, and tells whether that is the first
-// time and others were known before.
-func (s *Store) KnowDevice(ctx context.Context, user auth.UserID, device string, at time.Time) (isNews bool, err error) {
-	row := deviceRow{UserID: user, Device: device, CreatedAt: at}
-	added, err := changed(s.write.NewInsert().Model(&row).On("CONFLICT (user_id, device) DO NOTHING").Exec(ctx))
-	if err != nil || !added {
-		return false, s.fault("insert device", err)
-	}
-	n, err := s.read.NewSelect().Model((*deviceRow)(nil)).Where("user_id = ?", user).Count(ctx)
-	return n > 1, s.fault("count devices", err)
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/uptrace/bun"
 
-	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/trace"
 )
@@ -78,9 +77,9 @@ func (s *Store) Woken() <-chan struct{} { return s.woken }
 // tell lets this process know of events whose transaction has ended with err. If it failed
 // they may be there all the same, so the relay looks.
 func (s *Store) tell(emitted []events.Data, err error) {
-	if err == nil && s.Told != nil {
+	if err == nil && s.OnCommit != nil {
 		for _, d := range emitted {
-			s.Told(d)
+			s.OnCommit(d)
 		}
 	}
 	select {
@@ -293,33 +292,6 @@ func (s *Store) Republish(ctx context.Context, since time.Time, mails bool) (int
 	again := s.write.NewSelect().Model((*outboxRow)(nil)).Column("seq", "subject").Where("time >= ?", since).Where(compare, events.MailType)
 	result, err := s.write.NewRaw("INSERT INTO outbox_pending (seq, subject) ? ON CONFLICT (seq) DO NOTHING", again).Exec(ctx)
 	return count(result, s.fault("republish events", err))
-}
-
-// Ending is a place in the list of sessions that have ended.
-type Ending struct {
-	At  time.Time
-	Seq int64
-}
-
-// Revocations returns sessions that ended after a place in the list, at most n, and the
-// place of the last of them. They are read from their events, which stay when their users
-// are deleted.
-func (s *Store) Revocations(ctx context.Context, after Ending, n int) (list []auth.Revocation, last Ending, err error) {
-	var rows []outboxRow
-	err = s.read.NewSelect().Model(&rows).Column("seq", "time", "data").
-		Where("type = 'session.revoked' AND (time, seq) > (?, ?)", after.At, after.Seq).
-		Order("time", "seq").Limit(int64(n)).Scan(ctx)
-	if err != nil {
-		return nil, after, s.fault("select revocations", err)
-	}
-	list, last = make([]auth.Revocation, len(rows)), after
-	for i, r := range rows {
-		if err := json.Unmarshal([]byte(r.Data), &list[i]); err != nil {
-			return nil, after, fmt.Errorf("event %d: %w", r.Seq, err)
-		}
-		last = Ending{r.Time.UTC(), r.Seq}
-	}
-	return list, last, nil
 }
 
 // SweepOutbox deletes published events that happened before a time, in one small batch, and

@@ -82,11 +82,11 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 		}
 		return nil
 	},
-	"advanceTogether": func(ctx context.Context, s *Store) error {
-		if s.together == nil {
+	"advanceBatch": func(ctx context.Context, s *Store) error {
+		if s.refreshes == nil {
 			return nil
 		}
-		return s.advanceTogether(ctx, groupOf("50", "51", "52"))
+		return s.advanceBatch(ctx, batchOf("50", "51", "52"))
 	},
 	"EndSession": func(ctx context.Context, s *Store) error {
 		_, err := s.EndSession(ctx, "11", auth.ReasonLogout, filledAt)
@@ -204,7 +204,7 @@ var hot = map[string]func(ctx context.Context, s *Store) error{
 	},
 	"Backlog": func(ctx context.Context, s *Store) error { _, err := s.Backlog(ctx); return err },
 	"Revocations": func(ctx context.Context, s *Store) error {
-		_, _, err := s.Revocations(ctx, Ending{At: filledAt.Add(-time.Minute)}, 500)
+		_, _, err := s.Revocations(ctx, RevocationCursor{At: filledAt.Add(-time.Minute)}, 500)
 		return err
 	},
 

@@ -30,7 +30,7 @@ func openPostgres(ctx context.Context, url string, readOnly bool) (*Store, error
 	}
 	unknown := new(atomic.Bool)
 	return &Store{
-		write: db, read: db, db: db, close: db.Close, together: new(together), woken: make(chan struct{}, 1), writable: new(writable),
+		write: db, read: db, db: db, close: db.Close, refreshes: new(refreshBatcher), woken: make(chan struct{}, 1), writable: new(writable),
 		dialect: dialect{
 			forUpdate: "NO KEY UPDATE", skipLocked: "UPDATE SKIP LOCKED",
 			relax: relaxPostgres, lock: lockPostgres, classify: postgresFault,

@@ -141,10 +141,10 @@ type Step struct {
 // user has ended all sessions since it began or is disabled, or is not verified although Verified
 // requires it, or if the limit does not let it pass.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
-	if s.together == nil {
+	if s.refreshes == nil {
 		return s.advanceAlone(ctx, step)
 	}
-	return s.together.advance(ctx, s, step)
+	return s.refreshes.advance(ctx, s, step)
 }
 
 func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
@@ -306,4 +306,10 @@ func (r sessionRow) session() Session {
 		ExpiresAt: r.ExpiresAt.UTC(), DeadlineAt: r.DeadlineAt.UTC(), RevokedAt: r.RevokedAt.UTC(),
 		Reason: auth.Reason(r.RevokeReason), Carrier: auth.Carrier(r.Carrier), RefreshDue: fromMicros(r.RefreshDue),
 	}
+}
+
+// CountLiveSessions returns how many sessions of a user have neither ended nor expired.
+func (s *Store) CountLiveSessions(ctx context.Context, user auth.UserID, now time.Time) (int, error) {
+	n, err := s.liveOf(user, now).Count(ctx)
+	return int(n), s.fault("count sessions", err)
 }

@@ -233,3 +233,23 @@ func TestEndSessionAtOnceEndsItOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestCountLiveSessions(t *testing.T) {
+	each(t, func(t *testing.T, s *persistence.Store) {
+		first := newSession(t, s, "s")
+		newSession(t, s, "another user's")
+		ended, expired := first, first
+		ended.ID, expired.ID, expired.ExpiresAt = "ended", "expired", now
+		for _, n := range []persistence.Session{ended, expired} {
+			if err := s.CreateSession(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.EndSession(t.Context(), "ended", auth.ReasonAdmin, now); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.CountLiveSessions(t.Context(), first.UserID, now); err != nil || n != 1 {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
+}

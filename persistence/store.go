@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/uptrace/bun"
 
@@ -29,14 +30,14 @@ type Store struct {
 	close func() error
 	dialect
 
-	// Told, if it is set, hears of every event of this process once its change is committed,
+	// OnCommit, if it is set, hears of every event of this process once its change is committed,
 	// before the caller does. It must not take long.
-	Told func(events.Data)
+	OnCommit func(events.Data)
 
-	together *together      // nil where refreshes do not go together: in a transaction, and in SQLite
-	woken    chan struct{}  // of Woken
-	writable *writable      // shared with the Stores of transactions
-	emitted  *[]events.Data // in a transaction: what it has emitted
+	refreshes *refreshBatcher // nil where refreshes are not batched: in a transaction, and in SQLite
+	woken     chan struct{}   // of Woken
+	writable  *writable       // shared with the Stores of transactions
+	emitted   *[]events.Data  // in a transaction: what it has emitted
 }
 
 // dialect is what the two databases do differently.
@@ -166,4 +167,27 @@ func count(result sql.Result, err error) (int, error) {
 	}
 	n, err := result.RowsAffected()
 	return int(n), err
+}
+
+// Relax lets the transaction commit before that is on disk, where the database can: if its
+// machine then crashes, what was committed last may be gone. It is for what may be lost, and
+// never for a transaction that emits.
+func (s *Store) Relax(ctx context.Context) error {
+	return s.fault("relax", s.dialect.relax(ctx, s.write))
+}
+
+// micros is a time as microseconds since 1970, which the database can reckon with; 0 for the
+// zero time.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func fromMicros(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(n).UTC()
 }

@@ -19,7 +19,7 @@ import (
 type databaseWard struct {
 	*patient
 	store     *persistence.Store
-	condition persistence.Condition
+	condition persistence.ServerStatus
 }
 
 func (p *patient) examineDatabase(ctx context.Context, t tell) {
@@ -68,7 +68,7 @@ func (w *databaseWard) open(ctx context.Context) finding {
 	case err != nil:
 		return bad("see that it runs and can be reached from here, and that DATABASE_URL is right", "%s does not answer: %s", at, err)
 	}
-	w.condition, err = store.Condition(ctx)
+	w.condition, err = store.ServerStatus(ctx)
 	if err != nil {
 		return bad("see the database's log", "%s: %s", at, errors.Join(err, store.Close()))
 	}
@@ -277,7 +277,7 @@ func (w *databaseWard) addresses(ctx context.Context) finding {
 func (w *databaseWard) revocations(ctx context.Context) finding {
 	begun := time.Now()
 	const page = 1000
-	list, _, err := w.store.Revocations(ctx, persistence.Ending{At: time.Now().Add(-w.config.accessTTL)}, page)
+	list, _, err := w.store.Revocations(ctx, persistence.RevocationCursor{At: time.Now().Add(-w.config.accessTTL)}, page)
 	if err != nil {
 		return bad("without them no instance becomes ready: see the database's log", "they cannot be read: %s", err)
 	}

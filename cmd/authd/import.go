@@ -115,7 +115,7 @@ func (cmd importCommand) openSource(ctx context.Context) (*source, error) {
 }
 
 func (cmd importCommand) openAncestor(ctx context.Context) (*source, error) {
-	ancestor, err := persistence.OpenAncestor(ctx, cmd.From, cmd.Table)
+	ancestor, err := persistence.OpenLegacy(ctx, cmd.From, cmd.Table)
 	switch {
 	case errors.Is(err, persistence.ErrURL):
 		return nil, &settingError{"IMPORT_FROM", "is no postgres:// URL that can be read", "postgres://reader@old.example/app"}
@@ -130,7 +130,7 @@ func (cmd importCommand) openAncestor(ctx context.Context) (*source, error) {
 		}
 		batch := make([]handlers.Candidate, len(rows))
 		for i, row := range rows {
-			batch[i].Foreign, last = row, row.ID
+			batch[i].ImportedUser, last = row, row.ID
 		}
 		return batch, nil
 	}
@@ -159,7 +159,7 @@ func fromLines(file *os.File) *source {
 }
 
 func fromLine(a jsonl.Account, line int) handlers.Candidate {
-	c := handlers.Candidate{Line: line, NoID: a.ID == nil, Foreign: persistence.Foreign{
+	c := handlers.Candidate{Line: line, NoID: a.ID == nil, ImportedUser: persistence.ImportedUser{
 		Email: a.Email, Name: a.Name, Password: a.Password, CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt,
 	}}
 	if a.ID != nil {

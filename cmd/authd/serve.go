@@ -374,8 +374,8 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 		return err
 	}
 	s.keys.Changed = s.verifier.Refetch
-	s.store.Told = func(d events.Data) {
-		s.metrics.Told(d)
+	s.store.OnCommit = func(d events.Data) {
+		s.metrics.CountEvent(d)
 		switch d := d.(type) {
 		case events.SessionRevoked:
 			s.verifier.Refuse(d.SessionID, d.ExpiresAt)

@@ -132,8 +132,8 @@ func (m *Metrics) Hashed(waited, took time.Duration) {
 // Limited counts a try that has to wait: see handlers.Limits.Refused.
 func (m *Metrics) Limited(kind string) { m.byKind.count(kind) }
 
-// Told counts an event that was committed: see persistence.Store.Told.
-func (m *Metrics) Told(d events.Data) {
+// CountEvent counts an event that was committed: see persistence.Store.OnCommit.
+func (m *Metrics) CountEvent(d events.Data) {
 	m.byType.count(d.Type())
 	switch d := d.(type) {
 	case events.SessionCreated:

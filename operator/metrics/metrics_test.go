@@ -67,8 +67,8 @@ func TestWhatNobodyKnowsIsOther(t *testing.T) {
 	m.Bus("auth.login")("ada@example.com", time.Second)
 	m.HTTP("GET", "/me")(799, time.Second)
 	m.Limited("ada@example.com")
-	m.Told(events.SessionCreated{AMR: []string{"ada@example.com"}})
-	m.Told(events.SessionRevoked{Reason: "ada@example.com"})
+	m.CountEvent(events.SessionCreated{AMR: []string{"ada@example.com"}})
+	m.CountEvent(events.SessionRevoked{Reason: "ada@example.com"})
 	tells(t, m,
 		`authd_bus_requests_total{code="other",subject="auth.login"} 1`,
 		`authd_http_requests_total{method="GET",route="/me",status="other"} 1`,

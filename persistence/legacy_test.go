@@ -31,9 +31,9 @@ func foreign(t *testing.T, statements ...string) (url string) {
 }
 
 // all reads a table in pages of n.
-func all(t *testing.T, url, table string, n int) (rows []persistence.Foreign, total int, maxID auth.UserID) {
+func all(t *testing.T, url, table string, n int) (rows []persistence.ImportedUser, total int, maxID auth.UserID) {
 	t.Helper()
-	a, err := persistence.OpenAncestor(t.Context(), url, table)
+	a, err := persistence.OpenLegacy(t.Context(), url, table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +55,12 @@ func all(t *testing.T, url, table string, n int) (rows []persistence.Foreign, to
 func TestAncestorReadsEveryShape(t *testing.T) {
 	t.Parallel()
 	at := time.Date(2024, time.May, 6, 7, 8, 9, 123456000, time.UTC)
-	row := persistence.Foreign{ID: 7, Email: "Ada@Example.com", Name: "Ada", Password: "$2b$", CreatedAt: at, UpdatedAt: at.Add(time.Hour)}
-	bare := persistence.Foreign{ID: 7, Email: "Ada@Example.com", Password: "$2b$"}
+	row := persistence.ImportedUser{ID: 7, Email: "Ada@Example.com", Name: "Ada", Password: "$2b$", CreatedAt: at, UpdatedAt: at.Add(time.Hour)}
+	bare := persistence.ImportedUser{ID: 7, Email: "Ada@Example.com", Password: "$2b$"}
 	const times = "'2024-05-06 07:08:09.123456', '2024-05-06 08:08:09.123456'"
 	for name, tt := range map[string]struct {
 		create, values string
-		want           persistence.Foreign
+		want           persistence.ImportedUser
 	}{
 		"drizzle's default": {
 			"id serial PRIMARY KEY, email varchar(255) NOT NULL UNIQUE, name text, password text NOT NULL, created_at timestamp DEFAULT now(), updated_at timestamp DEFAULT now()",
@@ -74,7 +74,7 @@ func TestAncestorReadsEveryShape(t *testing.T) {
 		"hashed_password":      {"id int, email text, hashed_password text, role text", "7, 'Ada@Example.com', '$2b$', 'admin'", bare},
 		"NULL wherever it can be": {
 			"id int, email text, name text, password text, created_at timestamp, updated_at timestamptz",
-			"7, NULL, NULL, NULL, NULL, NULL", persistence.Foreign{ID: 7},
+			"7, NULL, NULL, NULL, NULL, NULL", persistence.ImportedUser{ID: 7},
 		},
 		"times that are none": {
 			"id int, email text, password text, created_at timestamp, updated_at timestamptz",
@@ -85,7 +85,7 @@ func TestAncestorReadsEveryShape(t *testing.T) {
 			t.Parallel()
 			url := foreign(t, always("timezone = ''Asia/Tokyo''"), "CREATE TABLE users ("+tt.create+")", "INSERT INTO users VALUES ("+tt.values+")")
 			rows, total, maxID := all(t, url, "users", 10)
-			if !slices.Equal(rows, []persistence.Foreign{tt.want}) || total != 1 || maxID != 7 {
+			if !slices.Equal(rows, []persistence.ImportedUser{tt.want}) || total != 1 || maxID != 7 {
 				t.Errorf("got %+v, %d, %d\nwant %+v", rows, total, maxID, tt.want)
 			}
 		})
@@ -103,7 +103,7 @@ func TestAncestorReadsPageByPage(t *testing.T) {
 		if len(rows) != 103 || total != 103 || maxID != 300 {
 			t.Fatalf("%s: %d rows of %d, up to %d", table, len(rows), total, maxID)
 		}
-		if !slices.IsSortedFunc(rows, func(a, b persistence.Foreign) int { return int(a.ID - b.ID) }) && rows[102].ID != math.MaxInt64 {
+		if !slices.IsSortedFunc(rows, func(a, b persistence.ImportedUser) int { return int(a.ID - b.ID) }) && rows[102].ID != math.MaxInt64 {
 			t.Errorf("%s: not in order", table)
 		}
 	}
@@ -127,7 +127,7 @@ func TestAncestorRefusesWhatIsNone(t *testing.T) {
 		"ours": "this service's own", "doubled": "missing or doubled", "without": "missing or doubled",
 		"missing": "no such table", "users; DROP TABLE ours": "not the name", `a"b`: "not the name", "": "not the name", "a.b.c": "not the name",
 	} {
-		a, err := persistence.OpenAncestor(t.Context(), url, table)
+		a, err := persistence.OpenLegacy(t.Context(), url, table)
 		if err == nil {
 			a.Close()
 		}

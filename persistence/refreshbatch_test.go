@@ -15,31 +15,31 @@ import (
 	"github.com/zyotra/auth/internal/testpg"
 )
 
-func openTogether(t *testing.T) *Store { return openFilled(t, testpg.URL(t), true) }
+func openForBatches(t *testing.T) *Store { return openFilled(t, testpg.URL(t), true) }
 
-// groupOf are steps of sessions that fill made, each from elsewhere.
-func groupOf(ids ...string) []*member {
-	var group []*member
+// batchOf returns refreshes of sessions that fill made, each from another address.
+func batchOf(ids ...string) []*waiter {
+	var batch []*waiter
 	for i, id := range ids {
-		group = append(group, &member{turn: make(chan turn, 1), step: Step{
+		batch = append(batch, &waiter{signal: make(chan signal, 1), step: Step{
 			SessionID: id, Generation: 1, At: filledAt.Add(time.Duration(i) * time.Microsecond), ExpiresAt: filledAt.Add(time.Hour),
 			Carrier: "body", Client: auth.ClientInfo{IP: fmt.Sprint("192.0.2.", i), UserAgent: "browser \"" + id + "\" ünd"},
 			Limit: gcra.Limit{Burst: 30, Interval: time.Second},
 		}})
 	}
-	return group
+	return batch
 }
 
-// A step that goes along with others changes what it changes alone.
-func TestTogetherIsAsAlone(t *testing.T) {
+// A refresh in a batch changes what it changes alone.
+func TestBatchedRefreshEqualsSingleRefresh(t *testing.T) {
 	t.Parallel()
-	alone, many := openTogether(t), openTogether(t)
-	group := groupOf("20", "21", "22")
-	group[1].step.Limit = gcra.Limit{}
-	if err := many.advanceTogether(t.Context(), group); err != nil {
+	alone, many := openForBatches(t), openForBatches(t)
+	batch := batchOf("20", "21", "22")
+	batch[1].step.Limit = gcra.Limit{}
+	if err := many.advanceBatch(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range group {
+	for _, m := range batch {
 		want, err := alone.advanceAlone(t.Context(), m.step)
 		if err != nil || !m.moved || !reflect.DeepEqual(m.session, want) {
 			t.Errorf("%+v\nalone %+v, %v", m, want, err)
@@ -51,12 +51,12 @@ func TestTogetherIsAsAlone(t *testing.T) {
 	}
 }
 
-// What is refused alone does not move with others either, and does not hold them up.
-func TestTogetherMovesWhatMayMove(t *testing.T) {
+// A refresh that is refused alone is refused in a batch, and does not delay the others.
+func TestBatchMovesOnlyValidRefreshes(t *testing.T) {
 	t.Parallel()
-	s := openTogether(t)
-	group := groupOf("30", "31", "32", "33", "34", "35", "36", "nobody's", "37")
-	spent, expired, elsewhere, ended, disabled, busy, locked := group[1], group[2], group[3], group[4], group[5], group[6], group[8]
+	s := openForBatches(t)
+	batch := batchOf("30", "31", "32", "33", "34", "35", "36", "nobody's", "37")
+	spent, expired, elsewhere, ended, disabled, busy, locked := batch[1], batch[2], batch[3], batch[4], batch[5], batch[6], batch[8]
 	spent.step.Generation = 2
 	expired.step.At = filledAt.Add(24 * 365 * time.Hour)
 	elsewhere.step.Carrier = "cookie"
@@ -80,13 +80,13 @@ func TestTogetherMovesWhatMayMove(t *testing.T) {
 	if _, err := tx.ExecContext(t.Context(), "SELECT FROM login_sessions WHERE id = ? FOR SHARE", locked.step.SessionID); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.advanceTogether(t.Context(), group); err != nil {
+	if err := s.advanceBatch(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
-	if !group[0].moved {
-		t.Error("what may move has not")
+	if !batch[0].moved {
+		t.Error("a valid refresh has not moved")
 	}
-	for _, m := range []*member{spent, expired, elsewhere, ended, disabled, busy, locked} {
+	for _, m := range []*waiter{spent, expired, elsewhere, ended, disabled, busy, locked} {
 		kept, err := s.Session(t.Context(), m.step.SessionID)
 		if before := max(1, m.step.Generation); err != nil || m.moved || kept.Generation > before {
 			t.Errorf("%+v has become %+v, %v", m.step, kept, err)
@@ -94,17 +94,17 @@ func TestTogetherMovesWhatMayMove(t *testing.T) {
 	}
 }
 
-// However many come at once, each session moves once, and each caller gets its own.
-func TestManyAdvanceAtOnce(t *testing.T) {
+// Each session moves once, and each caller gets its own session.
+func TestManyRefreshesAtOnce(t *testing.T) {
 	t.Parallel()
-	s := openTogether(t)
+	s := openForBatches(t)
 	const sessions, tries = 100, 3
 	var moved atomic.Int64
 	var group sync.WaitGroup
 	for i := range sessions * tries {
 		group.Go(func() {
 			id := fmt.Sprint(1 + i%sessions)
-			step := groupOf(id)[0].step
+			step := batchOf(id)[0].step
 			step.Client.IP = fmt.Sprint(i)
 			got, err := s.AdvanceSession(t.Context(), step)
 			if errors.Is(err, auth.ErrNotFound) {
@@ -123,42 +123,42 @@ func TestManyAdvanceAtOnce(t *testing.T) {
 	// The next refresh gets its turn. This one is of a spent token.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if _, err := s.AdvanceSession(ctx, groupOf("1")[0].step); !errors.Is(err, auth.ErrNotFound) {
+	if _, err := s.AdvanceSession(ctx, batchOf("1")[0].step); !errors.Is(err, auth.ErrNotFound) {
 		t.Errorf("a refresh after all others: %v", err)
 	}
 }
 
-// Whoever waits no longer is waited for by nobody.
-func TestWhoLeavesHoldsNobodyUp(t *testing.T) {
+// A caller that leaves does not delay the others.
+func TestCallerThatLeavesDelaysNoOther(t *testing.T) {
 	t.Parallel()
-	s := openTogether(t)
+	s := openForBatches(t)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	all := &together{isLed: true}
-	if _, err := all.advance(gone, s, groupOf("40")[0].step); !errors.Is(err, context.Canceled) {
+	all := &refreshBatcher{hasLead: true}
+	if _, err := all.advance(gone, s, batchOf("40")[0].step); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if len(all.waiting) != 0 {
 		t.Errorf("%d wait", len(all.waiting))
 	}
-	chosen := groupOf("41")[0]
-	all.waiting = []*member{chosen}
-	all.next()
+	chosen := batchOf("41")[0]
+	all.waiting = []*waiter{chosen}
+	all.promote()
 	all.leave(chosen)
-	if all.isLed {
-		t.Error("the one that has left leads")
+	if all.hasLead {
+		t.Error("the waiter that has left leads")
 	}
-	all.isLed = true
-	all.leave(groupOf("42")[0]) // on its way
-	if !all.isLed {
-		t.Error("the one that leads was forgotten")
+	all.hasLead = true
+	all.leave(batchOf("42")[0]) // on its way
+	if !all.hasLead {
+		t.Error("the leader was forgotten")
 	}
 }
 
-// A session that is locked for long holds no other one up.
-func TestOneThatHasToWaitHoldsNobodyUp(t *testing.T) {
+// A session that stays locked does not delay other sessions.
+func TestLockedSessionDelaysNoOther(t *testing.T) {
 	t.Parallel()
-	s := openTogether(t)
+	s := openForBatches(t)
 	tx, err := s.db.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -169,9 +169,9 @@ func TestOneThatHasToWaitHoldsNobodyUp(t *testing.T) {
 	}
 	var locked atomic.Int64
 	var group sync.WaitGroup
-	for range 3 { // they come again and again
+	for range 3 { // each retries
 		group.Go(func() {
-			if _, err := s.AdvanceSession(t.Context(), groupOf("60")[0].step); err == nil {
+			if _, err := s.AdvanceSession(t.Context(), batchOf("60")[0].step); err == nil {
 				locked.Add(1)
 			} else if !errors.Is(err, auth.ErrNotFound) {
 				t.Error(err)
@@ -179,12 +179,12 @@ func TestOneThatHasToWaitHoldsNobodyUp(t *testing.T) {
 		})
 	}
 	for i := range 10 {
-		if _, err := s.AdvanceSession(t.Context(), groupOf(fmt.Sprint(61 + i))[0].step); err != nil {
+		if _, err := s.AdvanceSession(t.Context(), batchOf(fmt.Sprint(61 + i))[0].step); err != nil {
 			t.Error(err)
 		}
 	}
 	if n := locked.Load(); n != 0 {
-		t.Errorf("%d went through a lock", n)
+		t.Errorf("%d refreshes passed a lock", n)
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)

@@ -14,9 +14,9 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// Ancestor reads the table of users of the service that this one follows, in Postgres. It
+// Legacy reads the table of users of the service that this one follows, in Postgres. It
 // writes nothing there.
-type Ancestor struct {
+type Legacy struct {
 	Total int         // accounts that were there when it was opened
 	MaxID auth.UserID // the highest of their ids that JSON keeps exactly
 
@@ -25,8 +25,8 @@ type Ancestor struct {
 	columns string // what is selected
 }
 
-// Foreign is an account as another service keeps it. Nothing in it is checked.
-type Foreign struct {
+// ImportedUser is an account as another service keeps it. Nothing in it is checked.
+type ImportedUser struct {
 	ID        auth.UserID
 	Email     string
 	Name      string
@@ -44,10 +44,10 @@ var ErrTable = errors.New("cannot read users")
 // tableName is a name, with a schema before it or not.
 var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?$`)
 
-// OpenAncestor connects to the database of the URL and finds out how the table is made. It
+// OpenLegacy connects to the database of the URL and finds out how the table is made. It
 // returns ErrURL, or ErrTable saying what is wrong with the table. Close must be called in
 // the end.
-func OpenAncestor(ctx context.Context, url, table string) (*Ancestor, error) {
+func OpenLegacy(ctx context.Context, url, table string) (*Legacy, error) {
 	if !tableName.MatchString(table) {
 		return nil, fmt.Errorf("%w: %q is not the name of a table", ErrTable, table)
 	}
@@ -55,7 +55,7 @@ func OpenAncestor(ctx context.Context, url, table string) (*Ancestor, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Ancestor{store: store, table: bun.Ident(table)}
+	a := &Legacy{store: store, table: bun.Ident(table)}
 	if err := a.describe(ctx); err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
@@ -63,11 +63,11 @@ func OpenAncestor(ctx context.Context, url, table string) (*Ancestor, error) {
 }
 
 // Close closes the connections.
-func (a *Ancestor) Close() error { return a.store.Close() }
+func (a *Legacy) Close() error { return a.store.Close() }
 
 // After returns the next accounts, at most n of them, whose ids are above the given one, in
 // the order of their ids.
-func (a *Ancestor) After(ctx context.Context, id auth.UserID, n int) ([]Foreign, error) {
+func (a *Legacy) After(ctx context.Context, id auth.UserID, n int) ([]ImportedUser, error) {
 	var rows []struct {
 		ID        auth.UserID
 		Email     string
@@ -80,9 +80,9 @@ func (a *Ancestor) After(ctx context.Context, id auth.UserID, n int) ([]Foreign,
 	if err != nil {
 		return nil, a.store.fault("read users", err)
 	}
-	found := make([]Foreign, len(rows))
+	found := make([]ImportedUser, len(rows))
 	for i, r := range rows {
-		found[i] = Foreign{
+		found[i] = ImportedUser{
 			ID: r.ID, Email: r.Email, Name: r.Name, Password: r.Password,
 			CreatedAt: orZero(r.CreatedAt), UpdatedAt: orZero(r.UpdatedAt),
 		}
@@ -101,7 +101,7 @@ func orZero(t *time.Time) time.Time {
 type column struct{ Name, Type string }
 
 // describe finds the columns and counts the accounts.
-func (a *Ancestor) describe(ctx context.Context) error {
+func (a *Legacy) describe(ctx context.Context) error {
 	var columns []column
 	err := a.store.read.NewRaw(`SELECT attname AS name, format_type(atttypid, NULL) AS type FROM pg_attribute
 		WHERE attrelid = to_regclass(?) AND attnum > 0 AND NOT attisdropped`, quoted(a.table)).Scan(ctx, &columns)
