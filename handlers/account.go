@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/zyotra/auth"
@@ -36,11 +35,11 @@ type Accounts struct {
 // that names all members at fault; nothing is stored then. If addresses have to be verified
 // first, there is no account before, and the answer is the same for one that is taken.
 func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth.RegisterReply, error) {
-	tried := attempt{subject: string(auth.Register), method: byPassword, address: req.Email, client: req.Client}
-	return logged(ctx, a.Log, tried, req, a.register)
+	tried := auditEvent{subject: string(auth.Register), method: byPassword, address: req.Email, client: req.Client}
+	return audited(ctx, a.Log, tried, req, a.register)
 }
 
-func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried *attempt) (auth.RegisterReply, error) {
+func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried *auditEvent) (auth.RegisterReply, error) {
 	address, from, err := a.checkRegister(ctx, req)
 	if err != nil {
 		return auth.RegisterReply{}, err
@@ -235,14 +234,14 @@ func updated(a auth.Account) events.UserUpdated {
 // auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
 // auth.ErrReauthentication if there is none and the login is not recent.
 func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (auth.AccountDeleteReply, error) {
-	tried := attempt{subject: string(auth.AccountDelete), method: byPassword, client: req.Client}
+	tried := auditEvent{subject: string(auth.AccountDelete), method: byPassword, client: req.Client}
 	if req.Password == "" {
 		tried.method = byAccessToken
 	}
-	return logged(ctx, a.Log, tried, req, a.deleteOwn)
+	return audited(ctx, a.Log, tried, req, a.deleteOwn)
 }
 
-func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest, tried *attempt) (auth.AccountDeleteReply, error) {
+func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest, tried *auditEvent) (auth.AccountDeleteReply, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.AccountDeleteReply{}, err
@@ -302,135 +301,6 @@ func (a *Accounts) delete(ctx context.Context, user token.Access, password strin
 	})
 }
 
-// holdFor holds the row of a token's user for a change that was confirmed by a password, and returns
-// the session of the token. What was looked at before may have changed while the password was being
-// compared: it returns auth.ErrTokenRevoked if the session has ended or the user is disabled or
-// deleted, and auth.ErrConflict if another password is stored.
-func (s *Sessions) holdFor(ctx context.Context, tx *persistence.Store, user token.Access, password string) (persistence.Session, error) {
-	stored, err := tx.HoldPassword(ctx, user.UserID)
-	if err != nil {
-		return persistence.Session{}, gone(err)
-	}
-	session, err := live(ctx, tx, user.SessionID)
-	switch {
-	case err != nil:
-		return persistence.Session{}, err
-	case stored != password:
-		return persistence.Session{}, auth.ErrConflict
-	}
-	return session, nil
-}
-
-// ChangePassword answers auth.password.change: it needs the current password, however recent
-// the login. All sessions end, and a new one takes the place of the one that asks, with the same
-// carrier: tokens that somebody else holds of the former one are refused. It returns
-// auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
-// auth.ErrInvalid for a new password that is not taken.
-func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChangeReply, error) {
-	tried := attempt{subject: string(auth.PasswordChange), method: byPassword, client: req.Client}
-	return logged(ctx, a.Log, tried, req, a.changePassword)
-}
-
-func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRequest, tried *attempt) (auth.PasswordChangeReply, error) {
-	user, err := a.Sessions.user(ctx, req.Bearer)
-	if err != nil {
-		return auth.PasswordChangeReply{}, err
-	}
-	tried.user = user.UserID
-	if err := a.Sessions.checkVerified(ctx, user.UserID); err != nil { // the new session is not to outlive what refreshing ends
-		return auth.PasswordChangeReply{}, err
-	}
-	account, stored, err := a.own(ctx, user.UserID)
-	if err != nil {
-		return auth.PasswordChangeReply{}, err
-	}
-	if reason := a.checkNew(ctx, req.NewPassword, account); reason != "" {
-		return auth.PasswordChangeReply{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
-	}
-	ctx, leave, err := a.admitted(ctx, account, req.Sender)
-	if err != nil {
-		return auth.PasswordChangeReply{}, err
-	}
-	defer leave()
-	try, err := a.confirm(ctx, account, req.Sender, stored, req.CurrentPassword)
-	if err != nil {
-		return auth.PasswordChangeReply{}, err
-	}
-	fresh, err := a.Passwords.Hash(ctx, req.NewPassword)
-	if err != nil {
-		return auth.PasswordChangeReply{}, err
-	}
-	from, _ := client(req.Client) // which confirm has looked at
-	var ended int
-	var session persistence.Session
-	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		former, err := a.Sessions.holdFor(ctx, tx, user, stored)
-		if err != nil {
-			return err
-		}
-		if ended, err = a.renewPassword(ctx, tx, account, fresh, from); err != nil {
-			return err
-		}
-		session = a.Sessions.successor(former, from)
-		if err := a.Sessions.store(ctx, tx, session); err != nil {
-			return err
-		}
-		return try.settle(ctx, tx)
-	})
-	if err != nil {
-		return auth.PasswordChangeReply{}, err
-	}
-	tokens, err := a.Sessions.tokens(session, session.CreatedAt)
-	if err != nil {
-		return auth.PasswordChangeReply{}, err
-	}
-	return auth.PasswordChangeReply{SessionsEnded: auth.SessionsEnded{Ended: ended}, Carrier: session.Carrier, Tokens: tokens}, nil
-}
-
-// renewPassword stores another password of an account, whose row is held, ends all of its sessions
-// and tells the owner. It returns how many sessions ended.
-func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, account auth.Account, fresh string, from auth.ClientInfo) (int, error) {
-	now := a.Clock.now()
-	if err := tx.SetPassword(ctx, account.UserID, fresh, now); err != nil {
-		return 0, err
-	}
-	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: account.UserID, ChangedAt: now}); err != nil {
-		return 0, err
-	}
-	ended, err := a.Sessions.EndAll(ctx, tx, account.UserID, "", auth.ReasonPasswordChanged)
-	if err != nil {
-		return 0, err
-	}
-	return ended, a.passwordChanged(ctx, tx, auth.User{Account: account}, from)
-}
-
-// successor is a new session for the client of a former one, whose user has just given the password.
-func (s *Sessions) successor(former persistence.Session, from auth.ClientInfo) persistence.Session {
-	if from == (auth.ClientInfo{}) {
-		from = former.Used
-	}
-	return s.next(former.UserID, amrPassword, source{client: from, carrier: former.Carrier})
-}
-
-// passwordChanged voids the links and codes that were made before a change of the password, but
-// for the owner's alarms, and tells the owner.
-func (a *Accounts) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.ClientInfo) error {
-	if err := tx.VoidOneTimes(ctx, user.UserID, alarms...); err != nil {
-		return err
-	}
-	return a.Notices.passwordChanged(ctx, tx, user, from)
-}
-
-// checkNew returns why a new password of an account is not taken, or "". It may ask another
-// server, so it has no place in a transaction.
-func (a *Accounts) checkNew(ctx context.Context, plain string, account auth.Account) string {
-	if plain == "" {
-		return reasonRequired
-	}
-	local, _, _ := strings.Cut(account.Email, "@")
-	return a.Passwords.Check(ctx, plain, account.Email, email.Unicode(account.Email), local, account.Name)
-}
-
 // own returns a user's account and stored password.
 func (a *Accounts) own(ctx context.Context, id auth.UserID) (account auth.Account, stored string, err error) {
 	if account, err = a.Store.Account(ctx, id); err != nil {
@@ -470,4 +340,47 @@ func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.
 		return nil, errWrongPassword
 	}
 	return try, nil
+}
+
+// startFree gives an account whose mailbox was just proved the password, name and locale of grants,
+// and removes everything that was set up before the proof: sessions, links, codes and known devices.
+func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user auth.User, grants persistence.OneTime, reason auth.Reason) error {
+	now := a.Clock.now()
+	if err := tx.SetPassword(ctx, user.UserID, grants.Password, now); err != nil {
+		return err
+	}
+	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+		return err
+	}
+	if user.Name != grants.Name || user.Locale != grants.Locale {
+		account, err := tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: &grants.Name, Locale: &grants.Locale}, now)
+		if err != nil {
+			return err
+		}
+		if err := tx.Emit(ctx, now, updated(account)); err != nil {
+			return err
+		}
+	}
+	if err := tx.ForgetDevices(ctx, user.UserID); err != nil {
+		return err
+	}
+	return a.Sessions.takeOver(ctx, tx, user, "", reason)
+}
+
+// contain takes an account away from an intruder, who knows the password: the account has none from
+// now on, all sessions end, and a mail with a link to set another password goes to the owner.
+// Until then only mail to the address logs in. The caller has locked the user's row and voids the
+// links and codes that were sent before.
+func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth.User, reason auth.Reason, from auth.ClientInfo) error {
+	now := a.Clock.now()
+	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {
+		return err
+	}
+	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
+		return err
+	}
+	if _, err := a.Sessions.EndAll(ctx, tx, user.UserID, "", reason); err != nil {
+		return err
+	}
+	return a.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeRecover, to: owner(user), client: from})
 }

@@ -102,10 +102,10 @@ func checkID(id auth.UserID) error {
 // Disable answers auth.admin.users.disable: the user's sessions end, and no new ones begin. It
 // returns auth.ErrNotFound. Who is disabled already stays so, since then.
 func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) (auth.AdminUsersDisableReply, error) {
-	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersDisable), method: byOperator, user: req.UserID}, req, a.disable)
+	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersDisable), method: byOperator, user: req.UserID}, req, a.disable)
 }
 
-func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, _ *attempt) (done auth.AdminUsersDisableReply, err error) {
+func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, _ *auditEvent) (done auth.AdminUsersDisableReply, err error) {
 	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		if user.DisabledAt.IsZero() {
 			user.DisabledAt = now
@@ -129,10 +129,10 @@ func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, 
 // Enable answers auth.admin.users.enable: the user may log in again. It returns
 // auth.ErrNotFound. Nothing else enables a user.
 func (a *Admin) Enable(ctx context.Context, req auth.AdminUsersEnableRequest) (auth.AdminUsersEnableReply, error) {
-	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersEnable), method: byOperator, user: req.UserID}, req, a.enable)
+	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersEnable), method: byOperator, user: req.UserID}, req, a.enable)
 }
 
-func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ *attempt) (auth.AdminUsersEnableReply, error) {
+func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ *auditEvent) (auth.AdminUsersEnableReply, error) {
 	err := a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, now time.Time) error {
 		if user.DisabledAt.IsZero() {
 			return nil
@@ -147,10 +147,10 @@ func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ 
 
 // EndSessions answers auth.admin.users.end_sessions. It returns auth.ErrNotFound.
 func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest) (auth.SessionsEnded, error) {
-	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersEndSessions), method: byOperator, user: req.UserID}, req, a.endSessions)
+	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersEndSessions), method: byOperator, user: req.UserID}, req, a.endSessions)
 }
 
-func (a *Admin) endSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest, _ *attempt) (done auth.SessionsEnded, err error) {
+func (a *Admin) endSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest, _ *auditEvent) (done auth.SessionsEnded, err error) {
 	err = a.change(ctx, req.UserID, func(ctx context.Context, tx *persistence.Store, user auth.User, _ time.Time) error {
 		done.Ended, err = a.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonAdmin)
 		return err
@@ -165,10 +165,10 @@ func (a *Admin) endSessions(ctx context.Context, req auth.AdminUsersEndSessionsR
 // auth.ErrNotFound, and auth.ErrInvalid for a password that is not taken. Failed logins before
 // hold nobody up any more: the user is expected to get in. A disabled user stays disabled.
 func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (auth.SessionsEnded, error) {
-	return logged(ctx, a.Log, attempt{subject: string(auth.AdminUsersSetPassword), method: byOperator, user: req.UserID}, req, a.setPassword)
+	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersSetPassword), method: byOperator, user: req.UserID}, req, a.setPassword)
 }
 
-func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest, _ *attempt) (done auth.SessionsEnded, err error) {
+func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest, _ *auditEvent) (done auth.SessionsEnded, err error) {
 	if err := checkID(req.UserID); err != nil {
 		return auth.SessionsEnded{}, err
 	}

@@ -44,14 +44,14 @@ type Emails struct {
 // changed at the same moment, and auth.ErrRateLimited after too many attempts. After any error
 // the link or code stays valid.
 func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerifyReply, error) {
-	a := attempt{subject: string(auth.EmailVerify), method: byLink, address: req.Email, client: req.Client}
+	a := auditEvent{subject: string(auth.EmailVerify), method: byLink, address: req.Email, client: req.Client}
 	if req.Token == "" {
 		a.method = byCode
 	}
-	return logged(ctx, e.Log, a, req, e.verify)
+	return audited(ctx, e.Log, a, req, e.verify)
 }
 
-func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *attempt) (auth.EmailVerifyReply, error) {
+func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *auditEvent) (auth.EmailVerifyReply, error) {
 	if e.OneTimes == nil {
 		return auth.EmailVerifyReply{}, auth.ErrNotFound
 	}
@@ -98,7 +98,7 @@ func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (pe
 	if err != nil {
 		return persistence.OneTime{}, nil, err
 	}
-	one, err := e.OneTimes.findCode(ctx, purposeVerify, mailbox(req.Email), req.Code)
+	one, err := e.OneTimes.findCode(ctx, purposeVerify, email.ParseOrZero(req.Email), req.Code)
 	return one, try, err
 }
 
@@ -127,59 +127,14 @@ func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, grants 
 	return id, nil
 }
 
-// startFree gives an account whose mailbox was just proved the password, name and locale of grants,
-// and removes everything that was set up before the proof: sessions, links, codes and known devices.
-func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user auth.User, grants persistence.OneTime, reason auth.Reason) error {
-	now := a.Clock.now()
-	if err := tx.SetPassword(ctx, user.UserID, grants.Password, now); err != nil {
-		return err
-	}
-	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
-		return err
-	}
-	if user.Name != grants.Name || user.Locale != grants.Locale {
-		account, err := tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: &grants.Name, Locale: &grants.Locale}, now)
-		if err != nil {
-			return err
-		}
-		if err := tx.Emit(ctx, now, updated(account)); err != nil {
-			return err
-		}
-	}
-	if err := tx.ForgetDevices(ctx, user.UserID); err != nil {
-		return err
-	}
-	return a.Sessions.takeOver(ctx, tx, user, "", reason)
-}
-
-// takeOver verifies the address of an account. It voids the links and codes that were sent before,
-// and ends all sessions but the one that showed the ownership of the account, if one did.
-func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user auth.User, keep string, reason auth.Reason) error {
-	now := s.Clock.now()
-	if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
-		return err
-	}
-	if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
-		return err
-	}
-	if err := tx.VoidAddress(ctx, purposeVerify, mailbox(user.Email).Key); err != nil {
-		return err
-	}
-	if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
-		return err
-	}
-	_, err := s.EndAll(ctx, tx, user.UserID, keep, reason)
-	return err
-}
-
 // Resend answers auth.email.resend: another mail to verify an address with, if that is not yet.
 // The answer is the same for any address. It returns auth.ErrRateLimited after too many.
 func (e *Emails) Resend(ctx context.Context, req auth.EmailResendRequest) (auth.MailSent, error) {
-	a := attempt{subject: string(auth.EmailResend), method: byMail, address: req.Email, client: req.Client}
-	return logged(ctx, e.Log, a, req, e.resend)
+	a := auditEvent{subject: string(auth.EmailResend), method: byMail, address: req.Email, client: req.Client}
+	return audited(ctx, e.Log, a, req, e.resend)
 }
 
-func (e *Emails) resend(ctx context.Context, req auth.EmailResendRequest, _ *attempt) (auth.MailSent, error) {
+func (e *Emails) resend(ctx context.Context, req auth.EmailResendRequest, _ *auditEvent) (auth.MailSent, error) {
 	if e.OneTimes == nil {
 		return auth.MailSent{}, auth.ErrNotFound
 	}
@@ -187,54 +142,10 @@ func (e *Emails) resend(ctx context.Context, req auth.EmailResendRequest, _ *att
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	if err := e.OneTimes.verifyAgain(ctx, mailbox(req.Email), from, always); err != nil {
+	if err := e.OneTimes.verifyAgain(ctx, email.ParseOrZero(req.Email), from, always); err != nil {
 		return auth.MailSent{}, err
 	}
 	return auth.MailSent{Message: mailSent}, nil
-}
-
-func always(persistence.OneTime) bool { return true }
-
-// charged counts a request for a mail and returns where it comes from.
-func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
-	from, faults := client(c)
-	if faults != nil {
-		return auth.ClientInfo{}, auth.ErrInvalid.With(faults...)
-	}
-	_, err := limits.mail(ctx, address, from)
-	return from, err
-}
-
-// verifyAgain asks for another mail to verify an address with, if an account of the address is not
-// verified, or a registration waits; the mail belongs to the newest one. wanted decides by the last
-// mail of the account or registration, which is zero if none is valid any more.
-func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from auth.ClientInfo, wanted func(last persistence.OneTime) bool) error {
-	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
-		to, reached, err := o.reach(ctx, tx, address)
-		if err != nil {
-			return err
-		}
-		latest := tx.LatestRegistration
-		if reached {
-			latest = tx.LatestOneTime
-		}
-		last, err := latest(ctx, purposeVerify, address.Key, o.Clock.now())
-		none := errors.Is(err, auth.ErrNotFound)
-		if err != nil && !none {
-			return err
-		}
-		waits := reached && !to.user.EmailVerified || !none && last.UserID == 0 && !reached
-		if !waits || !wanted(last) {
-			return o.sendNobody(ctx, tx, address)
-		}
-		if !reached {
-			to = recipient{email.Address{Display: last.Email, Key: last.EmailKey}, auth.User{Account: auth.Account{Name: last.Name, Locale: last.Locale}}}
-		}
-		return o.send(ctx, tx, ask{
-			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
-			grants: persistence.OneTime{Password: last.Password, Name: last.Name, Locale: last.Locale, Registration: last.Registration},
-		})
-	})
 }
 
 // Change answers auth.email.change: a mail goes to the new address, and nothing changes before
@@ -242,10 +153,10 @@ func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from 
 // same. It returns auth.ErrInvalidCredentials for a wrong password, which counts as a login
 // does, auth.ErrInvalid for what is no address, and auth.ErrRateLimited.
 func (e *Emails) Change(ctx context.Context, req auth.EmailChangeRequest) (auth.MailSent, error) {
-	return logged(ctx, e.Log, attempt{subject: string(auth.EmailChange), method: byPassword, client: req.Client}, req, e.change)
+	return audited(ctx, e.Log, auditEvent{subject: string(auth.EmailChange), method: byPassword, client: req.Client}, req, e.change)
 }
 
-func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *attempt) (auth.MailSent, error) {
+func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *auditEvent) (auth.MailSent, error) {
 	access, err := e.Sessions.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.MailSent{}, err
@@ -294,18 +205,6 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *att
 	return auth.MailSent{Message: mailSent}, nil
 }
 
-// checkAddress reads an address of a request.
-func checkAddress(member, text string) (email.Address, error) {
-	address, err := email.Parse(text)
-	switch {
-	case text == "":
-		return email.Address{}, auth.ErrInvalid.With(auth.Field{Field: member, Reason: reasonRequired})
-	case err != nil:
-		return email.Address{}, auth.ErrInvalid.With(auth.Field{Field: member, Reason: reasonInvalid})
-	}
-	return address, nil
-}
-
 // askNew sends the mail that a new address is confirmed by, or tells the owner of a taken one.
 func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.User, address email.Address, session string, from auth.ClientInfo) error {
 	other, to, err := e.OneTimes.occupant(ctx, tx, address)
@@ -332,10 +231,10 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 // changed at the same moment, and auth.ErrEmailTaken if another account was faster. After any error
 // the link stays valid.
 func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmReply, error) {
-	return logged(ctx, e.Log, attempt{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
+	return audited(ctx, e.Log, auditEvent{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
 }
 
-func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *attempt) (auth.EmailConfirmReply, error) {
+func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *auditEvent) (auth.EmailConfirmReply, error) {
 	one, from, err := e.OneTimes.present(ctx, purposeChange, req.Token, req.Client)
 	if err != nil {
 		return auth.EmailConfirmReply{}, err
@@ -395,10 +294,10 @@ func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User
 // auth.ErrInvalidToken for a link that is not good now, and auth.ErrEmailTaken if another account
 // has the former address.
 func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndoReply, error) {
-	return logged(ctx, e.Log, attempt{subject: string(auth.EmailUndo), method: byLink, client: req.Client}, req, e.undo)
+	return audited(ctx, e.Log, auditEvent{subject: string(auth.EmailUndo), method: byLink, client: req.Client}, req, e.undo)
 }
 
-func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *attempt) (auth.EmailUndoReply, error) {
+func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *auditEvent) (auth.EmailUndoReply, error) {
 	one, from, err := e.OneTimes.present(ctx, purposeUndo, req.Token, req.Client)
 	if err != nil {
 		return auth.EmailUndoReply{}, err

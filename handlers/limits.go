@@ -184,7 +184,7 @@ func (l *Limits) notice(ctx context.Context, tx *persistence.Store, kind, addres
 	if l == nil {
 		return true, nil
 	}
-	c := &charge{limits: l, account: counter{l.digest(kind, "", mailbox(address).Key), l.MailAccount}}
+	c := &charge{limits: l, account: counter{l.digest(kind, "", email.ParseOrZero(address).Key), l.MailAccount}}
 	now := l.Clock.now()
 	held, err := c.hold(ctx, tx, now)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -29,14 +30,14 @@ type CodeLogins struct {
 // address, and with it it begins a session. Whatever is wrong with address or code, the answer
 // is auth.ErrInvalidCredentials; after too many tries it is auth.ErrRateLimited.
 func (c *CodeLogins) Login(ctx context.Context, req auth.LoginCodeRequest) (auth.LoginCodeReply, error) {
-	a := attempt{subject: string(auth.LoginCode), method: byCode, address: req.Email, client: req.Client}
+	a := auditEvent{subject: string(auth.LoginCode), method: byCode, address: req.Email, client: req.Client}
 	if req.Code == "" {
 		a.method = byMail
 	}
-	return logged(ctx, c.Log, a, req, c.login)
+	return audited(ctx, c.Log, a, req, c.login)
 }
 
-func (c *CodeLogins) login(ctx context.Context, req auth.LoginCodeRequest, a *attempt) (auth.LoginCodeReply, error) {
+func (c *CodeLogins) login(ctx context.Context, req auth.LoginCodeRequest, a *auditEvent) (auth.LoginCodeReply, error) {
 	if !c.On {
 		return auth.LoginCodeReply{}, auth.ErrNotFound
 	}
@@ -83,8 +84,8 @@ func (c *CodeLogins) send(ctx context.Context, req auth.LoginCodeRequest) (auth.
 }
 
 // begin uses up a code for a session.
-func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, try *charge, a *attempt) (session persistence.Session, err error) {
-	one, err := c.OneTimes.findCode(ctx, purposeLogin, mailbox(req.Email), req.Code)
+func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, try *charge, a *auditEvent) (session persistence.Session, err error) {
+	one, err := c.OneTimes.findCode(ctx, purposeLogin, email.ParseOrZero(req.Email), req.Code)
 	if err != nil {
 		return persistence.Session{}, err
 	}
@@ -109,7 +110,7 @@ func (c *CodeLogins) proved(ctx context.Context, tx *persistence.Store, user aut
 		return nil
 	}
 	var own ownership
-	registered, ok, err := c.OneTimes.registration(ctx, tx, mailbox(user.Email).Key, secret)
+	registered, ok, err := c.OneTimes.registration(ctx, tx, email.ParseOrZero(user.Email).Key, secret)
 	if err != nil {
 		return err
 	}

@@ -346,15 +346,65 @@ func (o *OneTimes) occupant(ctx context.Context, tx *persistence.Store, address 
 	return user, recipient{email.Address{Display: reserved.Email, Key: reserved.EmailKey}, user}, err
 }
 
-// mailbox is the address that a request names; for what is none, one that nobody has, so that
-// the answer takes as long.
-func mailbox(text string) email.Address {
-	address, err := email.Parse(text)
-	if err != nil {
-		return email.Address{}
+// owner is an account's owner, at the address that is stored.
+func owner(user auth.User) recipient { return recipient{email.ParseOrZero(user.Email), user} }
+
+func always(persistence.OneTime) bool { return true }
+
+// charged counts a request for a mail and returns where it comes from.
+func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
+	from, faults := client(c)
+	if faults != nil {
+		return auth.ClientInfo{}, auth.ErrInvalid.With(faults...)
 	}
-	return address
+	_, err := limits.mail(ctx, address, from)
+	return from, err
 }
 
-// owner is an account's owner, at the address that is stored.
-func owner(user auth.User) recipient { return recipient{mailbox(user.Email), user} }
+// verifyAgain asks for another mail to verify an address with, if an account of the address is not
+// verified, or a registration waits; the mail belongs to the newest one. wanted decides by the last
+// mail of the account or registration, which is zero if none is valid any more.
+func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from auth.ClientInfo, wanted func(last persistence.OneTime) bool) error {
+	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		to, reached, err := o.reach(ctx, tx, address)
+		if err != nil {
+			return err
+		}
+		latest := tx.LatestRegistration
+		if reached {
+			latest = tx.LatestOneTime
+		}
+		last, err := latest(ctx, purposeVerify, address.Key, o.Clock.now())
+		none := errors.Is(err, auth.ErrNotFound)
+		if err != nil && !none {
+			return err
+		}
+		waits := reached && !to.user.EmailVerified || !none && last.UserID == 0 && !reached
+		if !waits || !wanted(last) {
+			return o.sendNobody(ctx, tx, address)
+		}
+		if !reached {
+			to = recipient{email.Address{Display: last.Email, Key: last.EmailKey}, auth.User{Account: auth.Account{Name: last.Name, Locale: last.Locale}}}
+		}
+		return o.send(ctx, tx, ask{
+			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
+			grants: persistence.OneTime{Password: last.Password, Name: last.Name, Locale: last.Locale, Registration: last.Registration},
+		})
+	})
+}
+
+// sendIfReached sends a mail to whoever has the address that a request names.
+func (o *OneTimes) sendIfReached(ctx context.Context, text string, a ask) error {
+	address := email.ParseOrZero(text)
+	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		to, reached, err := o.reach(ctx, tx, address)
+		switch {
+		case err != nil:
+			return err
+		case !reached:
+			return o.sendNobody(ctx, tx, address)
+		}
+		a.to = to
+		return o.send(ctx, tx, a)
+	})
+}

@@ -26,11 +26,11 @@ type Recovery struct {
 // Forgot answers auth.password.forgot: a mail with a link to set another password by. The answer
 // is the same for any address. It returns auth.ErrRateLimited after too many.
 func (r *Recovery) Forgot(ctx context.Context, req auth.PasswordForgotRequest) (auth.MailSent, error) {
-	a := attempt{subject: string(auth.PasswordForgot), method: byMail, address: req.Email, client: req.Client}
-	return logged(ctx, r.Log, a, req, r.forgot)
+	a := auditEvent{subject: string(auth.PasswordForgot), method: byMail, address: req.Email, client: req.Client}
+	return audited(ctx, r.Log, a, req, r.forgot)
 }
 
-func (r *Recovery) forgot(ctx context.Context, req auth.PasswordForgotRequest, _ *attempt) (auth.MailSent, error) {
+func (r *Recovery) forgot(ctx context.Context, req auth.PasswordForgotRequest, _ *auditEvent) (auth.MailSent, error) {
 	if r.OneTimes == nil {
 		return auth.MailSent{}, auth.ErrNotFound
 	}
@@ -44,31 +44,15 @@ func (r *Recovery) forgot(ctx context.Context, req auth.PasswordForgotRequest, _
 	return auth.MailSent{Message: mailSent}, nil
 }
 
-// sendIfReached sends a mail to whoever has the address that a request names.
-func (o *OneTimes) sendIfReached(ctx context.Context, text string, a ask) error {
-	address := mailbox(text)
-	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
-		to, reached, err := o.reach(ctx, tx, address)
-		switch {
-		case err != nil:
-			return err
-		case !reached:
-			return o.sendNobody(ctx, tx, address)
-		}
-		a.to = to
-		return o.send(ctx, tx, a)
-	})
-}
-
 // Reset answers auth.password.reset: another password is set, by the newest link alone, and all
 // sessions end. The owner is told, and nobody is logged in. The address is verified by it. It
 // returns auth.ErrInvalidToken for a link that is not good now, and auth.ErrInvalid for a
 // password that is not taken, after which the link is as good as before.
 func (r *Recovery) Reset(ctx context.Context, req auth.PasswordResetRequest) (auth.PasswordResetReply, error) {
-	return logged(ctx, r.Log, attempt{subject: string(auth.PasswordReset), method: byLink, client: req.Client}, req, r.reset)
+	return audited(ctx, r.Log, auditEvent{subject: string(auth.PasswordReset), method: byLink, client: req.Client}, req, r.reset)
 }
 
-func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *attempt) (auth.PasswordResetReply, error) {
+func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *auditEvent) (auth.PasswordResetReply, error) {
 	one, from, err := r.OneTimes.present(ctx, purposeReset, req.Token, req.Client)
 	if errors.Is(err, auth.ErrInvalidToken) {
 		one, from, err = r.OneTimes.present(ctx, purposeRecover, req.Token, req.Client)
@@ -127,10 +111,10 @@ func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.U
 // NotMe answers auth.password.not_me: it contains the account. It returns auth.ErrInvalidToken for a
 // link that is not good now.
 func (r *Recovery) NotMe(ctx context.Context, req auth.NotMeRequest) (auth.NotMeReply, error) {
-	return logged(ctx, r.Log, attempt{subject: string(auth.NotMe), method: byLink, client: req.Client}, req, r.notMe)
+	return audited(ctx, r.Log, auditEvent{subject: string(auth.NotMe), method: byLink, client: req.Client}, req, r.notMe)
 }
 
-func (r *Recovery) notMe(ctx context.Context, req auth.NotMeRequest, a *attempt) (auth.NotMeReply, error) {
+func (r *Recovery) notMe(ctx context.Context, req auth.NotMeRequest, a *auditEvent) (auth.NotMeReply, error) {
 	one, from, err := r.OneTimes.present(ctx, purposeNotMe, req.Token, req.Client)
 	if err != nil {
 		return auth.NotMeReply{}, err
@@ -142,22 +126,4 @@ func (r *Recovery) notMe(ctx context.Context, req auth.NotMeRequest, a *attempt)
 		}
 		return r.Accounts.contain(ctx, tx, user, auth.ReasonEndedByUser, from)
 	})
-}
-
-// contain takes an account away from an intruder, who knows the password: the account has none from
-// now on, all sessions end, and a mail with a link to set another password goes to the owner.
-// Until then only mail to the address logs in. The caller has locked the user's row and voids the
-// links and codes that were sent before.
-func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth.User, reason auth.Reason, from auth.ClientInfo) error {
-	now := a.Clock.now()
-	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {
-		return err
-	}
-	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
-		return err
-	}
-	if _, err := a.Sessions.EndAll(ctx, tx, user.UserID, "", reason); err != nil {
-		return err
-	}
-	return a.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeRecover, to: owner(user), client: from})
 }

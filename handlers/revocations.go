@@ -49,7 +49,9 @@ func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest)
 	return reply, nil
 }
 
-func cursor(e persistence.RevocationCursor) string { return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq) }
+func cursor(e persistence.RevocationCursor) string {
+	return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq)
+}
 
 // parseCursor reads a cursor, which never leads further back than what matters.
 func parseCursor(text string, oldest persistence.RevocationCursor) (persistence.RevocationCursor, error) {

@@ -7,10 +7,9 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
@@ -48,11 +47,11 @@ const loggedIn = "Login successful"
 // password, the answer is auth.ErrInvalidCredentials; after too many tries it is
 // auth.ErrRateLimited, whether the password is right or not.
 func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
-	a := attempt{subject: string(auth.Login), method: byPassword, address: req.Email, client: req.Client}
-	return logged(ctx, s.Log, a, req, s.login)
+	a := auditEvent{subject: string(auth.Login), method: byPassword, address: req.Email, client: req.Client}
+	return audited(ctx, s.Log, a, req, s.login)
 }
 
-func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *attempt) (auth.LoginReply, error) {
+func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *auditEvent) (auth.LoginReply, error) {
 	from, err := origin(req.Client, req.Carrier)
 	if err != nil {
 		return auth.LoginReply{}, err
@@ -90,7 +89,7 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *attempt)
 }
 
 // check returns the user whom address and password belong to, or auth.ErrInvalidCredentials.
-func (s *Sessions) check(ctx context.Context, address, plain string, a *attempt) (persistence.Credentials, error) {
+func (s *Sessions) check(ctx context.Context, address, plain string, a *auditEvent) (persistence.Credentials, error) {
 	user, err := s.credentials(ctx, address)
 	if err != nil {
 		return persistence.Credentials{}, err
@@ -118,7 +117,7 @@ func (s *Sessions) check(ctx context.Context, address, plain string, a *attempt)
 // has no account or is not valid. For an address that waits to be verified it returns the password
 // of the newest registration, so that its owner can be sent another mail.
 func (s *Sessions) credentials(ctx context.Context, address string) (persistence.Credentials, error) {
-	key := mailbox(address).Key // nobody's if that is none; the database is asked all the same
+	key := email.ParseOrZero(address).Key // nobody's if that is none; the database is asked all the same
 	user, err := s.Store.Credentials(ctx, key)
 	if err != nil && !errors.Is(err, auth.ErrNotFound) {
 		return persistence.Credentials{}, err
@@ -154,7 +153,7 @@ func (s *Sessions) remind(ctx context.Context, address string, from auth.ClientI
 		return refused
 	}
 	unverified := errors.Is(refused, errUnverified)
-	err := s.OneTimes.verifyAgain(ctx, mailbox(address), from, func(last persistence.OneTime) bool {
+	err := s.OneTimes.verifyAgain(ctx, email.ParseOrZero(address), from, func(last persistence.OneTime) bool {
 		return unverified && s.Clock.now().Sub(last.CreatedAt) >= remindEvery
 	})
 	if err != nil {
@@ -165,7 +164,7 @@ func (s *Sessions) remind(ctx context.Context, address string, from auth.ClientI
 
 // rehash stores a password afresh that matched a string of another scheme, pepper or cost.
 // If somebody else stored another one meanwhile, that one decides.
-func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, address, plain string, a *attempt) (persistence.Credentials, error) {
+func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, address, plain string, a *auditEvent) (persistence.Credentials, error) {
 	fresh, err := s.Passwords.Hash(ctx, plain)
 	if err != nil {
 		return persistence.Credentials{}, err
@@ -289,186 +288,18 @@ func (s *Sessions) endOne(ctx context.Context, id string, reason auth.Reason) er
 	return err
 }
 
-// Refresh answers auth.refresh: the next tokens of a session. It returns
-// auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked; a spent token ends
-// its session although the request fails. Too many are auth.ErrRateLimited, and the token
-// stays as good as it was.
-func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.Tokens, error) {
-	a := attempt{subject: string(auth.Refresh), method: byRefreshToken, client: req.Client}
-	return logged(ctx, s.Log, a, req, s.refresh)
-}
-
-func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *attempt) (auth.Tokens, error) {
-	from, err := origin(req.Client, req.Carrier)
-	if err != nil {
-		return auth.Tokens{}, err
-	}
-	now := s.Clock.now()
-	presented, err := token.ReadRefresh(req.RefreshToken, s.Refreshes, now)
-	if err != nil {
-		return auth.Tokens{}, err
-	}
-	a.user = presented.UserID
-	step := persistence.Step{
-		SessionID: presented.SessionID, Generation: presented.Generation,
-		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
-		Limit: s.Limits.refreshes(), Verified: s.Required,
-	}
-	session, err := s.Store.AdvanceSession(ctx, step)
-	for tries := 1; errors.Is(err, auth.ErrNotFound) && tries < refreshTries; tries++ {
-		session, err = s.repeat(ctx, presented, from.carrier)
-		if errors.Is(err, errStillCurrent) {
-			session, err = s.Store.AdvanceSession(ctx, step)
-		}
-	}
-	if errors.Is(err, auth.ErrNotFound) {
-		return auth.Tokens{}, fmt.Errorf("%w: session %s is changed again and again", auth.ErrUnavailable, presented.SessionID)
-	}
-	if err != nil {
-		return auth.Tokens{}, err
-	}
-	return s.tokens(session, now)
-}
-
-// refreshTries is how often a refresh tries to move its session, whose row or whose user's row
-// may change between two statements.
-const refreshTries = 3
-
-// errStillCurrent means that a refresh token is the current one after all: an operation that
-// keeps its session, or one that has failed, was under way.
-var errStillCurrent = errors.New("the refresh token is current")
-
-// repeat decides about a token that did not move its session. The immediate predecessor of the
-// current token within the grace window is answered again; any other spent token ends the session.
-// A token that came in another carrier than its own has no effect. The current token is here if
-// it came too soon, or if the session was being changed: then it is errStillCurrent.
-func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier) (persistence.Session, error) {
-	if err := s.checkVerified(ctx, presented.UserID); err != nil {
-		return persistence.Session{}, err
-	}
-	session, err := s.Store.Session(ctx, presented.SessionID)
-	now := s.Clock.now() // not before the session was read, which another request may just have refreshed
-	limit := s.Limits.refreshes()
-	wait := limit.Wait(session.RefreshDue, now)
-	switch {
-	case errors.Is(err, auth.ErrNotFound):
-		return persistence.Session{}, auth.ErrTokenRevoked // deleted, with or without its user
-	case err != nil:
-		return persistence.Session{}, err
-	case session.Carrier != carrier:
-		return persistence.Session{}, &refusal{auth.ErrInvalidToken, reasonCarrier}
-	case session.HasEnded():
-		return persistence.Session{}, auth.ErrTokenRevoked
-	case !now.Before(session.ExpiresAt):
-		return persistence.Session{}, auth.ErrTokenExpired
-	case presented.Generation == session.Generation && wait > 0:
-		s.Limits.refused("refresh")
-		if latest := limit.Cap(session.RefreshDue, now); latest.Before(session.RefreshDue) {
-			if err := s.Store.CapRefreshDue(ctx, session.ID, latest); err != nil {
-				return persistence.Session{}, err
-			}
-		}
-		return persistence.Session{}, auth.ErrRateLimited.After(wait)
-	case presented.Generation == session.Generation:
-		return persistence.Session{}, errStillCurrent
-	case s.Grace > 0 && presented.Generation == session.Generation-1:
-		return s.repeatPredecessor(ctx, session, now)
-	}
-	return persistence.Session{}, s.endStolen(ctx, session)
-}
-
-// clockSkew is how far the clocks of instances on one database may differ.
-const clockSkew = 2 * time.Second
-
-// repeatPredecessor decides about the immediate predecessor of a session's current token. The age
-// of that token decides, and where the clock does not tell it there is neither a successor nor a
-// theft: an honest second tab is not to end the session because a clock was set.
-func (s *Sessions) repeatPredecessor(ctx context.Context, session persistence.Session, now time.Time) (persistence.Session, error) {
-	age := now.Sub(session.UsedAt)
-	switch {
-	case age < -clockSkew:
-		// It was refreshed by a clock that was ahead. Its grace must not begin when that time comes.
-		if err := s.Store.SetUsedAt(ctx, session.ID, session.Generation, now.Add(-s.Grace-time.Microsecond)); err != nil {
-			return persistence.Session{}, err
-		}
-		return persistence.Session{}, errUncertain
-	case age <= s.Grace:
-		return session, nil // and not counted: the limit is not to send away a tab or a retry
-	case s.Steady != nil && s.Steady() <= s.Grace:
-		return persistence.Session{}, errUncertain // the clock jumped, and may have passed over the grace
-	}
-	return persistence.Session{}, s.endStolen(ctx, session)
-}
-
-// errUncertain refuses a spent token of which the clock does not tell how long ago it was spent.
-var errUncertain = &refusal{auth.ErrInvalidToken, reasonUncertain}
-
-// endStolen ends a session of which a spent token was presented, and returns the refusal.
-func (s *Sessions) endStolen(ctx context.Context, session persistence.Session) error {
-	if err := s.endOne(ctx, session.ID, auth.ReasonTokenReuse); err != nil {
-		return err
-	}
-	return &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
-}
-
-// checkVerified refuses to prolong the sessions of a user whose address is not verified, if it has
-// to be: they began before that was required. The next login sends a mail to verify it.
-func (s *Sessions) checkVerified(ctx context.Context, id auth.UserID) error {
-	if !s.Required {
-		return nil
-	}
-	user, err := s.Store.User(ctx, id)
-	switch {
-	case errors.Is(err, auth.ErrNotFound):
-		return auth.ErrTokenRevoked
-	case err == nil && !user.EmailVerified:
-		return &refusal{auth.ErrTokenRevoked, reasonUnverified}
-	}
-	return err
-}
-
-// tokens writes the tokens of a session as it is. The refresh token depends on the row
-// alone; the access token is new each time and ends with the session at the latest. It is issued
-// as of now, which must not be later than the moment at which the database knew the session to be
-// live: a revocation is kept for the lifetime of what was issued before it.
-func (s *Sessions) tokens(session persistence.Session, now time.Time) (auth.Tokens, error) {
-	expires := earlier(now.Add(s.AccessTTL), session.DeadlineAt)
-	jti, err := uuid.NewRandom()
-	if err != nil {
-		return auth.Tokens{}, fmt.Errorf("make jti: %w", err)
-	}
-	access, err := s.Issuer.Sign(s.Keys.signing(), token.Access{
-		ID: jti.String(), UserID: session.UserID, SessionID: session.ID,
-		AMR: session.AMR, AuthTime: session.CreatedAt, IssuedAt: now, ExpiresAt: expires,
-	})
-	if err != nil {
-		return auth.Tokens{}, fmt.Errorf("sign access token: %w", err)
-	}
-	refresh, err := token.SignRefresh(s.Refreshes[0], token.Refresh{
-		UserID: session.UserID, SessionID: session.ID, Generation: session.Generation,
-		IssuedAt: session.UsedAt, ExpiresAt: session.ExpiresAt,
-	})
-	if err != nil {
-		return auth.Tokens{}, fmt.Errorf("sign refresh token: %w", err)
-	}
-	return auth.Tokens{
-		AccessToken: access, RefreshToken: refresh, TokenType: "Bearer",
-		ExpiresIn: int64(expires.Sub(now) / time.Second), SessionID: session.ID,
-	}, nil
-}
-
 // Logout answers auth.logout: it ends the session of either token. A session that is gone
 // already is as good; a token that is not valid is an error, though a refresh token may be
 // of any age.
 func (s *Sessions) Logout(ctx context.Context, req auth.LogoutRequest) (auth.LogoutReply, error) {
-	a := attempt{subject: string(auth.Logout), method: byAccessToken, client: req.Client}
+	a := auditEvent{subject: string(auth.Logout), method: byAccessToken, client: req.Client}
 	if req.RefreshToken != "" {
 		a.method = byRefreshToken
 	}
-	return logged(ctx, s.Log, a, req, s.logout)
+	return audited(ctx, s.Log, a, req, s.logout)
 }
 
-func (s *Sessions) logout(ctx context.Context, req auth.LogoutRequest, a *attempt) (auth.LogoutReply, error) {
+func (s *Sessions) logout(ctx context.Context, req auth.LogoutRequest, a *auditEvent) (auth.LogoutReply, error) {
 	if _, faults := client(req.Client); faults != nil {
 		return auth.LogoutReply{}, auth.ErrInvalid.With(faults...)
 	}
@@ -495,59 +326,6 @@ func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (us
 	return 0, "", auth.ErrUnauthenticated
 }
 
-// Verify answers auth.verify: what a token says that is valid now. It returns
-// auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked for any other, and
-// auth.ErrInsufficientScope if it lacks a scope that is asked for.
-func (s *Sessions) Verify(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
-	access, err := s.authenticate(ctx, req.Token)
-	if err != nil {
-		return auth.VerifyReply{}, err
-	}
-	reply := auth.VerifyReply{Principal: access.Principal()}
-	if err := reply.Require(req.Scopes...); err != nil {
-		return auth.VerifyReply{}, err
-	}
-	return reply, nil
-}
-
-// user is authenticate for requests on behalf of a user, which need a token.
-func (s *Sessions) user(ctx context.Context, b auth.Bearer) (token.Access, error) {
-	if b.AccessToken == "" {
-		return token.Access{}, auth.ErrUnauthenticated
-	}
-	return s.authenticate(ctx, b.AccessToken)
-}
-
-// authenticate reads an access token and returns auth.ErrTokenRevoked if its session has ended.
-func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access, error) {
-	access, err := s.Issuer.Read(text, s.Keys.find(ctx), s.Clock.now())
-	if err != nil {
-		return token.Access{}, err
-	}
-	if _, err := live(ctx, s.Store, access.SessionID); err != nil {
-		return token.Access{}, err
-	}
-	return access, nil
-}
-
-// live returns a session that has not ended, or auth.ErrTokenRevoked.
-func live(ctx context.Context, store *persistence.Store, id string) (persistence.Session, error) {
-	session, err := store.Session(ctx, id)
-	if errors.Is(err, auth.ErrNotFound) || err == nil && session.HasEnded() {
-		return persistence.Session{}, auth.ErrTokenRevoked
-	}
-	return session, err
-}
-
-// isLive reports whether a session of a user has neither ended nor expired.
-func (s *Sessions) isLive(ctx context.Context, tx *persistence.Store, id string, user auth.UserID) (bool, error) {
-	session, err := live(ctx, tx, id)
-	if errors.Is(err, auth.ErrTokenRevoked) {
-		return false, nil
-	}
-	return session.UserID == user && s.Clock.now().Before(session.ExpiresAt), err
-}
-
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return a
@@ -560,4 +338,51 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// holdFor holds the row of a token's user for a change that was confirmed by a password, and returns
+// the session of the token. What was looked at before may have changed while the password was being
+// compared: it returns auth.ErrTokenRevoked if the session has ended or the user is disabled or
+// deleted, and auth.ErrConflict if another password is stored.
+func (s *Sessions) holdFor(ctx context.Context, tx *persistence.Store, user token.Access, password string) (persistence.Session, error) {
+	stored, err := tx.HoldPassword(ctx, user.UserID)
+	if err != nil {
+		return persistence.Session{}, gone(err)
+	}
+	session, err := live(ctx, tx, user.SessionID)
+	switch {
+	case err != nil:
+		return persistence.Session{}, err
+	case stored != password:
+		return persistence.Session{}, auth.ErrConflict
+	}
+	return session, nil
+}
+
+// successor is a new session for the client of a former one, whose user has just given the password.
+func (s *Sessions) successor(former persistence.Session, from auth.ClientInfo) persistence.Session {
+	if from == (auth.ClientInfo{}) {
+		from = former.Used
+	}
+	return s.next(former.UserID, amrPassword, source{client: from, carrier: former.Carrier})
+}
+
+// takeOver verifies the address of an account. It voids the links and codes that were sent before,
+// and ends all sessions but the one that showed the ownership of the account, if one did.
+func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user auth.User, keep string, reason auth.Reason) error {
+	now := s.Clock.now()
+	if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
+		return err
+	}
+	if err := tx.VoidOneTimes(ctx, user.UserID); err != nil {
+		return err
+	}
+	if err := tx.VoidAddress(ctx, purposeVerify, email.ParseOrZero(user.Email).Key); err != nil {
+		return err
+	}
+	if err := tx.Emit(ctx, now, events.UserEmailVerified{UserID: user.UserID, Email: user.Email, VerifiedAt: now}); err != nil {
+		return err
+	}
+	_, err := s.EndAll(ctx, tx, user.UserID, keep, reason)
+	return err
 }

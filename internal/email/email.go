@@ -57,6 +57,16 @@ func Parse(text string) (Address, error) {
 	return Address{Display: local + "@" + domain, Key: key + "@" + domain}, nil
 }
 
+// ParseOrZero returns the address of a text, or the zero Address, which no account has, for an invalid
+// one. So a request for an invalid address takes as long as one for an unknown address.
+func ParseOrZero(text string) Address {
+	address, err := Parse(text)
+	if err != nil {
+		return Address{}
+	}
+	return address
+}
+
 // fold writes the local part as it is compared: canonical caseless matching (Unicode §3.13,
 // D145), in composed form. ß is not folded to the ASCII letters ss, which would make straße@ the
 // same as strasse@; its capital becomes ß.

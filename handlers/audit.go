@@ -24,9 +24,9 @@ const (
 	byOperator     = "operator" // who is known to the bus alone
 )
 
-// attempt is what the log tells of a request that has to do with who somebody is: logging in and
+// auditEvent is what the log tells of a request that has to do with who somebody is: logging in and
 // out, whatever asks for a password, code or link, and what operators do to people.
-type attempt struct {
+type auditEvent struct {
 	subject string // that was asked
 	method  string
 	user    auth.UserID // whom it is about; 0 as long as that is not known
@@ -35,27 +35,27 @@ type attempt struct {
 }
 
 // presents notes whom a link or a code is about.
-func (a *attempt) presents(one persistence.OneTime) { a.user, a.address = one.UserID, one.Email }
+func (a *auditEvent) presents(one persistence.OneTime) { a.user, a.address = one.UserID, one.Email }
 
-// outcome is the message of the record that each attempt has.
-const outcome = "authentication"
+// auditMessage is the message of the record that each attempt has.
+const auditMessage = "authentication"
 
-// logged runs fn, which notes in the attempt what it learns, and logs what became of it: one
+// audited runs fn, which notes in the attempt what it learns, and logs what became of it: one
 // record, whatever happens. Both doors lead through here. A nil log tells nothing.
-func logged[Req, Resp any](ctx context.Context, log *slog.Logger, a attempt, req Req, fn func(context.Context, Req, *attempt) (Resp, error)) (resp Resp, err error) {
+func audited[Req, Resp any](ctx context.Context, log *slog.Logger, a auditEvent, req Req, fn func(context.Context, Req, *auditEvent) (Resp, error)) (resp Resp, err error) {
 	err = auth.ErrInternal // if fn panics
 	defer func() { a.log(ctx, log, err) }()
 	resp, err = fn(ctx, req, &a)
 	return resp, err
 }
 
-func (a *attempt) log(ctx context.Context, log *slog.Logger, err error) {
-	level, became, reason := classify(err)
+func (a *auditEvent) log(ctx context.Context, log *slog.Logger, err error) {
+	level, outcome, reason := classify(err)
 	if log == nil || !log.Enabled(ctx, level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 6)
-	attrs = append(attrs, slog.String("subject", a.subject), slog.String("outcome", became))
+	attrs = append(attrs, slog.String("subject", a.subject), slog.String("outcome", outcome))
 	if reason != "" {
 		attrs = append(attrs, slog.String("reason", reason))
 	}
@@ -69,12 +69,12 @@ func (a *attempt) log(ctx context.Context, log *slog.Logger, err error) {
 	if ip := addressOf(a.client); ip != "" {
 		attrs = append(attrs, slog.String("ip", ip))
 	}
-	log.LogAttrs(ctx, level, outcome, attrs...)
+	log.LogAttrs(ctx, level, auditMessage, attrs...)
 }
 
 // classify is how the log tells of an error. What is not the caller's fault is failed, and why is
 // told where the request is answered.
-func classify(err error) (level slog.Level, became, reason string) {
+func classify(err error) (level slog.Level, outcome, reason string) {
 	if err == nil {
 		return slog.LevelInfo, "success", ""
 	}
@@ -104,12 +104,12 @@ const (
 
 // refusal is an error whose reason only the log tells.
 type refusal struct {
-	told   *auth.Error
+	public *auth.Error
 	reason string
 }
 
-func (r *refusal) Error() string { return r.told.Message + " (" + r.reason + ")" }
-func (r *refusal) Unwrap() error { return r.told }
+func (r *refusal) Error() string { return r.public.Message + " (" + r.reason + ")" }
+func (r *refusal) Unwrap() error { return r.public }
 
 // reasonOf is why a request is refused: what only the log tells, or else the code.
 func reasonOf(err error) string {

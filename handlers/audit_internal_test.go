@@ -61,7 +61,7 @@ func TestAnAttemptThatPanicsIsLoggedToo(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(&text, nil))
 	func() {
 		defer func() { _ = recover() }()
-		_, _ = logged(t.Context(), log, attempt{subject: "auth.login", method: byPassword}, auth.LoginRequest{}, func(context.Context, auth.LoginRequest, *attempt) (auth.LoginReply, error) {
+		_, _ = audited(t.Context(), log, auditEvent{subject: "auth.login", method: byPassword}, auth.LoginRequest{}, func(context.Context, auth.LoginRequest, *auditEvent) (auth.LoginReply, error) {
 			panic("a bug")
 		})
 	}()
@@ -73,10 +73,10 @@ func TestAnAttemptThatPanicsIsLoggedToo(t *testing.T) {
 // What logging an attempt costs.
 func BenchmarkLogged(b *testing.B) {
 	log := slog.New(slog.NewJSONHandler(io.Discard, nil))
-	a := attempt{subject: string(auth.Login), method: byPassword, user: 1, client: &auth.ClientInfo{IP: "192.0.2.1"}}
-	fn := func(context.Context, int, *attempt) (int, error) { return 0, nil }
+	a := auditEvent{subject: string(auth.Login), method: byPassword, user: 1, client: &auth.ClientInfo{IP: "192.0.2.1"}}
+	fn := func(context.Context, int, *auditEvent) (int, error) { return 0, nil }
 	b.ReportAllocs()
 	for b.Loop() {
-		_, _ = logged(context.Background(), log, a, 0, fn)
+		_, _ = audited(context.Background(), log, a, 0, fn)
 	}
 }

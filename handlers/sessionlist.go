@@ -71,10 +71,10 @@ func isSessionID(text string) bool {
 // Revoke answers auth.sessions.revoke: it ends one session of the token's user, the one that
 // asks included. It returns auth.ErrNotFound for one that has ended or is not theirs.
 func (s *Sessions) Revoke(ctx context.Context, req auth.SessionsRevokeRequest) (auth.SessionsEnded, error) {
-	return logged(ctx, s.Log, attempt{subject: string(auth.SessionsRevoke), method: byAccessToken}, req, s.revoke)
+	return audited(ctx, s.Log, auditEvent{subject: string(auth.SessionsRevoke), method: byAccessToken}, req, s.revoke)
 }
 
-func (s *Sessions) revoke(ctx context.Context, req auth.SessionsRevokeRequest, a *attempt) (auth.SessionsEnded, error) {
+func (s *Sessions) revoke(ctx context.Context, req auth.SessionsRevokeRequest, a *auditEvent) (auth.SessionsEnded, error) {
 	access, err := s.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.SessionsEnded{}, err
@@ -98,10 +98,10 @@ func (s *Sessions) revoke(ctx context.Context, req auth.SessionsRevokeRequest, a
 // RevokeOthers answers auth.sessions.revoke_others: it ends all sessions of the token's user
 // but the one that asks, and returns auth.ErrTokenRevoked if that has ended meanwhile.
 func (s *Sessions) RevokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest) (auth.SessionsEnded, error) {
-	return logged(ctx, s.Log, attempt{subject: string(auth.SessionsRevokeOthers), method: byAccessToken}, req, s.revokeOthers)
+	return audited(ctx, s.Log, auditEvent{subject: string(auth.SessionsRevokeOthers), method: byAccessToken}, req, s.revokeOthers)
 }
 
-func (s *Sessions) revokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest, a *attempt) (auth.SessionsEnded, error) {
+func (s *Sessions) revokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest, a *auditEvent) (auth.SessionsEnded, error) {
 	access, err := s.user(ctx, req.Bearer)
 	if err != nil {
 		return auth.SessionsEnded{}, err
