@@ -24,7 +24,8 @@ var mayImport = map[string][]string{
 	"bus/authmicro":              {"", "bus"},
 	"bus/embedded":               {"internal/loglimit"},
 	"events":                     {"", "internal/trace"},
-	"handlers":                   {"", "events", "persistence", "internal/email", "internal/gcra", "internal/network", "internal/password", "internal/secret", "internal/token"},
+	"handlers/keyring":           {"", "events", "persistence", "internal/clock", "internal/password", "internal/secret", "internal/token"},
+	"handlers":                   {"", "events", "handlers/keyring", "persistence", "internal/clock", "internal/email", "internal/gcra", "internal/network", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "docs", "internal/accept", "internal/problem", "internal/requestid", "internal/strictjson", "internal/trace"},
 	"internal/accept":            {},
 	"internal/clock":             {},
@@ -57,7 +58,7 @@ var mayImport = map[string][]string{
 	"operator":                   {"", "internal/accept", "internal/problem"},
 	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/clock", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "handlers/keyring", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/clock", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
 	"docs":                       {},
 }
 

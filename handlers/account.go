@@ -8,6 +8,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/token"
@@ -25,7 +26,7 @@ type Accounts struct {
 	OneTimes  *OneTimes     // needed unless Verification is off
 	Notices   *Notices      // nil is none
 	Log       *slog.Logger  // of outcomes; nil is none
-	Clock     Clock
+	Clock     clock.Func
 
 	Verification Verification // of addresses
 }
@@ -83,7 +84,7 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 // create stores an account, and asks for the mail that its address may be verified by.
 func (a *Accounts) create(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.ClientInfo) (id auth.UserID, err error) {
 	user := persistence.NewUser{
-		Email: address.Display, EmailKey: address.Key, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: a.Clock.now(),
+		Email: address.Display, EmailKey: address.Key, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: a.Clock.Now(),
 	}
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if id, err = tx.CreateUser(ctx, user); err != nil {
@@ -189,7 +190,7 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 		if wait, err = a.Limits.update(ctx, tx, user.UserID); err != nil || wait > 0 {
 			return err
 		}
-		if account, err = tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: req.Name, Locale: req.Locale}, a.Clock.now()); err != nil {
+		if account, err = tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: req.Name, Locale: req.Locale}, a.Clock.Now()); err != nil {
 			return err
 		}
 		if _, err := live(ctx, tx, user.SessionID); err != nil { // now that the row is held
@@ -247,7 +248,7 @@ func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest,
 		return auth.AccountDeleteReply{}, err
 	}
 	tried.user = user.UserID
-	age := a.Clock.now().Sub(user.AuthTime)
+	age := a.Clock.Now().Sub(user.AuthTime)
 	recent := age >= -token.Leeway && age < a.Reauth // a login ahead of the clock is of unknown age
 	if req.Password == "" && !recent {
 		return auth.AccountDeleteReply{}, auth.ErrReauthentication
@@ -293,7 +294,7 @@ func (a *Accounts) delete(ctx context.Context, user token.Access, password strin
 		if err != nil {
 			return err
 		}
-		now := a.Clock.now()
+		now := a.Clock.Now()
 		if err := tx.Emit(ctx, now, events.UserDeleted{UserID: user.UserID, DeletedAt: now}); err != nil {
 			return err
 		}
@@ -345,7 +346,7 @@ func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.
 // startFree gives an account whose mailbox was just proved the password, name and locale of grants,
 // and removes everything that was set up before the proof: sessions, links, codes and known devices.
 func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user auth.User, grants persistence.OneTime, reason auth.Reason) error {
-	now := a.Clock.now()
+	now := a.Clock.Now()
 	if err := tx.SetPassword(ctx, user.UserID, grants.Password, now); err != nil {
 		return err
 	}
@@ -372,7 +373,7 @@ func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user au
 // Until then only mail to the address logs in. The caller has locked the user's row and voids the
 // links and codes that were sent before.
 func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth.User, reason auth.Reason, from auth.ClientInfo) error {
-	now := a.Clock.now()
+	now := a.Clock.Now()
 	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {
 		return err
 	}

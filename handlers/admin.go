@@ -8,6 +8,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/persistence"
 )
@@ -20,7 +21,7 @@ type Admin struct {
 	Accounts *Accounts // knows which passwords are taken
 	Sessions *Sessions
 	Log      *slog.Logger // of outcomes; nil is none
-	Clock    Clock
+	Clock    clock.Func
 }
 
 // List answers auth.admin.users.list: a page of accounts in the order of their ids. It returns
@@ -59,7 +60,7 @@ func (a *Admin) Get(ctx context.Context, req auth.AdminUsersGetRequest) (auth.Ad
 	if err != nil {
 		return auth.AdminUsersGetReply{}, err
 	}
-	n, err := a.Store.CountLiveSessions(ctx, user.UserID, a.Clock.now())
+	n, err := a.Store.CountLiveSessions(ctx, user.UserID, a.Clock.Now())
 	if err != nil {
 		return auth.AdminUsersGetReply{}, err
 	}
@@ -222,6 +223,6 @@ func (a *Admin) change(ctx context.Context, id auth.UserID, fn func(context.Cont
 		if err != nil {
 			return err
 		}
-		return fn(ctx, tx, user, a.Clock.now())
+		return fn(ctx, tx, user, a.Clock.Now())
 	})
 }

@@ -34,7 +34,7 @@ var byOperators = password.Class{Network: byOperator, Known: true}
 // nil charge has no limits.
 func (c *charge) admitted(ctx context.Context, pool *password.Pool, from auth.ClientInfo, known bool) (context.Context, func(), error) {
 	if c != nil {
-		if wait := c.remembered(c.limits.Clock.now()); wait > 0 {
+		if wait := c.remembered(c.limits.Clock.Now()); wait > 0 {
 			c.limits.refused(c.kind)
 			return ctx, func() {}, auth.ErrRateLimited.After(wait)
 		}
@@ -72,7 +72,7 @@ func (c *charge) shed() {
 	if c == nil || c.source.key == "" {
 		return
 	}
-	now := c.limits.Clock.now()
+	now := c.limits.Clock.Now()
 	c.limits.owed.Compute(c.source.key, func(owed due, _ bool) (due, otter.ComputeOp) {
 		if wait := c.source.wait(owed, now); wait > 0 {
 			c.remember(now, 0, wait)

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -32,7 +33,7 @@ const (
 type Cleanup struct {
 	Store *persistence.Store
 	Log   *slog.Logger
-	Clock Clock
+	Clock clock.Func
 }
 
 // Run cleans up now and again until ctx ends. What fails is logged and tried again later.
@@ -58,7 +59,7 @@ func (c *Cleanup) Run(ctx context.Context) error {
 // Once deletes all that is over by now, in small batches, and tells how much that was, but for
 // links, codes and counters, which nobody misses. If it returns an error, some may be gone.
 func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
-	now := c.Clock.now()
+	now := c.Clock.Now()
 	longest, err := c.Store.LongestLifetime(ctx)
 	if err != nil {
 		return 0, 0, err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	wall "github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/internal/secret"
@@ -179,7 +180,7 @@ func TestKeysAreReadAtOnceOnAHint(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			signs := slices.IndexFunc(list, func(k handlers.StoredKey) bool { return k.State == handlers.KeySigning })
+			signs := slices.IndexFunc(list, func(k keyring.StoredKey) bool { return k.State == keyring.KeySigning })
 			if err := s.another(t).keys.Retire(t.Context(), list[signs].ID); err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/persistence"
 )
@@ -34,7 +35,7 @@ type Emails struct {
 	Sessions *Sessions
 	Limits   *Limits
 	Log      *slog.Logger // of outcomes; nil is none
-	Clock    Clock
+	Clock    clock.Func
 }
 
 // Verify answers auth.email.verify: it verifies the address of an account, or makes an account of
@@ -105,7 +106,7 @@ func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (pe
 // create makes an account of the address of a registration, with the password, name and locale of
 // grants. The other registrations of the address are void then.
 func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, grants persistence.OneTime) (auth.UserID, error) {
-	now := e.Clock.now()
+	now := e.Clock.Now()
 	id, err := tx.CreateUser(ctx, persistence.NewUser{
 		Email: one.Email, EmailKey: one.EmailKey, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: now, Verified: true,
 	})
@@ -282,7 +283,7 @@ func (e *Emails) checkPending(ctx context.Context, tx *persistence.Store, change
 
 // move gives a user the address that a link is about.
 func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime) error {
-	now := e.Clock.now()
+	now := e.Clock.Now()
 	if err := tx.SetEmail(ctx, user.UserID, one.Email, one.EmailKey, now); err != nil {
 		return err
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/internal/token"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -41,7 +41,7 @@ func (s *Sessions) EndAll(ctx context.Context, tx *persistence.Store, user auth.
 		}
 	}
 	ending := persistence.SessionEnding{UserID: user, Epoch: epoch, Reason: reason}
-	ended, err := tx.EndLastUsed(ctx, ending, endBatch, s.Clock.now())
+	ended, err := tx.EndLastUsed(ctx, ending, endBatch, s.Clock.Now())
 	if err != nil {
 		return 0, err
 	}
@@ -70,7 +70,7 @@ func (s *Sessions) endOfDeleted(ctx context.Context, tx *persistence.Store, user
 type Endings struct {
 	Sessions *Sessions
 	Log      *slog.Logger
-	Clock    Clock
+	Clock    clock.Func
 }
 
 // endingsEvery is how often an instance looks for rows to end. Until then local verifiers accept
@@ -134,7 +134,7 @@ func (e *Endings) end(ctx context.Context, tx *persistence.Store, ending persist
 	if err != nil && !isDeleted {
 		return err
 	}
-	ended, err := tx.EndNext(ctx, ending, endBatch, e.Clock.now())
+	ended, err := tx.EndNext(ctx, ending, endBatch, e.Clock.Now())
 	if err != nil {
 		return err
 	}
@@ -151,12 +151,4 @@ func (e *Endings) end(ctx context.Context, tx *persistence.Store, ending persist
 		return nil
 	}
 	return tx.RemoveEnding(ctx, ending)
-}
-
-// horizon is how long something that an access token may still need has to be remembered: for the
-// longest lifetime of tokens that may be valid, whatever ACCESS_TOKEN_TTL is now, and the leeway of
-// those that verify them. own is the lifetime of this instance's.
-func horizon(ctx context.Context, store *persistence.Store, own time.Duration) (time.Duration, error) {
-	longest, err := store.LongestLifetime(ctx)
-	return max(longest, own) + token.Leeway, err
 }

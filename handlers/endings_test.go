@@ -9,6 +9,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 )
 
 // crowd gives the first user sessions beyond those there are, all used a minute from now.
@@ -298,7 +299,7 @@ func (s *service) issuing(t *testing.T, lifetime time.Duration) *service {
 	t.Helper()
 	other := s.another(t)
 	other.sessions.AccessTTL = lifetime
-	other.keys = &handlers.Keys{Store: other.store, Master: parse(t, s.master), AccessTTL: lifetime, Clock: s.now}
+	other.keys = &keyring.Keys{Store: other.store, Master: parse(t, s.master), AccessTTL: lifetime, Clock: s.now}
 	other.sessions.Keys = other.keys
 	if err := other.keys.Load(t.Context()); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/testdb"
@@ -49,7 +50,7 @@ type service struct {
 	url      string
 	master   string
 	store    *persistence.Store
-	keys     *handlers.Keys
+	keys     *keyring.Keys
 	sessions *handlers.Sessions
 	accounts *handlers.Accounts
 }
@@ -111,13 +112,13 @@ func start(t *testing.T, url, master string, c *clock) *service {
 	t.Helper()
 	s := &service{clock: c, url: url, master: master, store: open(t, url)}
 	secrets := parse(t, master)
-	peppers, err := (&handlers.Secrets{Store: s.store, Master: secrets, Clock: c.now}).Peppers(t.Context())
+	peppers, err := (&keyring.Secrets{Store: s.store, Master: secrets, Clock: c.now}).Peppers(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	passwords := hasher(t, master, bcrypt.MinCost)
 	passwords.Peppers = peppers
-	s.keys = &handlers.Keys{Store: s.store, Master: secrets, AccessTTL: accessTTL, Clock: c.now}
+	s.keys = &keyring.Keys{Store: s.store, Master: secrets, AccessTTL: accessTTL, Clock: c.now}
 	if err := s.keys.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/persistence"
@@ -74,7 +75,7 @@ type Import struct {
 	WithoutPassword bool
 	Skipped         func(Skip) error   // hears of each account that is not imported
 	Progress        func(ImportCounts) // hears of each batch
-	Clock           Clock
+	Clock           clock.Func
 
 	counts  ImportCounts
 	unnamed map[string]bool // addresses of this run that came without an id
@@ -101,7 +102,7 @@ func (i *Import) Run(ctx context.Context, next Source) (ImportCounts, error) {
 
 // take imports a batch, counts it and tells what was skipped.
 func (i *Import) take(ctx context.Context, batch []Candidate) error {
-	now := i.Clock.now()
+	now := i.Clock.Now()
 	users, verdicts := make([]persistence.ImportRow, len(batch)), make([]string, len(batch))
 	for n, c := range batch {
 		users[n], verdicts[n] = i.check(c, now)
@@ -239,7 +240,7 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 	for n, u := range fresh {
 		keys[n] = u.EmailKey
 	}
-	reserved, err := tx.Reservations(ctx, keys, i.Clock.now()) // made since holders looked
+	reserved, err := tx.Reservations(ctx, keys, i.Clock.Now()) // made since holders looked
 	if err == nil && (len(ids) < len(fresh) || len(reserved) > 0) {
 		err = auth.ErrConflict
 	}
@@ -250,7 +251,7 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 	for n, u := range fresh {
 		data[n] = events.UserRegistered{UserID: ids[u.EmailKey], Email: u.Email, Name: u.Name, CreatedAt: u.CreatedAt}
 	}
-	return tx.Emit(ctx, i.Clock.now(), data...)
+	return tx.Emit(ctx, i.Clock.Now(), data...)
 }
 
 // holders finds out who has the ids and addresses of a batch, or for whom they are reserved. A dry run adds whom it would
@@ -269,7 +270,7 @@ func (i *Import) holders(ctx context.Context, tx *persistence.Store, users []per
 	if err != nil {
 		return found, err
 	}
-	reserved, err := tx.Reservations(ctx, keys, i.Clock.now())
+	reserved, err := tx.Reservations(ctx, keys, i.Clock.Now())
 	for _, h := range append(stored, reserved...) {
 		found.add(h.ID, h.EmailKey)
 	}

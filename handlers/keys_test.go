@@ -14,13 +14,13 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/persistence"
 )
 
-func keySet(t *testing.T, k *handlers.Keys) []auth.JWK {
+func keySet(t *testing.T, k *keyring.Keys) []auth.JWK {
 	t.Helper()
 	set, err := k.Keys(t.Context(), auth.KeysRequest{})
 	if err != nil {
@@ -102,13 +102,13 @@ func TestKeyIsTheSameAfterARestart(t *testing.T) {
 func TestInstancesThatStartAtOnceMakeOneKey(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
 		s.execute(t, "DELETE FROM signing_keys")
-		keys := make([]*handlers.Keys, 8)
+		keys := make([]*keyring.Keys, 8)
 		for i := range keys {
 			store := s.store
 			if strings.HasPrefix(s.url, "postgres") { // SQLite has one process
 				store = open(t, s.url)
 			}
-			keys[i] = &handlers.Keys{Store: store, Master: parse(t, s.master), Clock: s.now}
+			keys[i] = &keyring.Keys{Store: store, Master: parse(t, s.master), Clock: s.now}
 		}
 		errs := atOnce(len(keys), func(i int) error { return keys[i].Load(t.Context()) })
 		if err := errors.Join(errs...); err != nil {
@@ -127,9 +127,9 @@ func TestInstancesThatStartAtOnceMakeOneKey(t *testing.T) {
 
 func TestKeysUnderAnotherMasterSecret(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		wrong := &handlers.Keys{Store: s.store, Master: parse(t, secret.Generate()), Clock: s.now}
+		wrong := &keyring.Keys{Store: s.store, Master: parse(t, secret.Generate()), Clock: s.now}
 		want(t, "another secret", wrong.Load(t.Context()), secret.ErrSealed)
-		rotated := &handlers.Keys{Store: s.store, Master: parse(t, secret.Generate()+","+s.master), Clock: s.now}
+		rotated := &keyring.Keys{Store: s.store, Master: parse(t, secret.Generate()+","+s.master), Clock: s.now}
 		if err := rotated.Load(t.Context()); err != nil {
 			t.Errorf("a second secret: %v", err)
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/persistence"
@@ -70,7 +71,7 @@ const (
 type Limits struct {
 	Rules
 	Store *persistence.Store
-	Clock Clock
+	Clock clock.Func
 
 	// Refused, if it is set, hears of each try that has to wait, by what was tried: login, code,
 	// mail, register, refresh or update; and of each notice that is not sent.
@@ -185,7 +186,7 @@ func (l *Limits) notice(ctx context.Context, tx *persistence.Store, kind, addres
 		return true, nil
 	}
 	c := &charge{limits: l, account: counter{l.digest(kind, "", email.ParseOrZero(address).Key), l.MailAccount}}
-	now := l.Clock.now()
+	now := l.Clock.Now()
 	held, err := c.hold(ctx, tx, now)
 	if err != nil {
 		return false, err
@@ -209,7 +210,7 @@ func (l *Limits) update(ctx context.Context, tx *persistence.Store, user auth.Us
 		return 0, nil
 	}
 	c := &charge{limits: l, account: counter{l.digest("update", "", strconv.FormatInt(int64(user), 10)), l.Update}}
-	now := l.Clock.now()
+	now := l.Clock.Now()
 	held, err := c.hold(ctx, tx, now)
 	if err != nil {
 		return 0, err
@@ -325,7 +326,7 @@ func sourceOf(from auth.ClientInfo) string {
 // pay counts the attempt at all counters, or returns auth.ErrRateLimited. Cancelling the
 // request does not cancel the count.
 func (c *charge) pay(ctx context.Context) (*charge, error) {
-	now := c.limits.Clock.now()
+	now := c.limits.Clock.Now()
 	if wait := c.remembered(now); wait > 0 {
 		c.limits.refused(c.kind)
 		return nil, auth.ErrRateLimited.After(wait)
@@ -467,7 +468,7 @@ func (c *charge) amend(ctx context.Context, tx *persistence.Store, change func(*
 	if c == nil {
 		return nil
 	}
-	held, err := c.hold(ctx, tx, c.limits.Clock.now())
+	held, err := c.hold(ctx, tx, c.limits.Clock.Now())
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/persistence"
 )
@@ -23,7 +24,7 @@ type CodeLogins struct {
 	Sessions *Sessions
 	Limits   *Limits
 	Log      *slog.Logger // of outcomes; nil is none
-	Clock    Clock
+	Clock    clock.Func
 }
 
 // Login answers auth.login.code: without a code it sends one, with the same answer for any

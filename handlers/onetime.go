@@ -15,6 +15,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/persistence"
@@ -75,7 +76,7 @@ type OneTimes struct {
 	ResetTTL  time.Duration // of links to set another password
 	AlarmTTL  time.Duration // of links that take something back
 	CodeTTL   time.Duration
-	Clock     Clock
+	Clock     clock.Func
 }
 
 // recipient is whom a mail goes to: an account, or an address that is to get one.
@@ -110,7 +111,7 @@ func (o *OneTimes) ttl(purpose string) time.Duration {
 // send asks for a mail in the transaction, which has to hold the address and the user. What was
 // asked for before with the same purpose is void then, unless it is an alarm.
 func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error {
-	now := o.Clock.now()
+	now := o.Clock.Now()
 	mail := events.Mail{
 		Kind: a.kind, UserID: a.to.user.UserID, To: a.to.address.Display, Name: a.to.user.Name, Locale: a.to.user.Locale,
 		Address: a.address, Client: a.client, Device: device(a.client.UserAgent), At: now,
@@ -144,7 +145,7 @@ func (o *OneTimes) sendNobody(ctx context.Context, tx *persistence.Store, to ema
 	if err != nil {
 		return err
 	}
-	now := o.Clock.now()
+	now := o.Clock.Now()
 	return o.Mails.request(ctx, tx, now, events.Mail{
 		Kind: events.MailNone, To: to.Key, Link: o.Base + pages[purposeReset] + "#token=" + token, At: now, ExpiresAt: now,
 	})
@@ -153,7 +154,7 @@ func (o *OneTimes) sendNobody(ctx context.Context, tx *persistence.Store, to ema
 // standIn stores something that lets nobody do anything, for the time that it takes, and returns
 // its token.
 func (o *OneTimes) standIn(ctx context.Context, tx *persistence.Store, to email.Address) (token string, err error) {
-	one, token, _ := o.make(ask{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.now())
+	one, token, _ := o.make(ask{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.Now())
 	return token, o.replace(ctx, tx, one)
 }
 
@@ -211,7 +212,7 @@ func (o *OneTimes) registration(ctx context.Context, from *persistence.Store, em
 	if secret == "" {
 		return persistence.OneTime{}, false, nil
 	}
-	one, err = from.Registration(ctx, purposeVerify, emailKey, o.Clock.now(), o.digests(labelRegistration, emailKey, secret)...)
+	one, err = from.Registration(ctx, purposeVerify, emailKey, o.Clock.Now(), o.digests(labelRegistration, emailKey, secret)...)
 	if errors.Is(err, auth.ErrNotFound) {
 		return persistence.OneTime{}, false, nil
 	}
@@ -249,13 +250,13 @@ func (o *OneTimes) present(ctx context.Context, purpose, token string, c *auth.C
 // find returns what a link's token is for. It returns auth.ErrInvalidToken for one that was
 // used, voided or has expired, that is for something else, or that never was.
 func (o *OneTimes) find(ctx context.Context, purpose, token string) (persistence.OneTime, error) {
-	one, err := o.Store.OneTime(ctx, purpose, o.Clock.now(), o.digests(purpose, "", token)...)
+	one, err := o.Store.OneTime(ctx, purpose, o.Clock.Now(), o.digests(purpose, "", token)...)
 	return one, isOver(err)
 }
 
 // findCode is find by an address and its code.
 func (o *OneTimes) findCode(ctx context.Context, purpose string, address email.Address, code string) (persistence.OneTime, error) {
-	one, err := o.Store.OneTimeByCode(ctx, purpose, o.Clock.now(), o.digests(purpose, address.Key, code)...)
+	one, err := o.Store.OneTimeByCode(ctx, purpose, o.Clock.Now(), o.digests(purpose, address.Key, code)...)
 	return one, isOver(err)
 }
 
@@ -276,7 +277,7 @@ func (o *OneTimes) take(ctx context.Context, one persistence.OneTime, fn func(co
 		if err != nil {
 			return err
 		}
-		taken, err := tx.TakeOneTime(ctx, one.Digest, o.Clock.now())
+		taken, err := tx.TakeOneTime(ctx, one.Digest, o.Clock.Now())
 		if err == nil && !taken {
 			err = auth.ErrInvalidToken
 		}
@@ -334,7 +335,7 @@ func (o *OneTimes) reach(ctx context.Context, tx *persistence.Store, address ema
 // that it is reserved for. to is where a mail about the address goes. It returns auth.ErrNotFound if
 // the address is free.
 func (o *OneTimes) occupant(ctx context.Context, tx *persistence.Store, address email.Address) (user auth.User, to recipient, err error) {
-	reserved, err := tx.Reservation(ctx, address.Key, o.Clock.now())
+	reserved, err := tx.Reservation(ctx, address.Key, o.Clock.Now())
 	if errors.Is(err, auth.ErrNotFound) {
 		user, err = tx.HoldUserByEmail(ctx, address.Key)
 		return user, owner(user), err
@@ -374,7 +375,7 @@ func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from 
 		if reached {
 			latest = tx.LatestOneTime
 		}
-		last, err := latest(ctx, purposeVerify, address.Key, o.Clock.now())
+		last, err := latest(ctx, purposeVerify, address.Key, o.Clock.Now())
 		none := errors.Is(err, auth.ErrNotFound)
 		if err != nil && !none {
 			return err

@@ -73,7 +73,7 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 // withoutOwnership returns errNoOwnership, or auth.ErrInvalidToken if another request has used the
 // link or code meanwhile: with it goes the registration that the secret of this request belongs to.
 func (e *Emails) withoutOwnership(ctx context.Context, one persistence.OneTime) error {
-	if _, err := e.Store.OneTime(ctx, purposeVerify, e.Clock.now(), one.Digest); err != nil {
+	if _, err := e.Store.OneTime(ctx, purposeVerify, e.Clock.Now(), one.Digest); err != nil {
 		return isOver(err)
 	}
 	return errNoOwnership

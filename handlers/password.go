@@ -79,7 +79,7 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 // renewPassword stores another password of an account, whose row is held, ends all of its sessions
 // and tells the owner. It returns how many sessions ended.
 func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, account auth.Account, fresh string, from auth.ClientInfo) (int, error) {
-	now := a.Clock.now()
+	now := a.Clock.Now()
 	if err := tx.SetPassword(ctx, account.UserID, fresh, now); err != nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -20,7 +21,7 @@ type Recovery struct {
 	Notices  *Notices
 	Limits   *Limits
 	Log      *slog.Logger // of outcomes; nil is none
-	Clock    Clock
+	Clock    clock.Func
 }
 
 // Forgot answers auth.password.forgot: a mail with a link to set another password by. The answer
@@ -92,7 +93,7 @@ func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.U
 		user.Name, user.Locale = "", ""
 		return r.Notices.passwordChanged(ctx, tx, user, from)
 	}
-	now := r.Clock.now()
+	now := r.Clock.Now()
 	if err := tx.SetPassword(ctx, user.UserID, fresh, now); err != nil {
 		return err
 	}

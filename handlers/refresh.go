@@ -27,7 +27,7 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *audi
 	if err != nil {
 		return auth.Tokens{}, err
 	}
-	now := s.Clock.now()
+	now := s.Clock.Now()
 	presented, err := token.ReadRefresh(req.RefreshToken, s.Refreshes, now)
 	if err != nil {
 		return auth.Tokens{}, err
@@ -71,7 +71,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 		return persistence.Session{}, err
 	}
 	session, err := s.Store.Session(ctx, presented.SessionID)
-	now := s.Clock.now() // not before the session was read, which another request may just have refreshed
+	now := s.Clock.Now() // not before the session was read, which another request may just have refreshed
 	limit := s.Limits.refreshes()
 	wait := limit.Wait(session.RefreshDue, now)
 	switch {
@@ -161,7 +161,7 @@ func (s *Sessions) tokens(session persistence.Session, now time.Time) (auth.Toke
 	if err != nil {
 		return auth.Tokens{}, fmt.Errorf("make jti: %w", err)
 	}
-	access, err := s.Issuer.Sign(s.Keys.signing(), token.Access{
+	access, err := s.Issuer.Sign(s.Keys.Signing(), token.Access{
 		ID: jti.String(), UserID: session.UserID, SessionID: session.ID,
 		AMR: session.AMR, AuthTime: session.CreatedAt, IssuedAt: now, ExpiresAt: expires,
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -26,8 +27,8 @@ const (
 // Revocations answers auth.revocations: sessions that ended and whose access tokens may be
 // good otherwise, oldest first. It returns auth.ErrInvalid for a cursor that is none.
 func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest) (auth.RevocationsReply, error) {
-	now := s.Clock.now()
-	remembered, err := horizon(ctx, s.Store, s.AccessTTL)
+	now := s.Clock.Now()
+	remembered, err := keyring.Horizon(ctx, s.Store, s.AccessTTL)
 	if err != nil {
 		return auth.RevocationsReply{}, err
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/testdb"
 	"github.com/zyotra/auth/internal/token"
@@ -77,7 +77,7 @@ func kidOf(t *testing.T, text string) string {
 	return header.Kid
 }
 
-func (s *service) states(t *testing.T) (states []handlers.KeyState) {
+func (s *service) states(t *testing.T) (states []keyring.KeyState) {
 	t.Helper()
 	for _, key := range s.listKeys(t) {
 		states = append(states, key.State)
@@ -85,7 +85,7 @@ func (s *service) states(t *testing.T) (states []handlers.KeyState) {
 	return states
 }
 
-func (s *service) listKeys(t *testing.T) []handlers.StoredKey {
+func (s *service) listKeys(t *testing.T) []keyring.StoredKey {
 	t.Helper()
 	list, err := s.keys.List(t.Context())
 	if err != nil {
@@ -94,7 +94,7 @@ func (s *service) listKeys(t *testing.T) []handlers.StoredKey {
 	return list
 }
 
-func (s *service) rotate(t *testing.T, atOnce bool) (next handlers.StoredKey, made bool) {
+func (s *service) rotate(t *testing.T, atOnce bool) (next keyring.StoredKey, made bool) {
 	t.Helper()
 	next, made, err := s.keys.Rotate(t.Context(), atOnce)
 	if err != nil {
@@ -225,7 +225,7 @@ func TestRotateByHand(t *testing.T) {
 		first := s.kid(t)
 		s.advance(time.Hour)
 		next, made := s.rotate(t, false)
-		if !made || next.State != handlers.KeyNext || next.ActiveFrom != s.now().Add(lead) {
+		if !made || next.State != keyring.KeyNext || next.ActiveFrom != s.now().Add(lead) {
 			t.Errorf("%+v, made %v", next, made)
 		}
 		if again, made := s.rotate(t, false); made || again != next {
@@ -238,14 +238,14 @@ func TestRotateByHand(t *testing.T) {
 		}
 
 		s.advance(time.Second)
-		if now, made := s.rotate(t, true); made || now.ID != next.ID || now.State != handlers.KeySigning || now.ActiveFrom != s.now() {
+		if now, made := s.rotate(t, true); made || now.ID != next.ID || now.State != keyring.KeySigning || now.ActiveFrom != s.now() {
 			t.Errorf("at once: %+v, made %v", now, made)
 		}
 		s.turn(t)
 		if kid := s.kid(t); kid != next.ID {
 			t.Errorf("at once signs %s", kid)
 		}
-		if list := s.listKeys(t); len(list) != 2 || list[1].State != handlers.KeyVerifying || list[1].VerifiesUntil != s.now().Add(remains) {
+		if list := s.listKeys(t); len(list) != 2 || list[1].State != keyring.KeyVerifying || list[1].VerifiesUntil != s.now().Add(remains) {
 			t.Errorf("%+v", list)
 		}
 
@@ -261,7 +261,7 @@ func TestRotateByHand(t *testing.T) {
 
 func TestRotateUnderAnotherMasterSecretChangesNothing(t *testing.T) {
 	each(t, func(t *testing.T, s *service) {
-		wrong := &handlers.Keys{Store: s.store, Master: parse(t, secret.Generate()), Clock: s.now}
+		wrong := &keyring.Keys{Store: s.store, Master: parse(t, secret.Generate()), Clock: s.now}
 		_, _, err := wrong.Rotate(t.Context(), true)
 		want(t, "rotate", err, secret.ErrSealed)
 		want(t, "retire", wrong.Retire(t.Context(), s.published(t)[0]), secret.ErrSealed)
@@ -281,7 +281,7 @@ func TestRetiringTheOnlyKeyMakesANewOneAtOnce(t *testing.T) {
 		want(t, "retire", s.keys.Retire(t.Context(), kid), nil)
 		want(t, "again", s.keys.Retire(t.Context(), kid), auth.ErrNotFound)
 		want(t, "an unknown one", s.keys.Retire(t.Context(), "unknown"), auth.ErrNotFound)
-		if states := s.states(t); !slices.Equal(states, []handlers.KeyState{handlers.KeySigning, handlers.KeyRetired}) {
+		if states := s.states(t); !slices.Equal(states, []keyring.KeyState{keyring.KeySigning, keyring.KeyRetired}) {
 			t.Errorf("%v", states)
 		}
 		stored, err := s.store.SigningKeys(t.Context())

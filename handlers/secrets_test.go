@@ -6,16 +6,16 @@ import (
 	"testing"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/secret"
 )
 
-func (s *service) secrets(t *testing.T, master string) *handlers.Secrets {
+func (s *service) secrets(t *testing.T, master string) *keyring.Secrets {
 	t.Helper()
-	return &handlers.Secrets{Store: s.store, Master: parse(t, master), Clock: s.now}
+	return &keyring.Secrets{Store: s.store, Master: parse(t, master), Clock: s.now}
 }
 
-func (s *service) reseal(t *testing.T, master string) handlers.Resealed {
+func (s *service) reseal(t *testing.T, master string) keyring.Resealed {
 	t.Helper()
 	done, err := s.secrets(t, master).Reseal(t.Context())
 	if err != nil {
@@ -54,13 +54,13 @@ func TestTheMasterSecretIsReplaced(t *testing.T) {
 			t.Error("the former one is said to be needed no longer")
 		}
 		s.refusedWith(t, "the new one alone, although it seals the key that signs", next)
-		if done := during.reseal(t, both); done != (handlers.Resealed{Keys: 1, Peppers: 1}) {
+		if done := during.reseal(t, both); done != (keyring.Resealed{Keys: 1, Peppers: 1}) {
 			t.Errorf("%+v", done)
 		}
 		if during.needsAll(t, both) {
 			t.Error("the former one is said to be needed still")
 		}
-		if done := during.reseal(t, both); done != (handlers.Resealed{}) {
+		if done := during.reseal(t, both); done != (keyring.Resealed{}) {
 			t.Errorf("again: %+v", done)
 		}
 		s.wantSealedWith(t, next)
@@ -111,7 +111,7 @@ func TestThePepperOutlivesTwoReplacements(t *testing.T) {
 		start(t, s.url, second+","+s.master, s.clock)
 		s.reseal(t, second+","+s.master)
 		start(t, s.url, third+","+second, s.clock)
-		if done := s.reseal(t, third+","+second); done != (handlers.Resealed{Keys: 1, Peppers: 2}) {
+		if done := s.reseal(t, third+","+second); done != (keyring.Resealed{Keys: 1, Peppers: 2}) {
 			t.Errorf("%+v", done)
 		}
 		start(t, s.url, third, s.clock).login(t)
@@ -160,7 +160,7 @@ func TestRetiredKeysAreNotResealed(t *testing.T) {
 		s.register(t)
 		want(t, "retire", s.keys.Retire(t.Context(), s.kid(t)), nil)
 		next := secret.Generate()
-		if done := s.reseal(t, next+","+s.master); done != (handlers.Resealed{Keys: 1, Peppers: 1}) {
+		if done := s.reseal(t, next+","+s.master); done != (keyring.Resealed{Keys: 1, Peppers: 1}) {
 			t.Errorf("%+v", done)
 		}
 		start(t, s.url, next, s.clock).login(t)

@@ -31,17 +31,6 @@ import (
 	"time"
 )
 
-// Clock tells the time; the zero value is the system's. Times are UTC, cut to the
-// microseconds that the databases keep.
-type Clock func() time.Time
-
-func (c Clock) now() time.Time {
-	if c == nil {
-		c = time.Now
-	}
-	return c().UTC().Truncate(time.Microsecond)
-}
-
 // newID makes an id that nobody can guess: 128 random bits, behind 48 bits of time in
 // milliseconds so that new rows stand together in the index. It is 36 letters and digits,
 // which sort as the times do.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers/keyring"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/token"
@@ -23,7 +25,7 @@ const amrPassword = "pwd"
 type Sessions struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
-	Keys      *Keys
+	Keys      *keyring.Keys
 	Issuer    token.Issuer
 	Refreshes []token.Key   // sign refresh tokens; the first signs new ones
 	AccessTTL time.Duration // of an access token; Keys notes it for as long as it matters
@@ -36,7 +38,7 @@ type Sessions struct {
 	Required  bool          // nobody logs in before the address is verified
 	Notices   *Notices      // nil is none
 	Log       *slog.Logger  // of outcomes; nil is none
-	Clock     Clock
+	Clock     clock.Func
 	Steady    func() time.Duration // for how long Clock has not jumped; nil if it never does
 }
 
@@ -125,7 +127,7 @@ func (s *Sessions) credentials(ctx context.Context, address string) (persistence
 	if !s.Required {
 		return user, nil
 	}
-	waiting, err := s.Store.LatestRegistration(ctx, purposeVerify, key, s.Clock.now())
+	waiting, err := s.Store.LatestRegistration(ctx, purposeVerify, key, s.Clock.Now())
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
 		return user, nil
@@ -154,7 +156,7 @@ func (s *Sessions) remind(ctx context.Context, address string, from auth.ClientI
 	}
 	unverified := errors.Is(refused, errUnverified)
 	err := s.OneTimes.verifyAgain(ctx, email.ParseOrZero(address), from, func(last persistence.OneTime) bool {
-		return unverified && s.Clock.now().Sub(last.CreatedAt) >= remindEvery
+		return unverified && s.Clock.Now().Sub(last.CreatedAt) >= remindEvery
 	})
 	if err != nil {
 		return err
@@ -209,7 +211,7 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 
 // next is a new session of a user.
 func (s *Sessions) next(user auth.UserID, amr string, from source) persistence.Session {
-	now := s.Clock.now()
+	now := s.Clock.Now()
 	deadline := now.Add(s.MaxAge)
 	return persistence.Session{
 		ID: newID(now), UserID: user, Generation: 1, AMR: []string{amr},
@@ -268,7 +270,7 @@ func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, ended [
 
 // end ends the sessions that a statement ends, with their events, and returns how many.
 func (s *Sessions) end(ctx context.Context, statement func(context.Context, *persistence.Store, time.Time) ([]persistence.Session, error)) (n int, err error) {
-	now := s.Clock.now()
+	now := s.Clock.Now()
 	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		ended, err := statement(ctx, tx, now)
 		if err != nil {
@@ -320,7 +322,7 @@ func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (us
 		presented, err := token.ReadRefreshToEnd(req.RefreshToken, s.Refreshes)
 		return presented.UserID, presented.SessionID, err
 	case req.AccessToken != "":
-		access, err := s.Issuer.Read(req.AccessToken, s.Keys.find(ctx), s.Clock.now())
+		access, err := s.Issuer.Read(req.AccessToken, s.Keys.Find(ctx), s.Clock.Now())
 		return access.UserID, access.SessionID, err
 	}
 	return 0, "", auth.ErrUnauthenticated
@@ -370,7 +372,7 @@ func (s *Sessions) successor(former persistence.Session, from auth.ClientInfo) p
 // takeOver verifies the address of an account. It voids the links and codes that were sent before,
 // and ends all sessions but the one that showed the ownership of the account, if one did.
 func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user auth.User, keep string, reason auth.Reason) error {
-	now := s.Clock.now()
+	now := s.Clock.Now()
 	if err := tx.SetVerified(ctx, user.UserID, now); err != nil {
 		return err
 	}

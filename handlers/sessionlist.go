@@ -25,7 +25,7 @@ func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth
 	if err != nil {
 		return auth.SessionsListReply{}, err
 	}
-	live, err := s.Store.LiveSessions(ctx, access.UserID, req.After, limit+1, s.Clock.now())
+	live, err := s.Store.LiveSessions(ctx, access.UserID, req.After, limit+1, s.Clock.Now())
 	if err != nil {
 		return auth.SessionsListReply{}, err
 	}

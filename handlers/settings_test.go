@@ -11,6 +11,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/internal/token"
 )
@@ -270,7 +271,7 @@ func (p *postal) allow(t *testing.T, burst int, interval time.Duration) {
 // lifetime is as the program sets it: noted before the first token.
 func (p *postal) lifetime(t *testing.T, d time.Duration) {
 	t.Helper()
-	p.keys = &handlers.Keys{Store: p.store, Master: parse(t, p.master), AccessTTL: d, Clock: p.now}
+	p.keys = &keyring.Keys{Store: p.store, Master: parse(t, p.master), AccessTTL: d, Clock: p.now}
 	want(t, "note the lifetime", p.keys.Load(t.Context()), nil)
 	p.sessions.Keys, p.sessions.AccessTTL = p.keys, d
 }

@@ -34,7 +34,7 @@ func (s *Sessions) user(ctx context.Context, b auth.Bearer) (token.Access, error
 
 // authenticate reads an access token and returns auth.ErrTokenRevoked if its session has ended.
 func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access, error) {
-	access, err := s.Issuer.Read(text, s.Keys.find(ctx), s.Clock.now())
+	access, err := s.Issuer.Read(text, s.Keys.Find(ctx), s.Clock.Now())
 	if err != nil {
 		return token.Access{}, err
 	}
@@ -59,5 +59,5 @@ func (s *Sessions) isLive(ctx context.Context, tx *persistence.Store, id string,
 	if errors.Is(err, auth.ErrTokenRevoked) {
 		return false, nil
 	}
-	return session.UserID == user && s.Clock.now().Before(session.ExpiresAt), err
+	return session.UserID == user && s.Clock.Now().Before(session.ExpiresAt), err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
@@ -62,7 +63,7 @@ func (s *service) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keys := &handlers.Keys{Store: s.store, Master: master, AccessTTL: accessTTL}
+	keys := &keyring.Keys{Store: s.store, Master: master, AccessTTL: accessTTL}
 	if err := keys.Load(ctx); err != nil {
 		return err
 	}

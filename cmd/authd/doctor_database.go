@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/migrations"
 	"github.com/zyotra/auth/persistence"
@@ -200,7 +200,7 @@ func (w *databaseWard) secretKey(ctx context.Context) finding {
 	if master == nil {
 		return f
 	}
-	secrets := &handlers.Secrets{Store: w.store, Master: master}
+	secrets := &keyring.Secrets{Store: w.store, Master: master}
 	found, err := secrets.Inspect(ctx)
 	switch {
 	case errors.Is(err, secret.ErrSealed):
@@ -214,7 +214,7 @@ func (w *databaseWard) secretKey(ctx context.Context) finding {
 }
 
 // spare tells of two master secrets whether the second is still of use.
-func (w *databaseWard) spare(ctx context.Context, secrets *handlers.Secrets, found handlers.Sealing) finding {
+func (w *databaseWard) spare(ctx context.Context, secrets *keyring.Secrets, found keyring.Sealing) finding {
 	needed, err := secrets.NeedsAll(ctx)
 	switch {
 	case err != nil:
@@ -229,7 +229,7 @@ func (w *databaseWard) signingKeys(ctx context.Context) finding {
 	if w.config.accessSecret != nil {
 		return good("ACCESS_TOKEN_SECRET signs access tokens")
 	}
-	keys := &handlers.Keys{Store: w.store, AccessTTL: w.config.accessTTL, Rotation: w.config.rotation}
+	keys := &keyring.Keys{Store: w.store, AccessTTL: w.config.accessTTL, Rotation: w.config.rotation}
 	list, err := keys.List(ctx)
 	if err != nil {
 		return bad("see the database's log", "%s", err)
@@ -238,7 +238,7 @@ func (w *databaseWard) signingKeys(ctx context.Context) finding {
 		return good("there are none yet: the first start makes one")
 	}
 	for _, key := range list {
-		if key.State == handlers.KeySigning {
+		if key.State == keyring.KeySigning {
 			return w.signing(key)
 		}
 	}
@@ -248,7 +248,7 @@ func (w *databaseWard) signingKeys(ctx context.Context) finding {
 // late is how long after its time the next key may come: instances look every few seconds.
 const late = time.Hour
 
-func (w *databaseWard) signing(key handlers.StoredKey) finding {
+func (w *databaseWard) signing(key keyring.StoredKey) finding {
 	if w.config.rotation == 0 {
 		return good("%s signs since %s", key.ID, when(key.ActiveFrom))
 	}

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/persistence"
 )
@@ -55,7 +55,7 @@ type keysSettings struct {
 }
 
 func (cmd keysList) Run(ctx context.Context, out io.Writer) error {
-	return cmd.withKeys(ctx, func(keys *handlers.Keys) error {
+	return cmd.withKeys(ctx, func(keys *keyring.Keys) error {
 		list, err := keys.List(ctx)
 		if err != nil {
 			return err
@@ -67,7 +67,7 @@ func (cmd keysList) Run(ctx context.Context, out io.Writer) error {
 	})
 }
 
-func writeKeys(out io.Writer, list []handlers.StoredKey) error {
+func writeKeys(out io.Writer, list []keyring.StoredKey) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "KID\tSTATE\tCREATED\tSIGNS FROM\tVERIFIES UNTIL")
 	for _, key := range list {
@@ -78,9 +78,9 @@ func writeKeys(out io.Writer, list []handlers.StoredKey) error {
 
 func when(t time.Time) string { return t.Format(time.RFC3339) }
 
-func verifiesUntil(key handlers.StoredKey) string {
+func verifiesUntil(key keyring.StoredKey) string {
 	switch {
-	case key.State == handlers.KeyRetired:
+	case key.State == keyring.KeyRetired:
 		return "retired " + when(key.RetiredAt)
 	case key.VerifiesUntil.IsZero():
 		return "-" // nothing follows it yet
@@ -89,7 +89,7 @@ func verifiesUntil(key handlers.StoredKey) string {
 }
 
 func (cmd keysRotate) Run(ctx context.Context, out io.Writer) error {
-	return cmd.withKeys(ctx, func(keys *handlers.Keys) error {
+	return cmd.withKeys(ctx, func(keys *keyring.Keys) error {
 		next, made, err := keys.Rotate(ctx, cmd.Now)
 		if err != nil {
 			return err
@@ -98,7 +98,7 @@ func (cmd keysRotate) Run(ctx context.Context, out io.Writer) error {
 		if made {
 			did = "is made"
 		}
-		if next.State == handlers.KeySigning {
+		if next.State == keyring.KeySigning {
 			fmt.Fprintf(out, "%s %s and signs from now on; running instances know it within 5 s\n", next.ID, did)
 			return nil
 		}
@@ -108,7 +108,7 @@ func (cmd keysRotate) Run(ctx context.Context, out io.Writer) error {
 }
 
 func (cmd keysRetire) Run(ctx context.Context, out io.Writer) error {
-	return cmd.withKeys(ctx, func(keys *handlers.Keys) error {
+	return cmd.withKeys(ctx, func(keys *keyring.Keys) error {
 		err := keys.Retire(ctx, cmd.KID)
 		if errors.Is(err, auth.ErrNotFound) {
 			return fmt.Errorf("there is no key %q, or it is retired already; \"authd keys list\" shows them", cmd.KID)
@@ -119,7 +119,7 @@ func (cmd keysRetire) Run(ctx context.Context, out io.Writer) error {
 		fmt.Fprintf(out, "%s is retired: tokens signed with it are refused from now on, by running instances within 5 s\n", cmd.KID)
 		list, err := keys.List(ctx)
 		for _, key := range list {
-			if key.State == handlers.KeySigning {
+			if key.State == keyring.KeySigning {
 				fmt.Fprintf(out, "%s signs from now on\n", key.ID)
 			}
 		}
@@ -128,12 +128,12 @@ func (cmd keysRetire) Run(ctx context.Context, out io.Writer) error {
 }
 
 func (cmd keysReseal) Run(ctx context.Context, out io.Writer) error {
-	return cmd.withSecrets(ctx, func(secrets *handlers.Secrets) error {
+	return cmd.withSecrets(ctx, func(secrets *keyring.Secrets) error {
 		done, err := secrets.Reseal(ctx)
 		if err != nil {
 			return err
 		}
-		if done == (handlers.Resealed{}) {
+		if done == (keyring.Resealed{}) {
 			fmt.Fprintln(out, "nothing to do: the first SECRET_KEY opens everything")
 		} else {
 			fmt.Fprintf(out, "sealed with the first SECRET_KEY: signing keys %d, peppers %d\n", done.Keys, done.Peppers)
@@ -147,7 +147,7 @@ func (cmd keysReseal) Run(ctx context.Context, out io.Writer) error {
 }
 
 // withKeys runs fn with the signing keys of the settings' database.
-func (s keysSettings) withKeys(ctx context.Context, fn func(*handlers.Keys) error) error {
+func (s keysSettings) withKeys(ctx context.Context, fn func(*keyring.Keys) error) error {
 	ttl, err := s.accessTTL()
 	if err != nil {
 		return err
@@ -155,8 +155,8 @@ func (s keysSettings) withKeys(ctx context.Context, fn func(*handlers.Keys) erro
 	if s.AccessTokenSecret != "" {
 		return errors.New("ACCESS_TOKEN_SECRET signs access tokens, so the keys in the database do nothing")
 	}
-	return s.withSecrets(ctx, func(secrets *handlers.Secrets) error {
-		return fn(&handlers.Keys{Store: secrets.Store, Master: secrets.Master, AccessTTL: ttl})
+	return s.withSecrets(ctx, func(secrets *keyring.Secrets) error {
+		return fn(&keyring.Keys{Store: secrets.Store, Master: secrets.Master, AccessTTL: ttl})
 	})
 }
 
@@ -177,7 +177,7 @@ func (cmd keysMailKey) Run(out io.Writer) error {
 }
 
 // withSecrets runs fn on the settings' database, with the master secret.
-func (s keysSettings) withSecrets(ctx context.Context, fn func(*handlers.Secrets) error) error {
+func (s keysSettings) withSecrets(ctx context.Context, fn func(*keyring.Secrets) error) error {
 	url, err := s.url()
 	if err != nil {
 		return err
@@ -187,7 +187,7 @@ func (s keysSettings) withSecrets(ctx context.Context, fn func(*handlers.Secrets
 		return err
 	}
 	return s.withStore(ctx, func(store *persistence.Store) error {
-		return wrongSecretKey(fn(&handlers.Secrets{Store: store, Master: master}))
+		return wrongSecretKey(fn(&keyring.Secrets{Store: store, Master: master}))
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/keyring"
 	"github.com/zyotra/auth/http"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/password"
@@ -53,14 +54,14 @@ type service struct {
 	settings  serveSettings
 	log       *slog.Logger
 	machine   *clock.Clock     // which goes by the database's on Postgres
-	clock     handlers.Clock   // its wall time
+	clock     clock.Func       // its wall time
 	shared    *databaseClock   // keeps machine in step; nil on SQLite
 	dir       *dataDir         // nil if nothing is kept in files
 	embedded  *embedded.Server // nil with an external cluster
 	store     *persistence.Store
 	server    *bus.Server       // nil for --edge, as are
 	pool      *password.Pool    // this
-	keys      *handlers.Keys    // and this
+	keys      *keyring.Keys     // and this
 	cleanup   *handlers.Cleanup // and this
 	endings   *handlers.Endings // and this
 	relay     *events.Relay     // and this
@@ -289,7 +290,7 @@ func checkSchema(ctx context.Context, store *persistence.Store) error {
 
 // openHandlers joins the subjects with the methods that answer them.
 func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
-	secrets := &handlers.Secrets{Store: s.store, Master: master, Clock: s.clock}
+	secrets := &keyring.Secrets{Store: s.store, Master: master, Clock: s.clock}
 	peppers, err := secrets.Peppers(ctx)
 	if err != nil {
 		return wrongSecretKey(err)
@@ -297,7 +298,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err := s.tellSpare(ctx, secrets); err != nil {
 		return err
 	}
-	s.keys = &handlers.Keys{
+	s.keys = &keyring.Keys{
 		Store: s.store, Master: master, Secret: s.config.accessSecret,
 		Rotation: s.config.rotation, AccessTTL: s.config.accessTTL, Log: s.log, Clock: s.clock, Hints: make(chan struct{}, 1),
 	}
@@ -501,7 +502,7 @@ func wrongSecretKey(err error) error {
 }
 
 // tellSpare says when the second of two master secrets has done its duty.
-func (s *service) tellSpare(ctx context.Context, secrets *handlers.Secrets) error {
+func (s *service) tellSpare(ctx context.Context, secrets *keyring.Secrets) error {
 	if len(secrets.Master) == 1 {
 		return nil
 	}

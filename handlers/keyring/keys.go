@@ -1,4 +1,10 @@
-package handlers
+// Package keyring keeps the keys that sign access tokens and the secrets that the database stores
+// sealed.
+//
+// Keys (keys.go) signs and finds keys, and follows changes by other instances. rotation.go makes the
+// next key when it is due and serves the commands of operators. Secrets (secrets.go) seals private
+// keys and peppers under the current master secret.
+package keyring
 
 import (
 	"context"
@@ -14,6 +20,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
@@ -45,7 +52,7 @@ type Keys struct {
 	Log       *slog.Logger  // of Run
 	Changed   func()        // if it is set, hears that the key set has changed
 	Hints     chan struct{} // if it is set, a value makes Run read the keys at once
-	Clock     Clock
+	Clock     clock.Func
 
 	set     atomic.Pointer[keySet]
 	lookups singleflight.Group // of unknown kids
@@ -80,7 +87,7 @@ func (k *Keys) Load(ctx context.Context) error {
 
 func (k *Keys) load(ctx context.Context) (err error) {
 	defer func() { k.failed = err }()
-	now := k.Clock.now()
+	now := k.Clock.Now()
 	if err := k.noteLifetime(ctx, now); err != nil {
 		return err
 	}
@@ -165,9 +172,9 @@ func (k *Keys) open(keys timeline, now time.Time) (*keySet, error) {
 
 func sealedKey(id string) string { return "signing_keys/" + id }
 
-// signing returns the key that signs now: the newest whose time has come.
-func (k *Keys) signing() token.Key {
-	now := k.Clock.now()
+// Signing returns the key that signs now: the newest whose time has come.
+func (k *Keys) Signing() token.Key {
+	now := k.Clock.Now()
 	signers := k.set.Load().signers
 	for _, s := range signers {
 		if !s.from.After(now) {
@@ -177,9 +184,9 @@ func (k *Keys) signing() token.Key {
 	return signers[len(signers)-1].Key // made by an instance whose clock is ahead of ours
 }
 
-// find returns a function that looks up a kid, for package token. An unknown one may be
+// Find returns a function that looks up a kid, for package token. An unknown one may be
 // another instance's new key, so now and then the database is asked.
-func (k *Keys) find(ctx context.Context) token.Find {
+func (k *Keys) Find(ctx context.Context) token.Find {
 	return func(kid string) ([]token.Key, error) {
 		if found, ok := k.set.Load().byID[kid]; ok {
 			return found, nil
@@ -209,7 +216,7 @@ func (k *Keys) lookAgain(ctx context.Context) error {
 	if k.failed != nil {
 		pause = retryEvery
 	}
-	now := k.Clock.now()
+	now := k.Clock.Now()
 	if age := now.Sub(k.asked); age >= 0 && age < pause { // a negative one is by a clock that was ahead
 		return k.failed
 	}
@@ -265,4 +272,12 @@ func (k *Keys) loadInTime(ctx context.Context) error {
 		k.Log.Info("signing key changes", "kid", newest.ID, "activeFrom", newest.from)
 	}
 	return nil
+}
+
+// Horizon returns how long something that an access token may still need has to be remembered: for the
+// longest lifetime of tokens that may be valid, whatever ACCESS_TOKEN_TTL is now, and the leeway of
+// those that verify them. own is the lifetime of this instance's.
+func Horizon(ctx context.Context, store *persistence.Store, own time.Duration) (time.Duration, error) {
+	longest, err := store.LongestLifetime(ctx)
+	return max(longest, own) + token.Leeway, err
 }

@@ -1,4 +1,4 @@
-package handlers
+package keyring
 
 import (
 	"context"
@@ -43,7 +43,7 @@ func (k *Keys) timeline(ctx context.Context, store *persistence.Store) (timeline
 	if err != nil {
 		return nil, err
 	}
-	remains, err := horizon(ctx, store, k.AccessTTL)
+	remains, err := Horizon(ctx, store, k.AccessTTL)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +116,7 @@ func (k *Keys) change(ctx context.Context, fn func(ctx context.Context, tx *pers
 		if err := tx.Lock(ctx, lockKeys); err != nil {
 			return err
 		}
-		now := k.Clock.now()
+		now := k.Clock.Now()
 		keys, err := k.sweep(ctx, tx, now)
 		if err != nil {
 			return err
@@ -166,7 +166,7 @@ func (k *Keys) create(ctx context.Context, tx *persistence.Store, from time.Time
 	if err != nil {
 		return "", fmt.Errorf("seal signing key: %w", err)
 	}
-	now := k.Clock.now()
+	now := k.Clock.Now()
 	key := persistence.SigningKey{ID: id, Public: public, Sealed: sealed, CreatedAt: now, ActiveFrom: from}
 	if err := tx.CreateSigningKey(ctx, key); err != nil {
 		return "", err
@@ -208,7 +208,7 @@ func (k *Keys) List(ctx context.Context) ([]StoredKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keys.describe(k.Clock.now()), nil
+	return keys.describe(k.Clock.Now()), nil
 }
 
 func (t timeline) describe(now time.Time) []StoredKey {
@@ -237,7 +237,7 @@ func (t timeline) describe(now time.Time) []StoredKey {
 // next key is waiting already, that one is taken and made is false.
 func (k *Keys) Rotate(ctx context.Context, atOnce bool) (next StoredKey, made bool, err error) {
 	var id string
-	now := k.Clock.now()
+	now := k.Clock.Now()
 	after, err := k.change(ctx, func(ctx context.Context, tx *persistence.Store, keys timeline, at time.Time) (err error) {
 		now = at
 		newest, current := keys.newest(), keys.current(at)

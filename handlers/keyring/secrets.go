@@ -1,10 +1,11 @@
-package handlers
+package keyring
 
 import (
 	"context"
 	"fmt"
 	"slices"
 
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/persistence"
@@ -21,7 +22,7 @@ import (
 type Secrets struct {
 	Store  *persistence.Store
 	Master secret.Keys
-	Clock  Clock
+	Clock  clock.Func
 }
 
 // Peppers returns the peppers that passwords may be keyed with, those of the master secrets
@@ -87,7 +88,7 @@ func (s *Secrets) keep(ctx context.Context, store *persistence.Store, p password
 	if err != nil {
 		return fmt.Errorf("seal pepper: %w", err)
 	}
-	return store.KeepPepper(ctx, persistence.Pepper{ID: p.ID, Sealed: sealed, CreatedAt: s.Clock.now()})
+	return store.KeepPepper(ctx, persistence.Pepper{ID: p.ID, Sealed: sealed, CreatedAt: s.Clock.Now()})
 }
 
 // Resealed counts what Reseal sealed anew.
