@@ -25,7 +25,8 @@ var mayImport = map[string][]string{
 	"bus/embedded":               {"internal/loglimit"},
 	"events":                     {"", "internal/trace"},
 	"handlers/keyring":           {"", "events", "persistence", "internal/clock", "internal/password", "internal/secret", "internal/token"},
-	"handlers":                   {"", "events", "handlers/keyring", "persistence", "internal/clock", "internal/email", "internal/gcra", "internal/network", "internal/password", "internal/secret", "internal/token"},
+	"handlers/ratelimit":         {"", "events", "persistence", "internal/clock", "internal/email", "internal/gcra", "internal/network", "internal/password"},
+	"handlers":                   {"", "events", "handlers/keyring", "handlers/ratelimit", "persistence", "internal/clock", "internal/email", "internal/gcra", "internal/network", "internal/password", "internal/secret", "internal/token"},
 	"http":                       {"", "bus", "docs", "internal/accept", "internal/problem", "internal/requestid", "internal/strictjson", "internal/trace"},
 	"internal/accept":            {},
 	"internal/clock":             {},
@@ -58,7 +59,7 @@ var mayImport = map[string][]string{
 	"operator":                   {"", "internal/accept", "internal/problem"},
 	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "handlers/keyring", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/clock", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "handlers/keyring", "handlers/ratelimit", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/clock", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
 	"docs":                       {},
 }
 
@@ -69,7 +70,7 @@ var owners = map[string][]string{
 	"github.com/gofiber/fiber":       {"bus/authfiber", "http"},
 	"github.com/golang-jwt/jwt":      {"internal/token"},
 	"github.com/jackc/pgx":           {"persistence", "internal/testpg"},
-	"github.com/maypok86/otter":      {"bus", "handlers"},
+	"github.com/maypok86/otter":      {"bus", "handlers/ratelimit"},
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bus/embedded", "internal/testauthd", "internal/testauthority"},
 	"github.com/nats-io/nats.go":     {"bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthd", "internal/testauthority", "internal/testoutbox", "mail", "cmd/authd"},

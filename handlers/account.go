@@ -8,6 +8,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
@@ -21,11 +22,11 @@ type Accounts struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
 	Sessions  *Sessions
-	Reauth    time.Duration // how long a login is recent enough for what is sensitive; 0 never
-	Limits    *Limits       // of registrations and of tries at passwords; nil is none
-	OneTimes  *OneTimes     // needed unless Verification is off
-	Notices   *Notices      // nil is none
-	Log       *slog.Logger  // of outcomes; nil is none
+	Reauth    time.Duration      // how long a login is recent enough for what is sensitive; 0 never
+	Limits    *ratelimit.Limiter // of registrations and of tries at passwords; nil is none
+	OneTimes  *OneTimes          // needed unless Verification is off
+	Notices   *Notices           // nil is none
+	Log       *slog.Logger       // of outcomes; nil is none
 	Clock     clock.Func
 
 	Verification Verification // of addresses
@@ -45,16 +46,16 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
-	ctx, leave, err := a.Limits.registering(from).admitted(ctx, a.Passwords.Pool, from, false)
+	ctx, leave, err := a.Limits.AdmitRegistration(ctx, a.Passwords.Pool, from)
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
 	defer leave()
-	if err := a.Limits.registration(ctx, from); err != nil {
+	if err := a.Limits.ReserveRegistration(ctx, from); err != nil {
 		return auth.RegisterReply{}, err
 	}
 	if a.Verification == VerificationRequired {
-		if _, err := a.Limits.mail(ctx, req.Email, from); err != nil {
+		if _, err := a.Limits.ReserveMail(ctx, req.Email, from); err != nil {
 			return auth.RegisterReply{}, err
 		}
 	}
@@ -187,7 +188,7 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 	var account auth.Account
 	var wait time.Duration
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
-		if wait, err = a.Limits.update(ctx, tx, user.UserID); err != nil || wait > 0 {
+		if wait, err = a.Limits.ReserveUpdate(ctx, tx, user.UserID); err != nil || wait > 0 {
 			return err
 		}
 		if account, err = tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: req.Name, Locale: req.Locale}, a.Clock.Now()); err != nil {
@@ -269,17 +270,17 @@ func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest,
 		return auth.AccountDeleteReply{}, err
 	}
 	defer leave()
-	try, err := a.confirm(ctx, account, req.Sender, stored, req.Password)
+	attempt, err := a.confirm(ctx, account, req.Sender, stored, req.Password)
 	if err != nil {
 		return auth.AccountDeleteReply{}, err
 	}
-	return auth.AccountDeleteReply{}, a.delete(ctx, user, stored, try)
+	return auth.AccountDeleteReply{}, a.delete(ctx, user, stored, attempt)
 }
 
 // delete ends the sessions of an account and deletes it with them, if the stored password is the
 // one that was looked at; otherwise it returns auth.ErrConflict. It returns auth.ErrTokenRevoked if
 // the session that asks has ended meanwhile. It settles the try that confirmed the password.
-func (a *Accounts) delete(ctx context.Context, user token.Access, password string, try *charge) error {
+func (a *Accounts) delete(ctx context.Context, user token.Access, password string, attempt *ratelimit.Reservation) error {
 	return a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if _, err := a.Sessions.holdFor(ctx, tx, user, password); err != nil {
 			return err
@@ -298,7 +299,7 @@ func (a *Accounts) delete(ctx context.Context, user token.Access, password strin
 		if err := tx.Emit(ctx, now, events.UserDeleted{UserID: user.UserID, DeletedAt: now}); err != nil {
 			return err
 		}
-		return try.settle(ctx, tx)
+		return attempt.Succeed(ctx, tx)
 	})
 }
 
@@ -318,18 +319,18 @@ func (a *Accounts) admitted(ctx context.Context, account auth.Account, from auth
 	if faults != nil {
 		return ctx, func() {}, auth.ErrInvalid.With(faults...)
 	}
-	return a.Limits.guessing(account.Email, kept).admitted(ctx, a.Passwords.Pool, kept, true)
+	return a.Limits.AdmitLogin(ctx, a.Passwords.Pool, account.Email, kept, true)
 }
 
 // confirm compares the password that the account's owner gives with the stored one, which is a
 // try as a login is. ctx is that of admitted. It returns auth.ErrInvalidCredentials if it is another one, and
 // auth.ErrRateLimited after too many tries.
-func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.Sender, stored, plain string) (*charge, error) {
+func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.Sender, stored, plain string) (*ratelimit.Reservation, error) {
 	kept, faults := client(from.Client)
 	if faults != nil {
 		return nil, auth.ErrInvalid.With(faults...)
 	}
-	try, err := a.Limits.guess(ctx, account.Email, kept)
+	attempt, err := a.Limits.ReserveLogin(ctx, account.Email, kept)
 	if err != nil {
 		return nil, err
 	}
@@ -340,7 +341,7 @@ func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.
 	case !found.Match:
 		return nil, errWrongPassword
 	}
-	return try, nil
+	return attempt, nil
 }
 
 // startFree gives an account whose mailbox was just proved the password, name and locale of grants,

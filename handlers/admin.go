@@ -10,8 +10,12 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
+	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/persistence"
 )
+
+// byOperators is the class of requests that operators make on the bus.
+var byOperators = password.Class{Network: byOperator, Known: true}
 
 // Admin does what operators ask for. All fields but Log and Clock are required.
 //
@@ -200,7 +204,7 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 		if done.Ended, err = a.Sessions.EndAll(ctx, tx, user.UserID, "", auth.ReasonAdmin); err != nil {
 			return err
 		}
-		if err := a.Accounts.Limits.lift(ctx, tx, user.Email); err != nil {
+		if err := a.Accounts.Limits.Reset(ctx, tx, user.Email); err != nil {
 			return err
 		}
 		address = user.Email
@@ -209,7 +213,7 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 	if err != nil {
 		return auth.SessionsEnded{}, err
 	}
-	a.Accounts.Limits.forget(address)
+	a.Accounts.Limits.Forget(address)
 	return done, nil
 }
 

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/handlers/keyring"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	wall "github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/internal/secret"
@@ -92,7 +92,7 @@ func TestClocksOfInstancesMayDifferALittle(t *testing.T) {
 
 func TestARefreshAheadOfTheClockDoesNotHoldUpTheNext(t *testing.T) {
 	eachMachine(t, func(t *testing.T, s *service, machine *testclock.Clock, tokens auth.Tokens) {
-		s.limit(t, handlers.Rules{RefreshSession: gcra.Limit{Burst: 2, Interval: time.Minute}})
+		s.limit(t, ratelimit.Policy{RefreshSession: gcra.Limit{Burst: 2, Interval: time.Minute}})
 		s.sessions.Limits.Clock = s.sessions.Clock
 		machine.Jump(time.Hour)
 		tokens = s.refresh(t, s.refresh(t, tokens))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/persistence"
@@ -33,7 +34,7 @@ type Emails struct {
 	OneTimes *OneTimes
 	Accounts *Accounts
 	Sessions *Sessions
-	Limits   *Limits
+	Limits   *ratelimit.Limiter
 	Log      *slog.Logger // of outcomes; nil is none
 	Clock    clock.Func
 }
@@ -56,12 +57,12 @@ func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *aud
 	if e.OneTimes == nil {
 		return auth.EmailVerifyReply{}, auth.ErrNotFound
 	}
-	one, try, err := e.presented(ctx, req)
+	one, attempt, err := e.presented(ctx, req)
 	if err != nil {
 		return auth.EmailVerifyReply{}, err
 	}
 	a.presents(one)
-	own, try, err := e.establish(ctx, req, one, try)
+	own, attempt, err := e.establish(ctx, req, one, attempt)
 	if err != nil {
 		return auth.EmailVerifyReply{}, err
 	}
@@ -71,12 +72,12 @@ func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *aud
 			return err
 		}
 		a.user = proved
-		return try.settle(ctx, tx)
+		return attempt.Succeed(ctx, tx)
 	})
 }
 
 // presented finds what a link or a code is for, and counts the try at a code.
-func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (persistence.OneTime, *charge, error) {
+func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (persistence.OneTime, *ratelimit.Reservation, error) {
 	from, faults := client(req.Client)
 	switch {
 	case req.Token != "" && req.Email+req.Code != "":
@@ -95,12 +96,12 @@ func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (pe
 		one, err := e.OneTimes.find(ctx, purposeVerify, req.Token)
 		return one, nil, err
 	}
-	try, err := e.Limits.code(ctx, req.Email, from)
+	attempt, err := e.Limits.ReserveCode(ctx, req.Email, from)
 	if err != nil {
 		return persistence.OneTime{}, nil, err
 	}
 	one, err := e.OneTimes.findCode(ctx, purposeVerify, email.ParseOrZero(req.Email), req.Code)
-	return one, try, err
+	return one, attempt, err
 }
 
 // create makes an account of the address of a registration, with the password, name and locale of
@@ -183,7 +184,7 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *aud
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	try, err := e.Accounts.confirm(ctx, account, req.Sender, stored, req.Password)
+	attempt, err := e.Accounts.confirm(ctx, account, req.Sender, stored, req.Password)
 	if err != nil {
 		return auth.MailSent{}, err
 	}
@@ -198,7 +199,7 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *aud
 		if err := e.askNew(ctx, tx, user, address, access.SessionID, from); err != nil {
 			return err
 		}
-		return try.settle(ctx, tx)
+		return attempt.Succeed(ctx, tx)
 	})
 	if err != nil {
 		return auth.MailSent{}, err
@@ -241,7 +242,7 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 		return auth.EmailConfirmReply{}, err
 	}
 	a.presents(one)
-	own, try, err := e.establishOwner(ctx, req, one)
+	own, attempt, err := e.establishOwner(ctx, req, one)
 	if err != nil {
 		return auth.EmailConfirmReply{}, err
 	}
@@ -268,7 +269,7 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 		if err := e.OneTimes.send(ctx, tx, told); err != nil {
 			return err
 		}
-		return try.settle(ctx, tx)
+		return attempt.Succeed(ctx, tx)
 	})
 }
 

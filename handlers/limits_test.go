@@ -15,6 +15,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
@@ -26,7 +27,7 @@ const (
 )
 
 // rules are the program's own.
-var rules = handlers.Rules{
+var rules = ratelimit.Policy{
 	Login:          []gcra.Limit{{Burst: 5, Interval: 30 * time.Second}, {Burst: 20, Interval: 5 * time.Minute}},
 	LoginAccount:   []gcra.Limit{{Burst: 50, Interval: time.Minute}},
 	LoginSource:    []gcra.Limit{{Burst: 100, Interval: 5 * time.Second}},
@@ -41,9 +42,9 @@ var rules = handlers.Rules{
 }
 
 // limit makes an instance keep to the rules.
-func (s *service) limit(t *testing.T, r handlers.Rules) {
+func (s *service) limit(t *testing.T, r ratelimit.Policy) {
 	t.Helper()
-	limits, err := handlers.NewLimits(s.store, parse(t, s.master).DeriveShared(secret.LabelLimits), r)
+	limits, err := ratelimit.New(s.store, parse(t, s.master).DeriveShared(secret.LabelLimits), r)
 	if err != nil {
 		t.Fatal(err)
 	}

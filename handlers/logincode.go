@@ -7,6 +7,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/persistence"
@@ -22,7 +23,7 @@ type CodeLogins struct {
 	OneTimes *OneTimes
 	Accounts *Accounts
 	Sessions *Sessions
-	Limits   *Limits
+	Limits   *ratelimit.Limiter
 	Log      *slog.Logger // of outcomes; nil is none
 	Clock    clock.Func
 }
@@ -49,11 +50,11 @@ func (c *CodeLogins) login(ctx context.Context, req auth.LoginCodeRequest, a *au
 	if err != nil {
 		return auth.LoginCodeReply{}, err
 	}
-	try, err := c.Limits.code(ctx, req.Email, from.client)
+	attempt, err := c.Limits.ReserveCode(ctx, req.Email, from.client)
 	if err != nil {
 		return auth.LoginCodeReply{}, err
 	}
-	session, err := c.begin(ctx, req, from, try, a)
+	session, err := c.begin(ctx, req, from, attempt, a)
 	if errors.Is(err, auth.ErrInvalidToken) {
 		err = auth.ErrInvalidCredentials
 	}
@@ -85,7 +86,7 @@ func (c *CodeLogins) send(ctx context.Context, req auth.LoginCodeRequest) (auth.
 }
 
 // begin uses up a code for a session.
-func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, try *charge, a *auditEvent) (session persistence.Session, err error) {
+func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, attempt *ratelimit.Reservation, a *auditEvent) (session persistence.Session, err error) {
 	one, err := c.OneTimes.findCode(ctx, purposeLogin, email.ParseOrZero(req.Email), req.Code)
 	if err != nil {
 		return persistence.Session{}, err
@@ -99,7 +100,7 @@ func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from 
 		if err := c.Sessions.create(ctx, tx, session); err != nil {
 			return err
 		}
-		return try.settle(ctx, tx)
+		return attempt.Succeed(ctx, tx)
 	})
 	return session, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -16,7 +17,7 @@ import (
 type Notices struct {
 	OneTimes  *OneTimes
 	NewDevice bool // tell of logins with devices that were not seen before
-	Limits    *Limits
+	Limits    *ratelimit.Limiter
 }
 
 // passwordChanged is part of a change of the password.
@@ -52,7 +53,7 @@ const (
 // send asks for a notice, unless there were too many of its kind: an intruder must not be able to
 // bury the owner's mailbox.
 func (n *Notices) send(ctx context.Context, tx *persistence.Store, counter string, kind events.MailKind, user auth.User, from auth.ClientInfo) error {
-	ok, err := n.Limits.notice(ctx, tx, counter, user.Email)
+	ok, err := n.Limits.ReserveNotice(ctx, tx, counter, user.Email)
 	if err != nil || !ok {
 		return err
 	}

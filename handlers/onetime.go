@@ -15,6 +15,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/secret"
@@ -185,7 +186,7 @@ func (o *OneTimes) make(a ask, now time.Time) (one persistence.OneTime, token, c
 	one.CreatedAt, one.ExpiresAt = now, now.Add(o.ttl(a.purpose))
 	if a.purpose == purposeVerify || a.purpose == purposeLogin {
 		code = newCode()
-		one.Code, one.CodeExpiresAt = o.digests(a.purpose, one.EmailKey, code)[0], earlier(now.Add(o.CodeTTL), one.ExpiresAt)
+		one.Code, one.CodeExpiresAt = o.digests(a.purpose, one.EmailKey, code)[0], clock.Earlier(now.Add(o.CodeTTL), one.ExpiresAt)
 	}
 	return one, token, code
 }
@@ -353,12 +354,12 @@ func owner(user auth.User) recipient { return recipient{email.ParseOrZero(user.E
 func always(persistence.OneTime) bool { return true }
 
 // charged counts a request for a mail and returns where it comes from.
-func (o *OneTimes) charged(ctx context.Context, limits *Limits, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
+func (o *OneTimes) charged(ctx context.Context, limits *ratelimit.Limiter, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
 	from, faults := client(c)
 	if faults != nil {
 		return auth.ClientInfo{}, auth.ErrInvalid.With(faults...)
 	}
-	_, err := limits.mail(ctx, address, from)
+	_, err := limits.ReserveMail(ctx, address, from)
 	return from, err
 }
 

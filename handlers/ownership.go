@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -31,7 +32,7 @@ var errNoOwnership = auth.ErrReauthentication.With(auth.Field{Field: "password",
 // none. establish runs outside of a transaction, as passwords are hashed; prove checks that the
 // account is still the same. It returns errNoOwnership, auth.ErrInvalid for a password that is not
 // accepted, auth.ErrRateLimited, and auth.ErrOverloaded.
-func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one persistence.OneTime, try *charge) (ownership, *charge, error) {
+func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one persistence.OneTime, attempt *ratelimit.Reservation) (ownership, *ratelimit.Reservation, error) {
 	account, err := e.Store.Credentials(ctx, one.EmailKey)
 	if err != nil && !errors.Is(err, auth.ErrNotFound) {
 		return ownership{}, nil, err
@@ -43,7 +44,7 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 	}
 	if own.session != "" {
 		own.keeps = true
-		return own, try, nil
+		return own, attempt, nil
 	}
 	registered, ok, err := e.OneTimes.registration(ctx, e.Store, one.EmailKey, req.Registration)
 	switch {
@@ -51,23 +52,23 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 		return ownership{}, nil, err
 	case ok:
 		own.registered(registered)
-		return own, try, nil
+		return own, attempt, nil
 	case req.Password == "":
 		return ownership{}, nil, e.withoutOwnership(ctx, one)
 	}
-	from, _ := client(req.Client)                                              // which presented has checked
-	ctx, leave, err := e.Accounts.Passwords.Pool.Enter(ctx, class(from, true)) // the link or code proves the mailbox
+	from, _ := client(req.Client)                                                          // which presented has checked
+	ctx, leave, err := e.Accounts.Passwords.Pool.Enter(ctx, ratelimit.ClassOf(from, true)) // the link or code proves the mailbox
 	if err != nil {
 		return ownership{}, nil, err
 	}
 	defer leave()
-	if try == nil { // the token of a link, which nobody guesses: its holder must not hash without end
-		if try, err = e.Limits.link(ctx, one.Digest, from); err != nil {
+	if attempt == nil { // the token of a link, which nobody guesses: its holder must not hash without end
+		if attempt, err = e.Limits.ReserveLink(ctx, one.Digest, from); err != nil {
 			return ownership{}, nil, err
 		}
 	}
 	err = e.byPassword(ctx, &own, one, req.Password)
-	return own, try, err
+	return own, attempt, err
 }
 
 // withoutOwnership returns errNoOwnership, or auth.ErrInvalidToken if another request has used the
@@ -158,7 +159,7 @@ func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.Use
 // is accepted: a live session of the account shows the ownership, or the current password, which
 // counts as an attempt to log in. It returns auth.ErrInvalidToken if the session that requested the
 // change is over, errNoOwnership, auth.ErrInvalidCredentials, auth.ErrRateLimited, and auth.ErrOverloaded.
-func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmRequest, one persistence.OneTime) (ownership, *charge, error) {
+func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmRequest, one persistence.OneTime) (ownership, *ratelimit.Reservation, error) {
 	if err := e.checkPending(ctx, e.Store, one); err != nil {
 		return ownership{}, nil, err
 	}
@@ -185,11 +186,11 @@ func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmReques
 		return ownership{}, nil, err
 	}
 	defer leave()
-	try, err := e.Accounts.confirm(ctx, account, req.Sender, stored, req.Password)
+	attempt, err := e.Accounts.confirm(ctx, account, req.Sender, stored, req.Password)
 	if err != nil {
 		return ownership{}, nil, err
 	}
-	return own, try, nil
+	return own, attempt, nil
 }
 
 // recheck holds the account that an ownership was established for. It returns auth.ErrConflict if

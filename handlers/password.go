@@ -41,7 +41,7 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 		return auth.PasswordChangeReply{}, err
 	}
 	defer leave()
-	try, err := a.confirm(ctx, account, req.Sender, stored, req.CurrentPassword)
+	attempt, err := a.confirm(ctx, account, req.Sender, stored, req.CurrentPassword)
 	if err != nil {
 		return auth.PasswordChangeReply{}, err
 	}
@@ -64,7 +64,7 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 		if err := a.Sessions.store(ctx, tx, session); err != nil {
 			return err
 		}
-		return try.settle(ctx, tx)
+		return attempt.Succeed(ctx, tx)
 	})
 	if err != nil {
 		return auth.PasswordChangeReply{}, err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/persistence"
 )
@@ -19,7 +20,7 @@ type Recovery struct {
 	Accounts *Accounts
 	Sessions *Sessions
 	Notices  *Notices
-	Limits   *Limits
+	Limits   *ratelimit.Limiter
 	Log      *slog.Logger // of outcomes; nil is none
 	Clock    clock.Func
 }
@@ -69,7 +70,7 @@ func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *
 	if reason := r.Accounts.checkNew(ctx, req.NewPassword, account); reason != "" {
 		return auth.PasswordResetReply{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})
 	}
-	ctx, leave, err := r.Accounts.Passwords.Pool.Enter(ctx, class(from, true)) // the link proves the mailbox
+	ctx, leave, err := r.Accounts.Passwords.Pool.Enter(ctx, ratelimit.ClassOf(from, true)) // the link proves the mailbox
 	if err != nil {
 		return auth.PasswordResetReply{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/token"
 	"github.com/zyotra/auth/persistence"
 )
@@ -36,7 +37,7 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *audi
 	step := persistence.Step{
 		SessionID: presented.SessionID, Generation: presented.Generation,
 		At: now, ExpiresAt: now.Add(s.IdleTTL), Carrier: from.carrier, Client: from.client,
-		Limit: s.Limits.refreshes(), Verified: s.Required,
+		Limit: s.Limits.Refreshes(), Verified: s.Required,
 	}
 	session, err := s.Store.AdvanceSession(ctx, step)
 	for tries := 1; errors.Is(err, auth.ErrNotFound) && tries < refreshTries; tries++ {
@@ -72,7 +73,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 	}
 	session, err := s.Store.Session(ctx, presented.SessionID)
 	now := s.Clock.Now() // not before the session was read, which another request may just have refreshed
-	limit := s.Limits.refreshes()
+	limit := s.Limits.Refreshes()
 	wait := limit.Wait(session.RefreshDue, now)
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
@@ -86,7 +87,7 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 	case !now.Before(session.ExpiresAt):
 		return persistence.Session{}, auth.ErrTokenExpired
 	case presented.Generation == session.Generation && wait > 0:
-		s.Limits.refused("refresh")
+		s.Limits.Refuse("refresh")
 		if latest := limit.Cap(session.RefreshDue, now); latest.Before(session.RefreshDue) {
 			if err := s.Store.CapRefreshDue(ctx, session.ID, latest); err != nil {
 				return persistence.Session{}, err
@@ -156,7 +157,7 @@ func (s *Sessions) checkVerified(ctx context.Context, id auth.UserID) error {
 // as of now, which must not be later than the moment at which the database knew the session to be
 // live: a revocation is kept for the lifetime of what was issued before it.
 func (s *Sessions) tokens(session persistence.Session, now time.Time) (auth.Tokens, error) {
-	expires := earlier(now.Add(s.AccessTTL), session.DeadlineAt)
+	expires := clock.Earlier(now.Add(s.AccessTTL), session.DeadlineAt)
 	jti, err := uuid.NewRandom()
 	if err != nil {
 		return auth.Tokens{}, fmt.Errorf("make jti: %w", err)

@@ -10,6 +10,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers/keyring"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/email"
 	"github.com/zyotra/auth/internal/password"
@@ -27,17 +28,17 @@ type Sessions struct {
 	Passwords *password.Hasher
 	Keys      *keyring.Keys
 	Issuer    token.Issuer
-	Refreshes []token.Key   // sign refresh tokens; the first signs new ones
-	AccessTTL time.Duration // of an access token; Keys notes it for as long as it matters
-	IdleTTL   time.Duration // of a refresh token, and so of a session that is not refreshed
-	MaxAge    time.Duration // of a session, however often it is refreshed
-	Grace     time.Duration // in which a spent refresh token gets its successor again; 0 is strict
-	Limit     int           // of a user's live sessions; the oldest end first; 0 is none
-	Limits    *Limits       // of tries at passwords and of refreshes; nil is none
-	OneTimes  *OneTimes     // needed if Required
-	Required  bool          // nobody logs in before the address is verified
-	Notices   *Notices      // nil is none
-	Log       *slog.Logger  // of outcomes; nil is none
+	Refreshes []token.Key        // sign refresh tokens; the first signs new ones
+	AccessTTL time.Duration      // of an access token; Keys notes it for as long as it matters
+	IdleTTL   time.Duration      // of a refresh token, and so of a session that is not refreshed
+	MaxAge    time.Duration      // of a session, however often it is refreshed
+	Grace     time.Duration      // in which a spent refresh token gets its successor again; 0 is strict
+	Limit     int                // of a user's live sessions; the oldest end first; 0 is none
+	Limits    *ratelimit.Limiter // of tries at passwords and of refreshes; nil is none
+	OneTimes  *OneTimes          // needed if Required
+	Required  bool               // nobody logs in before the address is verified
+	Notices   *Notices           // nil is none
+	Log       *slog.Logger       // of outcomes; nil is none
 	Clock     clock.Func
 	Steady    func() time.Duration // for how long Clock has not jumped; nil if it never does
 }
@@ -58,12 +59,12 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *auditEve
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	ctx, leave, err := s.Limits.guessing(req.Email, from.client).admitted(ctx, s.Passwords.Pool, from.client, false)
+	ctx, leave, err := s.Limits.AdmitLogin(ctx, s.Passwords.Pool, req.Email, from.client, false)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
 	defer leave()
-	try, err := s.Limits.guess(ctx, req.Email, from.client)
+	attempt, err := s.Limits.ReserveLogin(ctx, req.Email, from.client)
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
@@ -74,10 +75,10 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *auditEve
 	if err != nil {
 		return auth.LoginReply{}, err
 	}
-	session, err := s.begin(ctx, user, from, try)
+	session, err := s.begin(ctx, user, from, attempt)
 	if errors.Is(err, errPasswordMoved) {
 		if user, err = s.check(ctx, req.Email, req.Password, a); err == nil {
-			session, err = s.begin(ctx, user, from, try)
+			session, err = s.begin(ctx, user, from, attempt)
 		}
 	}
 	if err != nil {
@@ -189,7 +190,7 @@ var errPasswordMoved = &refusal{auth.ErrInvalidCredentials, reasonMoved}
 // begin stores a new session, if the password that was compared is still the user's, and
 // settles the try that began it; it returns errPasswordMoved if it is not, and
 // auth.ErrInvalidCredentials if the user was disabled or deleted meanwhile.
-func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source, try *charge) (persistence.Session, error) {
+func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source, attempt *ratelimit.Reservation) (persistence.Session, error) {
 	session := s.next(user.UserID, amrPassword, from)
 	err := s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		stored, err := tx.HoldPassword(ctx, user.UserID)
@@ -204,7 +205,7 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 		if err := s.create(ctx, tx, session); err != nil {
 			return err
 		}
-		return try.settle(ctx, tx)
+		return attempt.Succeed(ctx, tx)
 	})
 	return session, err
 }
@@ -216,7 +217,7 @@ func (s *Sessions) next(user auth.UserID, amr string, from source) persistence.S
 	return persistence.Session{
 		ID: newID(now), UserID: user, Generation: 1, AMR: []string{amr},
 		CreatedAt: now, Created: from.client, UsedAt: now, Used: from.client, Carrier: from.carrier,
-		ExpiresAt: earlier(now.Add(s.IdleTTL), deadline), DeadlineAt: deadline,
+		ExpiresAt: clock.Earlier(now.Add(s.IdleTTL), deadline), DeadlineAt: deadline,
 	}
 }
 
@@ -260,9 +261,9 @@ func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, ended [
 	}
 	data := make([]events.Data, len(ended))
 	for i, e := range ended {
-		own := earlier(e.RevokedAt.Add(s.AccessTTL), e.DeadlineAt)
+		own := clock.Earlier(e.RevokedAt.Add(s.AccessTTL), e.DeadlineAt)
 		data[i] = events.SessionRevoked{
-			UserID: e.UserID, SessionID: e.ID, Reason: e.Reason, RevokedAt: e.RevokedAt, ExpiresAt: later(own, e.TokensEndAt),
+			UserID: e.UserID, SessionID: e.ID, Reason: e.Reason, RevokedAt: e.RevokedAt, ExpiresAt: clock.Later(own, e.TokensEndAt),
 		}
 	}
 	return tx.Emit(ctx, ended[0].RevokedAt, data...)
@@ -326,20 +327,6 @@ func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (us
 		return access.UserID, access.SessionID, err
 	}
 	return 0, "", auth.ErrUnauthenticated
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // holdFor holds the row of a token's user for a change that was confirmed by a password, and returns

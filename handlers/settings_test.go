@@ -12,6 +12,7 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/handlers/keyring"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/internal/token"
 )
@@ -265,7 +266,7 @@ func tokensAreRefreshed(t *testing.T, p *postal) func(*testing.T, *postal) {
 
 // allow sets how many wrong passwords of an account in a row are let through, and how often after that.
 func (p *postal) allow(t *testing.T, burst int, interval time.Duration) {
-	p.limit(t, handlers.Rules{Login: []gcra.Limit{{Burst: burst, Interval: interval}}})
+	p.limit(t, ratelimit.Policy{Login: []gcra.Limit{{Burst: burst, Interval: interval}}})
 }
 
 // lifetime is as the program sets it: noted before the first token.

@@ -15,6 +15,7 @@ import (
 	"github.com/zyotra/auth"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/handlers/keyring"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
@@ -74,7 +75,7 @@ func (s *service) join(ctx context.Context) error {
 	if s.stored, err = hasher.Hash(ctx, plain); err != nil {
 		return err
 	}
-	limits, err := handlers.NewLimits(s.store, master.DeriveShared(secret.LabelLimits), rules)
+	limits, err := ratelimit.New(s.store, master.DeriveShared(secret.LabelLimits), rules)
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func (s *service) join(ctx context.Context) error {
 }
 
 // rules are the program's own for logins and refreshes.
-var rules = handlers.Rules{
+var rules = ratelimit.Policy{
 	Login:          []gcra.Limit{{Burst: 5, Interval: 30 * time.Second}, {Burst: 20, Interval: 5 * time.Minute}},
 	LoginAccount:   []gcra.Limit{{Burst: 50, Interval: time.Minute}},
 	LoginSource:    []gcra.Limit{{Burst: 100, Interval: 5 * time.Second}},

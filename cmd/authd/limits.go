@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/gcra"
 	"github.com/zyotra/auth/persistence"
 )
@@ -21,8 +21,8 @@ const (
 )
 
 // rules reads all limits.
-func (s limitSettings) rules() (*handlers.Rules, error) {
-	var r handlers.Rules
+func (s limitSettings) rules() (*ratelimit.Policy, error) {
+	var r ratelimit.Policy
 	var session []gcra.Limit
 	for _, setting := range []struct {
 		name, value string

@@ -24,6 +24,7 @@ import (
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/handlers"
 	"github.com/zyotra/auth/handlers/keyring"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/http"
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/password"
@@ -480,12 +481,12 @@ func firstGuess(cost int) time.Duration {
 
 // limits makes what bounds guessing; nil, and says so, if it is off. While a second master secret
 // is in use, instances that begin with another one count apart.
-func (s *service) limits(master secret.Keys) (*handlers.Limits, error) {
+func (s *service) limits(master secret.Keys) (*ratelimit.Limiter, error) {
 	if s.config.limits == nil {
 		s.log.Warn("RATE_LIMITS=off: passwords can be guessed at without end")
 		return nil, nil
 	}
-	limits, err := handlers.NewLimits(s.store, master.DeriveShared(secret.LabelLimits), *s.config.limits)
+	limits, err := ratelimit.New(s.store, master.DeriveShared(secret.LabelLimits), *s.config.limits)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/handlers"
+	"github.com/zyotra/auth/handlers/ratelimit"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/internal/secret"
 	"github.com/zyotra/auth/internal/token"
@@ -180,7 +181,7 @@ type config struct {
 	bcryptCost, passwordMinLength, sessionLimit  int
 	pwnedURL                                     string // "" if nobody is asked
 
-	limits *handlers.Rules // nil if they are off
+	limits *ratelimit.Policy // nil if they are off
 
 	mail         mailConfig
 	flows        *flowConfig // nil if there is no mail

@@ -13,3 +13,19 @@ func (f Func) Now() time.Time {
 	}
 	return f().UTC().Truncate(time.Microsecond)
 }
+
+// Earlier returns the earlier of two times.
+func Earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// Later returns the later of two times.
+func Later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

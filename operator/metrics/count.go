@@ -129,7 +129,7 @@ func (m *Metrics) Hashed(waited, took time.Duration) {
 	m.hashSeconds.Observe(took.Seconds())
 }
 
-// Limited counts a try that has to wait: see handlers.Limits.Refused.
+// Limited counts a try that has to wait: see ratelimit.Limiter.Refused.
 func (m *Metrics) Limited(kind string) { m.byKind.count(kind) }
 
 // CountEvent counts an event that was committed: see persistence.Store.OnCommit.
