@@ -51,3 +51,22 @@ func (s flowSettings) checkTimes(m *flowConfig) (err error) {
 	m.mailCodes, err = duration("MAIL_CODE_TTL", s.MailCodeTTL, time.Minute, 10*time.Minute, "10m")
 	return err
 }
+
+// flowSettings say what mail is for.
+type flowSettings struct {
+	EmailVerification string `env:"EMAIL_VERIFICATION" default:"off" placeholder:"off|optional|required" help:"Whether a registration sends a mail to verify the address by. required: there is no account, and no login, before."`
+	MailLogin         string `env:"MAIL_LOGIN" default:"off" placeholder:"on|off" help:"on lets people log in with a code from a mail."`
+	NewDeviceNotice   string `env:"NEW_DEVICE_NOTICE" placeholder:"on|off" help:"Tell users of logins with devices that they did not use before. Without one: on, unless EMAIL_VERIFICATION is off."`
+	VerifyLinkTTL     string `name:"verify-link-ttl" env:"VERIFY_LINK_TTL" default:"24h" placeholder:"DURATION" help:"How long a link that proves an address is good for, 24h at most."`
+	ResetLinkTTL      string `name:"reset-link-ttl" env:"RESET_LINK_TTL" default:"1h" placeholder:"DURATION" help:"How long a link to set another password is good for, 1h at most."`
+	UndoLinkTTL       string `name:"undo-link-ttl" env:"UNDO_LINK_TTL" default:"48h" placeholder:"DURATION" help:"How long a link that takes back what others did is good for, from 1h to 168h."`
+	MailCodeTTL       string `name:"mail-code-ttl" env:"MAIL_CODE_TTL" default:"10m" placeholder:"DURATION" help:"How long a code from a mail is good for, 10m at most."`
+}
+
+// flowConfig is flowSettings, checked.
+type flowConfig struct {
+	publicURL                                string
+	verification                             handlers.Verification
+	login, newDevice                         bool
+	verifyTTL, resetTTL, alarmTTL, mailCodes time.Duration
+}

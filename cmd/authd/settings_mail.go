@@ -11,17 +11,7 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/mail"
-	"github.com/zyotra/auth/operator"
-)
-
-const (
-	defaultMetricsAddr = "127.0.0.1:9464"
-	off                = "off"
-	mailboxPath        = "/dev/mailbox"
 )
 
 // mailConfig is mailSettings, checked.
@@ -181,74 +171,19 @@ func (s mailSettings) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// openOperator opens the listener of operators' pages. That the usual address is taken by another
-// instance on this machine keeps nobody from starting.
-func (s *service) openOperator() error {
-	if s.config.operatorAddr == "" {
-		return nil
-	}
-	l, err := net.Listen("tcp", s.config.operatorAddr)
-	switch {
-	case err == nil:
-		s.operator, s.operators = &operator.Server{Log: s.log}, l
-		s.operator.Probes(s.health)
-		s.onClose(func() error { _ = l.Close(); return nil }) // it is closed if it was served
-		return nil
-	case s.settings.MetricsAddr != "" || s.settings.Mailbox == "on":
-		return fmt.Errorf("METRICS_ADDR: %w", err)
-	}
-	s.log.Warn("METRICS_ADDR is taken: there are no pages for operators", "err", err)
-	return nil
+// letterSettings say what mails look like.
+type letterSettings struct {
+	MailFrom      string `env:"MAIL_FROM" placeholder:"SENDER" help:"Sender of mails, as in \"Acme <no-reply@acme.example>\"; mails call the service by that name. Required with SMTP_URL."`
+	MailTemplates string `env:"MAIL_TEMPLATES" placeholder:"DIR" help:"Templates of mails that take the place of those built in, file by file, as in DIR/en/verify_email.txt."`
 }
 
-// openMailer makes what sends mails, if this instance does.
-func (s *service) openMailer() error {
-	if !s.config.mail.mailer {
-		return nil
-	}
-	templates, err := s.settings.templates(s.config.mail.service, s.config.mail.site)
-	if err != nil {
-		return err
-	}
-	sender, err := s.openSender()
-	if err != nil {
-		return err
-	}
-	if sender == nil {
-		s.log.Warn("mails are not sent: there is no SMTP_URL. They wait in their queue for two days")
-		return nil
-	}
-	conn, err := s.keepConnected(embedded.Mailer)
-	if err != nil {
-		return err
-	}
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return fmt.Errorf("mailer: %w", err)
-	}
-	s.mailer = &mail.Mailer{JS: js, Templates: templates, Sender: sender, Read: s.mails.Read, Seal: s.mails.Seal, Log: s.log}
-	return nil
-}
+// mailSettings say how mails leave.
+type mailSettings struct {
+	letterSettings
 
-// openSender makes where mails go; nil if that is nowhere.
-func (s *service) openSender() (mail.Sender, error) {
-	switch c := s.config.mail; {
-	case c.smtp != nil:
-		var err error
-		if c.smtp.Roots, err = s.settings.roots(); err != nil {
-			return nil, err
-		}
-		s.log.Info("mails are sent", "to", c.smtp.String(), "from", c.smtp.From.String())
-		return c.smtp, nil
-	case c.mailbox && s.operator != nil:
-		box := &mail.Mailbox{}
-		s.operator.Page(mailboxPath, box.Handler())
-		for _, below := range []string{mailboxPath + ".json", mailboxPath + "/"} {
-			s.operator.Handle(below, box.Handler())
-		}
-		s.mailbox = "http://" + s.operators.Addr().String() + mailboxPath
-		s.log.Warn("mails are sent to nobody: there is no SMTP_URL. They are kept in memory and shown to whoever opens the mailbox", "mailbox", s.mailbox)
-		return box, nil
-	}
-	return nil, nil
+	Mailer    string `env:"MAILER" default:"on" placeholder:"on|off" help:"off leaves mails in their queue for another service to send."`
+	SMTPURL   string `name:"smtp-url" env:"SMTP_URL" placeholder:"URL" help:"Server that mails are handed to: smtp://user:password@host:587 begins TLS by STARTTLS, smtps://host:465 at once. ?tls=none and ?tls=opportunistic do without. Without one: mails wait in their queue, or go to the mailbox."`
+	SMTPTLSCA string `name:"smtp-tls-ca" env:"SMTP_TLS_CA" placeholder:"FILE" help:"Certificate authorities that the server's certificate is checked against (PEM)."`
+	SMTPHello string `name:"smtp-hello" env:"SMTP_HELLO" placeholder:"HOST" help:"Name of this host in EHLO. Without one: the name that the system has."`
+	Mailbox   string `env:"MAILBOX" placeholder:"on|off" help:"Keep the last mails in memory instead of sending them, and show them under /dev/mailbox on METRICS_ADDR. Without one: on if SMTP_URL is empty and both HOST and METRICS_ADDR are on this machine alone."`
 }

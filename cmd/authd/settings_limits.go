@@ -84,3 +84,19 @@ func readLimit(text string, mostBurst int) (gcra.Limit, string) {
 	}
 	return gcra.Limit{Burst: int(burst), Interval: interval}, ""
 }
+
+// limitSettings say how often something may be tried: so many times at once, and then once each
+// interval.
+type limitSettings struct {
+	LimitLogin          string `env:"LIMIT_LOGIN" default:"5/30s,20/5m" placeholder:"LIMITS" help:"Tries at the password of an account from one source: so many at once, and then one each interval. A second limit, with more of both, is for those who go on."`
+	LimitLoginAccount   string `env:"LIMIT_LOGIN_ACCOUNT" default:"50/1m" placeholder:"LIMITS" help:"Tries at the password of an account from everywhere; sources where its owner is logged in are let through."`
+	LimitLoginSource    string `env:"LIMIT_LOGIN_SOURCE" default:"100/5s" placeholder:"LIMITS" help:"Tries at passwords of any accounts from one source."`
+	LimitRegisterSource string `env:"LIMIT_REGISTER_SOURCE" default:"20/1m" placeholder:"LIMITS" help:"Registrations from one source."`
+	LimitCode           string `env:"LIMIT_CODE" default:"5/1m,20/5m" placeholder:"LIMITS" help:"Tries at a code from a mail to an address, from one source."`
+	LimitCodeAccount    string `env:"LIMIT_CODE_ACCOUNT" default:"20/2m" placeholder:"LIMITS" help:"Tries at a code from a mail to an address, from everywhere."`
+	LimitMail           string `env:"LIMIT_MAIL" default:"3/1m,10/10m" placeholder:"LIMITS" help:"Mails to an address that are asked for from one source."`
+	LimitMailAccount    string `env:"LIMIT_MAIL_ACCOUNT" default:"10/5m" placeholder:"LIMITS" help:"Mails to an address that are asked for from everywhere; and notices to one."`
+	LimitMailSource     string `env:"LIMIT_MAIL_SOURCE" default:"30/1m" placeholder:"LIMITS" help:"Mails to any addresses that are asked for from one source."`
+	LimitRefreshSession string `env:"LIMIT_REFRESH_SESSION" default:"30/2s" placeholder:"LIMIT" help:"Refreshes of a session."`
+	LimitUpdate         string `env:"LIMIT_UPDATE" default:"30/2s" placeholder:"LIMITS" help:"Changes of an account's name or locale by its user."`
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/bus"
+	"github.com/zyotra/auth/handlers"
+)
+
+// serveSubjects registers the subjects that the service answers, with the methods that answer them.
+// serveVerifiers registers the others.
+func (s *service) serveSubjects(h useCases) error {
+	return errors.Join(
+		bus.HandleQueued(s.server, auth.Register, h.accounts.Register),
+		bus.HandleQueued(s.server, auth.Login, h.sessions.Login),
+		s.handleVerify(h.sessions),
+		bus.HandleAtOnce(s.server, refreshesAtOnce, auth.Refresh, h.sessions.Refresh),
+		bus.Handle(s.server, auth.Logout, h.sessions.Logout),
+		bus.Handle(s.server, auth.AccountGet, h.accounts.Get),
+		bus.Handle(s.server, auth.AccountUpdate, h.accounts.Update),
+		bus.HandleQueued(s.server, auth.AccountDelete, h.accounts.Delete),
+		bus.HandleQueued(s.server, auth.PasswordChange, h.accounts.ChangePassword),
+		bus.HandleQueued(s.server, auth.EmailVerify, h.emails.Verify),
+		bus.Handle(s.server, auth.EmailResend, h.emails.Resend),
+		bus.HandleQueued(s.server, auth.EmailChange, h.emails.Change),
+		bus.HandleQueued(s.server, auth.EmailConfirm, h.emails.Confirm),
+		bus.Handle(s.server, auth.EmailUndo, h.emails.Undo),
+		bus.Handle(s.server, auth.PasswordForgot, h.recovery.Forgot),
+		bus.HandleQueued(s.server, auth.PasswordReset, h.recovery.Reset),
+		bus.Handle(s.server, auth.NotMe, h.recovery.NotMe),
+		bus.Handle(s.server, auth.LoginCode, h.codes.Login),
+		bus.Handle(s.server, auth.SessionsList, h.sessions.List),
+		bus.Handle(s.server, auth.SessionsRevoke, h.sessions.Revoke),
+		bus.Handle(s.server, auth.SessionsRevokeOthers, h.sessions.RevokeOthers),
+		bus.Handle(s.server, auth.UsersSnapshot, h.snapshot.Users),
+		bus.Handle(s.server, auth.AdminUsersList, h.admin.List),
+		bus.Handle(s.server, auth.AdminUsersGet, h.admin.Get),
+		bus.Handle(s.server, auth.AdminUsersDisable, h.admin.Disable),
+		bus.Handle(s.server, auth.AdminUsersEnable, h.admin.Enable),
+		bus.Handle(s.server, auth.AdminUsersEndSessions, h.admin.EndSessions),
+		bus.HandleQueued(s.server, auth.AdminUsersSetPassword, h.admin.SetPassword),
+		bus.Handle(s.server, auth.Health, h.health.Check),
+	)
+}
+
+// serveVerifiers registers the subjects that verifiers ask, this process's own too.
+func (s *service) serveVerifiers(h useCases) error {
+	return errors.Join(
+		bus.Handle(s.server, auth.Keys, s.keys.Keys),
+		bus.Handle(s.server, auth.Revocations, h.sessions.Revocations),
+	)
+}
+
+// refreshesAtOnce is how many wait for the database together: those that commit at once share
+// one wait for its disk.
+const refreshesAtOnce = 32
+
+// handleVerify has auth.verify answered as every verifier does, without a question to the
+// database, and by the database itself where that cannot tell.
+func (s *service) handleVerify(sessions *handlers.Sessions) error {
+	if s.config.accessSecret != nil { // there are no public keys to verify with
+		return bus.Handle(s.server, auth.Verify, sessions.Verify)
+	}
+	return bus.HandleAtOnce(s.server, max(2, cores), auth.Verify, func(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
+		reply, err := s.verifier.Answer(ctx, req)
+		if errors.Is(err, auth.ErrUnavailable) {
+			return sessions.Verify(ctx, req)
+		}
+		return reply, err
+	})
+}
