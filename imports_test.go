@@ -56,10 +56,10 @@ var mayImport = map[string][]string{
 	"internal/trace":             {""},
 	"mail":                       {"", "events", "internal/trace"},
 	"migrations":                 {"internal/email"},
-	"operator":                   {"", "internal/accept", "internal/problem"},
-	"operator/metrics":           {"", "bus", "events", "internal/password", "mail"},
+	"admin":                      {"", "internal/accept", "internal/problem"},
+	"admin/metrics":              {"", "bus", "events", "internal/password", "mail"},
 	"persistence":                {"", "events", "internal/gcra", "internal/trace"},
-	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "handlers/keyring", "handlers/ratelimit", "http", "mail", "migrations", "operator", "operator/metrics", "persistence", "internal/clock", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
+	"cmd/authd":                  {"", "bus", "bus/embedded", "events", "handlers", "handlers/keyring", "handlers/ratelimit", "http", "mail", "migrations", "admin", "admin/metrics", "persistence", "internal/clock", "internal/gcra", "internal/jsonl", "internal/password", "internal/requestid", "internal/secret", "internal/token", "internal/trace"},
 	"docs":                       {},
 }
 
@@ -74,7 +74,7 @@ var owners = map[string][]string{
 	"github.com/mileusna/useragent":  {"handlers"},
 	"github.com/nats-io/nats-server": {"bus/embedded", "internal/testauthd", "internal/testauthority"},
 	"github.com/nats-io/nats.go":     {"bus", "bus/authmicro", "bus/embedded", "events", "http", "internal/testauthd", "internal/testauthority", "internal/testoutbox", "mail", "cmd/authd"},
-	"github.com/prometheus/":         {"operator/metrics"},
+	"github.com/prometheus/":         {"admin/metrics"},
 	"github.com/swaggest/swgui":      {"http"},
 	"github.com/trustelem/zxcvbn":    {"internal/password"},
 	"github.com/uptrace/bun":         {"persistence", "migrations", "cmd/authd"},

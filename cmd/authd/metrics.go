@@ -7,11 +7,11 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/zyotra/auth/admin"
+	"github.com/zyotra/auth/admin/metrics"
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/http"
 	"github.com/zyotra/auth/mail"
-	"github.com/zyotra/auth/operator"
-	"github.com/zyotra/auth/operator/metrics"
 )
 
 const metricsPath = "/metrics"
@@ -25,13 +25,13 @@ type connection struct {
 // showMetrics has the parts asked how they are, and shows that and the profiles to operators.
 func (s *service) showMetrics() {
 	s.metrics.Sample(s.parts())
-	s.operator.Page(metricsPath, s.metrics.Handler())
-	s.operator.Page(operator.ProfilesPath, operator.Profiles())
+	s.admin.Page(metricsPath, s.metrics.Handler())
+	s.admin.Page(admin.ProfilesPath, admin.Profiles())
 }
 
 // metricsURL is where the metrics are shown, "" if nowhere.
 func (s *service) metricsURL() string {
-	if s.operator == nil {
+	if s.admin == nil {
 		return ""
 	}
 	return "http://" + s.operators.Addr().String() + metricsPath

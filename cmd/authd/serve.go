@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/admin"
+	"github.com/zyotra/auth/admin/metrics"
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/events"
@@ -23,8 +25,6 @@ import (
 	"github.com/zyotra/auth/internal/clock"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/mail"
-	"github.com/zyotra/auth/operator"
-	"github.com/zyotra/auth/operator/metrics"
 	"github.com/zyotra/auth/persistence"
 )
 
@@ -61,11 +61,11 @@ type service struct {
 	mailer    *mail.Mailer      // and this, and if nothing sends mails
 	passwords *password.Hasher  // and this
 	verifier  *bus.Verifier
-	edge      *http.Edge       // nil for --handlers
-	listener  net.Listener     // of the edge
-	operator  *operator.Server // nil if it listens nowhere
-	operators net.Listener     // of that
-	mailbox   string           // URL of the mailbox, "" if there is none
+	edge      *http.Edge    // nil for --handlers
+	listener  net.Listener  // of the edge
+	admin     *admin.Server // nil if it listens nowhere
+	operators net.Listener  // of that
+	mailbox   string        // URL of the mailbox, "" if there is none
 	metrics   *metrics.Metrics
 	health    func(context.Context) (auth.HealthReply, error) // of this process, or of what its edge asks
 	conns     []connection                                    // to the bus
@@ -131,8 +131,8 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return s.mailer.Run(busCtx) })
 	}
 	g.Go(func() error { return s.watchStrangers(ctx) })
-	if s.operator != nil {
-		g.Go(func() error { return s.operator.Run(ctx, s.operators) })
+	if s.admin != nil {
+		g.Go(func() error { return s.admin.Run(ctx, s.operators) })
 	}
 	g.Go(func() error {
 		defer stopBus()

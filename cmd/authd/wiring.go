@@ -79,7 +79,7 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 			return err
 		}
 	}
-	if s.operator != nil {
+	if s.admin != nil {
 		s.showMetrics()
 		s.showDocuments()
 	}
@@ -536,9 +536,9 @@ func mostConnections() int {
 func (s *service) showDocuments() {
 	for path, handler := range http.Documents(s.config.publicOrigin) {
 		if path == "/docs" {
-			s.operator.Page(path, handler)
+			s.admin.Page(path, handler)
 			continue
 		}
-		s.operator.Handle("GET "+path, handler)
+		s.admin.Handle("GET "+path, handler)
 	}
 }

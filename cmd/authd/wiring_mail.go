@@ -6,9 +6,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/zyotra/auth/admin"
 	"github.com/zyotra/auth/bus/embedded"
 	"github.com/zyotra/auth/mail"
-	"github.com/zyotra/auth/operator"
 )
 
 const (
@@ -26,8 +26,8 @@ func (s *service) openOperator() error {
 	l, err := net.Listen("tcp", s.config.operatorAddr)
 	switch {
 	case err == nil:
-		s.operator, s.operators = &operator.Server{Log: s.log}, l
-		s.operator.Probes(s.health)
+		s.admin, s.operators = &admin.Server{Log: s.log}, l
+		s.admin.Probes(s.health)
 		s.onClose(func() error { _ = l.Close(); return nil }) // it is closed if it was served
 		return nil
 	case s.settings.MetricsAddr != "" || s.settings.Mailbox == "on":
@@ -76,11 +76,11 @@ func (s *service) openSender() (mail.Sender, error) {
 		}
 		s.log.Info("mails are sent", "to", c.smtp.String(), "from", c.smtp.From.String())
 		return c.smtp, nil
-	case c.mailbox && s.operator != nil:
+	case c.mailbox && s.admin != nil:
 		box := &mail.Mailbox{}
-		s.operator.Page(mailboxPath, box.Handler())
+		s.admin.Page(mailboxPath, box.Handler())
 		for _, below := range []string{mailboxPath + ".json", mailboxPath + "/"} {
-			s.operator.Handle(below, box.Handler())
+			s.admin.Handle(below, box.Handler())
 		}
 		s.mailbox = "http://" + s.operators.Addr().String() + mailboxPath
 		s.log.Warn("mails are sent to nobody: there is no SMTP_URL. They are kept in memory and shown to whoever opens the mailbox", "mailbox", s.mailbox)

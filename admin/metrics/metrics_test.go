@@ -13,11 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"github.com/zyotra/auth"
+	"github.com/zyotra/auth/admin/metrics"
 	"github.com/zyotra/auth/bus"
 	"github.com/zyotra/auth/events"
 	"github.com/zyotra/auth/internal/password"
 	"github.com/zyotra/auth/mail"
-	"github.com/zyotra/auth/operator/metrics"
 )
 
 // read returns what a reader gets.

@@ -1,16 +1,16 @@
-package operator_test
+package admin_test
 
 import (
 	"net/http/httptest"
 	"strings"
 	"testing"
 
-	"github.com/zyotra/auth/operator"
+	"github.com/zyotra/auth/admin"
 )
 
 func profile(path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	operator.Profiles().ServeHTTP(w, httptest.NewRequest("GET", operator.ProfilesPath+path, nil))
+	admin.Profiles().ServeHTTP(w, httptest.NewRequest("GET", admin.ProfilesPath+path, nil))
 	return w
 }
 
@@ -25,7 +25,7 @@ func TestProfilesAreListedAndServed(t *testing.T) {
 				t.Errorf("%d %.100q", w.Code, w.Body)
 			}
 			path, _, _ := strings.Cut(name, "?")
-			if !strings.Contains(list, operator.ProfilesPath+path+"\n") {
+			if !strings.Contains(list, admin.ProfilesPath+path+"\n") {
 				t.Errorf("it is not in the list:\n%s", list)
 			}
 		})

@@ -1,4 +1,4 @@
-package operator_test
+package admin_test
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/zyotra/auth"
-	"github.com/zyotra/auth/operator"
+	"github.com/zyotra/auth/admin"
 )
 
 func TestPagesAreServedUntilTheEnd(t *testing.T) {
@@ -19,7 +19,7 @@ func TestPagesAreServedUntilTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	asked, answer := make(chan struct{}), make(chan struct{})
-	var s operator.Server
+	var s admin.Server
 	s.Page("/slow", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		close(asked)
 		<-answer
@@ -57,7 +57,7 @@ func TestPagesAreServedUntilTheEnd(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if err := new(operator.Server).Run(t.Context(), l); err == nil {
+	if err := new(admin.Server).Run(t.Context(), l); err == nil {
 		t.Error("it runs on a listener that is closed")
 	}
 }
@@ -65,7 +65,7 @@ func TestPagesAreServedUntilTheEnd(t *testing.T) {
 func TestProbesTellOfThePartThatIsAway(t *testing.T) {
 	t.Parallel()
 	var failed error
-	var s operator.Server
+	var s admin.Server
 	s.Probes(func(context.Context) (auth.HealthReply, error) { return auth.HealthReply{Status: "ready"}, failed })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

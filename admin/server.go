@@ -1,7 +1,7 @@
-// Package operator is the HTTP listener for operators, apart from the one that everybody reaches. Its
+// Package admin is the HTTP listener for operators, apart from the one that everybody reaches. Its
 // pages need no login, so its address has to keep others out. Each page comes from the package that
 // knows what to show.
-package operator
+package admin
 
 import (
 	"context"
