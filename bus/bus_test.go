@@ -120,7 +120,7 @@ func TestAGuestCannotSayWhereItComesFrom(t *testing.T) {
 	b := broker(t)
 	seen := make(chan *auth.ClientInfo, 1)
 	serve(t, b, io.Discard, func(s *bus.Server) error {
-		return bus.HandleQueued(s, auth.Login, func(_ context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
+		return bus.HandleAsync(s, auth.Login, func(_ context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
 			seen <- req.Client
 			return auth.LoginReply{}, nil
 		})

@@ -170,7 +170,7 @@ func (f *follower) catchUp(ctx context.Context) error {
 		if since == "" {
 			f.readAll = begun.Elapsed
 		}
-		f.forget()
+		f.evict()
 		if f.synced.Swap(&syncPoint{begun.Elapsed, begun.Jumps}) == nil {
 			close(f.ready)
 		}
@@ -237,20 +237,20 @@ func (f *follower) readPage(ctx context.Context, since string) (auth.Revocations
 	return Call(ctx, f.conn, auth.Revocations, auth.RevocationsRequest{Since: since})
 }
 
-// forget drops tokens that have expired, and sessions whose tokens all have.
-func (f *follower) forget() {
+// evict drops tokens that have expired, and sessions whose tokens all have.
+func (f *follower) evict() {
 	now := f.clock.Read()
 	for id, m := range f.known.All() {
 		if !now.Wall.Before(m.reply.ExpiresAt) || m.key.withdrawn.Load() {
 			f.known.Invalidate(id)
 		}
 	}
-	f.revoked.forget(now.Elapsed)
+	f.revoked.evict(now.Elapsed)
 }
 
-// hearRevoked takes an event as a hint to read the revocations: a message on the bus does not prove
+// onRevoked takes an event as a hint to read the revocations: a message on the bus does not prove
 // who sent it.
-func (v *Verifier) hearRevoked(m *nats.Msg) {
+func (v *Verifier) onRevoked(m *nats.Msg) {
 	_, data, err := events.Decode[events.SessionRevoked](m.Header, m.Data)
 	if err != nil || v.revoked.isRevoked(data.SessionID, 0) {
 		return

@@ -30,7 +30,7 @@ func TestEveryRequestIsObserved(t *testing.T) {
 			}
 			panic("a bug")
 		}
-		return errors.Join(bus.Handle(s, auth.Op[auth.LoginRequest, auth.LoginReply](auth.Refresh), fn), bus.HandleQueued(s, auth.Login, fn),
+		return errors.Join(bus.Handle(s, auth.Op[auth.LoginRequest, auth.LoginReply](auth.Refresh), fn), bus.HandleAsync(s, auth.Login, fn),
 			bus.Handle(s, auth.Keys, func(context.Context, auth.KeysRequest) (auth.JWKS, error) { return auth.JWKS{}, nil }))
 	})
 	conn := connect(t, b, embedded.App)

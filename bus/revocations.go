@@ -61,8 +61,8 @@ func (r *revocations) isRevoked(session string, user auth.UserID) bool {
 	return revoked
 }
 
-// forget drops what no token can be of any more.
-func (r *revocations) forget(elapsed time.Duration) {
+// evict drops what no token can be of any more.
+func (r *revocations) evict(elapsed time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, deadline := range r.sessions {

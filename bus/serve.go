@@ -30,30 +30,30 @@ const ServiceName = "auth"
 
 // Server answers subjects on a connection of its own.
 type Server struct {
-	Queue  func() any // what those of HandleQueued wait in, for the statistics; nil tells nothing
-	AtOnce int        // requests of HandleQueued that are begun here before others are asked; 0 asks nobody
-	// Able returns why requests cannot be carried out here; nil means that they always can. While it
-	// returns an error, they are given to other instances: see watch.
-	Able func(context.Context) error
+	Queue         func() any // what those of HandleAsync wait in, for the statistics; nil tells nothing
+	MaxConcurrent int        // requests of HandleAsync that are answered here at once; more overflow to other instances. 0 keeps all here
+	// Healthy returns why requests cannot be carried out here; nil means that they always can. While it
+	// returns an error, they are handed off to other instances: see monitor.
+	Healthy func(context.Context) error
 
 	// Observe, if it is set before Handle, is asked for what watches the requests of a subject.
 	Observe func(subject string) Observer
 
-	conn   *nats.Conn
-	back   *nats.Conn // outlives conn
-	svc    micro.Service
-	log    *slog.Logger
-	noise  *slog.Logger // log, with a limit for what strangers can cause
-	closed <-chan struct{}
-	queued sync.Map       // *queued by subject
-	busy   atomic.Int64   // requests of those that are being answered here
-	wake   chan struct{}  // that takers may be ready or not any more
-	later  sync.WaitGroup // requests that are answered outside of their subscriptions
-	unable atomic.Bool    // Able has returned an error
-	paused atomic.Int64   // refusals that holdBack delays
-	takers []*taker       // what is taken over from other instances
-	places *places        // for what is being taken over
-	within atomic.Int64   // of InFlight
+	conn      *nats.Conn
+	back      *nats.Conn // outlives conn
+	svc       micro.Service
+	log       *slog.Logger
+	noise     *slog.Logger // log, with a limit for what strangers can cause
+	closed    <-chan struct{}
+	queued    sync.Map       // *asyncSubject by subject
+	inFlight  atomic.Int64   // requests of asynchronous subjects that are being answered here
+	wake      chan struct{}  // acceptors may be ready, or not any more
+	replies   sync.WaitGroup // requests that are answered outside of their subscriptions
+	unhealthy atomic.Bool    // the latest call of Healthy returned an error
+	paused    atomic.Int64   // refusals that holdBack delays
+	acceptors []*acceptor    // for requests of other instances
+	slots     *slots         // for requests that are handed to this instance
+	within    atomic.Int64   // of InFlight
 }
 
 // NewServer announces the service on a connection, which it then owns. What is answered later
@@ -91,28 +91,28 @@ func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 // Handle answers op with fn, which may run several times at once. What fn returns as an
 // error is what the caller gets of it: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
-	return HandleAtOnce(s, workers(), op, fn)
+	return HandleN(s, workers(), op, fn)
 }
 
-// HandleAtOnce is Handle for an op that is asked often, of which n at once are right: as many as
+// HandleN is Handle for an op that is asked often, of which n at once are right: as many as
 // cores if fn waits for nothing, more if it does. NATS deals requests out without looking at who
 // is busy, so there must be more than are asked at once if none is to wait beside idle ones.
-func HandleAtOnce[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
+func HandleN[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	observe := s.observer(string(op))
-	q := &queued{subject: string(op), observe: observe}
+	q := &asyncSubject{subject: string(op), observe: observe}
 	q.answer = func(r request) *nats.Msg {
 		data, err := observed(s, observe, op, r, fn)
 		return s.reply(q.subject, data, err)
 	}
-	s.takers = append(s.takers, s.away(q, q.answer))
+	s.acceptors = append(s.acceptors, s.acceptFailover(q, q.answer))
 	answer := func(r micro.Request) {
 		if !s.isAnswerable(r.Subject(), r.Reply()) {
 			observe(auth.CodeMalformed, 0)
 			return
 		}
 		req := request{r.Data(), nats.Header(r.Headers())}
-		if m := s.instead(q, req); m != nil {
-			s.pass(r, m)
+		if m := s.failover(q, req); m != nil {
+			s.respondWith(r, m)
 			return
 		}
 		resp, err := observed(s, observe, op, req, fn)
@@ -163,7 +163,7 @@ type serving[Req any] struct {
 func serve[Req, Resp any](s *Server, op auth.Op[Req, Resp], r request, fn func(context.Context, Req) (Resp, error)) ([]byte, error) {
 	var in serving[Req]
 	requestid.Name(&in.id, context.Background(), r.header.Get(requestid.Header))
-	in.deadline.Context, in.deadline.at = &in.id, time.Now().Add(r.patience())
+	in.deadline.Context, in.deadline.at = &in.id, time.Now().Add(r.timeout())
 	defer in.deadline.end()
 	ctx, span := startSpan(trace.Within(&in.deadline, r.header.Get(trace.Header)), trace.Server, string(op))
 	data, err := answer(ctx, op, r, &in.req, fn)
@@ -310,17 +310,17 @@ func isInbox(subject string) bool {
 // closes the connection and returns nil. A connection that closes for another reason is an
 // error.
 func (s *Server) Run(ctx context.Context) error {
-	s.places = newPlaces(s.conn.NewInbox())
-	if _, err := s.conn.Subscribe(s.places.prefix+"*", s.takeOver); err != nil {
+	s.slots = newSlots(s.conn.NewInbox())
+	if _, err := s.conn.Subscribe(s.slots.prefix+"*", s.acceptHandoff); err != nil {
 		return fmt.Errorf("listen for what is handed over: %w", err)
 	}
 	offering, stop := context.WithCancel(ctx)
 	var offers sync.WaitGroup
 	defer offers.Wait()
 	defer stop()
-	offers.Go(func() { s.offer(offering) })
-	if s.Able != nil {
-		offers.Go(func() { s.watch(offering) })
+	offers.Go(func() { s.advertise(offering) })
+	if s.Healthy != nil {
+		offers.Go(func() { s.monitor(offering) })
 	}
 	select {
 	case <-s.closed:
@@ -328,11 +328,11 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	offers.Wait() // before the drain, which takes in all subscriptions there are
-	s.places.close()
+	s.slots.close()
 	if err := s.conn.Drain(); err != nil {
 		return fmt.Errorf("drain bus: %w", err)
 	}
 	<-s.closed // Drain returns at once
-	s.later.Wait()
+	s.replies.Wait()
 	return s.back.FlushTimeout(Timeout)
 }

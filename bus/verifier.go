@@ -63,7 +63,7 @@ type Verifier struct {
 	issuer  token.Issuer
 	clock   *clock.Clock
 	known   *otter.Cache[digest, *remembered]
-	hits    spread
+	hits    shardedCounter
 	misses  atomic.Uint64
 	synced  atomic.Pointer[syncPoint] // nil before it has caught up, and once it is closed
 	keys    atomic.Pointer[keySet]
@@ -156,7 +156,7 @@ func (c VerifierConfig) check() (VerifierConfig, error) {
 
 func (v *Verifier) subscribe() error {
 	for subject, heard := range map[string]nats.MsgHandler{
-		events.SessionRevoked{}.Type(): v.hearRevoked,
+		events.SessionRevoked{}.Type(): v.onRevoked,
 		events.KeyRotated{}.Type():     func(*nats.Msg) { v.Refetch() },
 	} {
 		sub, err := v.conn.Subscribe(subject, heard)
@@ -297,16 +297,16 @@ func (v *Verifier) read(ctx context.Context, text string, now time.Time) (auth.V
 	return reply, nil
 }
 
-// Refuse refuses a session's tokens, of which the last expires at until, without waiting for the
+// Revoke refuses a session's tokens, of which the last expires at until, without waiting for the
 // service: for a caller that has ended the session, or that has its event from the stream.
-func (v *Verifier) Refuse(sessionID string, until time.Time) {
+func (v *Verifier) Revoke(sessionID string, until time.Time) {
 	now := v.clock.Read()
 	v.revoked.addSession(sessionID, now.Elapsed+remains(until, now.Wall))
 }
 
-// RefuseUser is Refuse for all sessions of a user: for a caller that has deleted the account, or
+// RevokeUser is Refuse for all sessions of a user: for a caller that has deleted the account, or
 // that has the event user.deleted from the stream.
-func (v *Verifier) RefuseUser(id auth.UserID, until time.Time) {
+func (v *Verifier) RevokeUser(id auth.UserID, until time.Time) {
 	now := v.clock.Read()
 	v.revoked.addUser(id, now.Elapsed+remains(until, now.Wall))
 }

@@ -72,19 +72,19 @@ func TestRevocationsLastAsLongAsTheirTokens(t *testing.T) {
 		if !r.isRevoked("lives", 7) || r.isRevoked("over", 7) || !r.isRevoked("other", 8) || r.isRevoked("other", 7) {
 			t.Errorf("%s: %v, %v", name, r.sessions, r.users)
 		}
-		r.forget(time.Minute)
+		r.evict(time.Minute)
 		if !r.isRevoked("lives", 7) || !r.isRevoked("other", 8) {
 			t.Errorf("%s: forgotten at the deadline: %v, %v", name, r.sessions, r.users)
 		}
-		r.forget(time.Minute + 1)
+		r.evict(time.Minute + 1)
 		if !r.isRevoked("lives", 7) || r.isRevoked("other", 8) {
 			t.Errorf("%s: after the user's deadline: %v, %v", name, r.sessions, r.users)
 		}
-		r.forget(time.Minute + token.Leeway)
+		r.evict(time.Minute + token.Leeway)
 		if !r.isRevoked("lives", 7) {
 			t.Errorf("%s: forgotten within the leeway", name)
 		}
-		r.forget(time.Minute + token.Leeway + 1)
+		r.evict(time.Minute + token.Leeway + 1)
 		if r.count() != 0 {
 			t.Errorf("%s: %v stay", name, r.sessions)
 		}

@@ -101,7 +101,7 @@ func TestVerifierRefusesEndedSessions(t *testing.T) {
 	verify(t, v, other, nil)
 	a.Publish(t, "session.revoked", []byte("noise"))
 	verify(t, v, other, nil)
-	v.Refuse("other", time.Now())
+	v.Revoke("other", time.Now())
 	verify(t, v, other, auth.ErrTokenRevoked)
 	if n := v.Stats().Revoked; n != 8 {
 		t.Errorf("%d sessions are refused", n)

@@ -150,8 +150,8 @@ func TestVerifierRefusesASessionUntilItsLastTokenHasExpiredForEveryone(t *testin
 	a, machine, c := driven(t)
 	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
 	text, of := a.Sign(t, "one", "s", 5*time.Minute), time.Now()
-	v.Refuse("s", of.Add(time.Minute))
-	v.Refuse("for a day at most", of.Add(1000*time.Hour))
+	v.Revoke("s", of.Add(time.Minute))
+	v.Revoke("for a day at most", of.Add(1000*time.Hour))
 	for _, step := range []struct {
 		advance time.Duration
 		wanted  error
@@ -175,9 +175,9 @@ func TestVerifierRefusesADeletedUser(t *testing.T) {
 	a, machine, c := driven(t)
 	v := a.Verifier(t, bus.VerifierConfig{MaxStaleness: time.Second, Clock: c})
 	text := a.Sign(t, "one", "s", 5*time.Minute)
-	v.RefuseUser(8, time.Now().Add(time.Minute))
+	v.RevokeUser(8, time.Now().Add(time.Minute))
 	verify(t, v, text, nil)
-	v.RefuseUser(7, time.Now().Add(time.Minute))
+	v.RevokeUser(7, time.Now().Add(time.Minute))
 	verify(t, v, text, auth.ErrTokenRevoked)
 	verify(t, v, a.Sign(t, "one", "another", 5*time.Minute), auth.ErrTokenRevoked)
 	machine.Advance(119 * time.Second) // clocks may differ by the leeway

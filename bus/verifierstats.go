@@ -29,16 +29,16 @@ func (v *Verifier) Stats() VerifierStats {
 	return s
 }
 
-// spread is a count kept in several places, so that cores that verify different tokens do not
+// shardedCounter is a count kept in several places, so that cores that verify different tokens do not
 // wait for each other. The cache's own statistics cost as much again as looking a token up.
-type spread [16]struct {
+type shardedCounter [16]struct {
 	n atomic.Uint64
 	_ [56]byte // to the end of the cache line
 }
 
-func (s *spread) add(id digest) { s[id[0]%16].n.Add(1) }
+func (s *shardedCounter) add(id digest) { s[id[0]%16].n.Add(1) }
 
-func (s *spread) sum() (n uint64) {
+func (s *shardedCounter) sum() (n uint64) {
 	for i := range s {
 		n += s[i].n.Load()
 	}

@@ -217,5 +217,5 @@ func readUnverified(token string) (claims unverified, err error) {
 // refuse refuses a session that was ended through this edge from now on, before the news
 // has come round. No access token lives longer than a day.
 func (e *Edge) refuse(sessionID string) {
-	e.Verifier.Refuse(sessionID, time.Now().Add(24*time.Hour))
+	e.Verifier.Revoke(sessionID, time.Now().Add(24*time.Hour))
 }

@@ -13,22 +13,22 @@ import (
 // serveVerifiers registers the others.
 func (s *service) serveSubjects(h useCases) error {
 	return errors.Join(
-		bus.HandleQueued(s.server, auth.Register, h.accounts.Register),
-		bus.HandleQueued(s.server, auth.Login, h.sessions.Login),
+		bus.HandleAsync(s.server, auth.Register, h.accounts.Register),
+		bus.HandleAsync(s.server, auth.Login, h.sessions.Login),
 		s.handleVerify(h.sessions),
-		bus.HandleAtOnce(s.server, refreshesAtOnce, auth.Refresh, h.sessions.Refresh),
+		bus.HandleN(s.server, refreshesAtOnce, auth.Refresh, h.sessions.Refresh),
 		bus.Handle(s.server, auth.Logout, h.sessions.Logout),
 		bus.Handle(s.server, auth.AccountGet, h.accounts.Get),
 		bus.Handle(s.server, auth.AccountUpdate, h.accounts.Update),
-		bus.HandleQueued(s.server, auth.AccountDelete, h.accounts.Delete),
-		bus.HandleQueued(s.server, auth.PasswordChange, h.accounts.ChangePassword),
-		bus.HandleQueued(s.server, auth.EmailVerify, h.emails.Verify),
+		bus.HandleAsync(s.server, auth.AccountDelete, h.accounts.Delete),
+		bus.HandleAsync(s.server, auth.PasswordChange, h.accounts.ChangePassword),
+		bus.HandleAsync(s.server, auth.EmailVerify, h.emails.Verify),
 		bus.Handle(s.server, auth.EmailResend, h.emails.Resend),
-		bus.HandleQueued(s.server, auth.EmailChange, h.emails.Change),
-		bus.HandleQueued(s.server, auth.EmailConfirm, h.emails.Confirm),
+		bus.HandleAsync(s.server, auth.EmailChange, h.emails.Change),
+		bus.HandleAsync(s.server, auth.EmailConfirm, h.emails.Confirm),
 		bus.Handle(s.server, auth.EmailUndo, h.emails.Undo),
 		bus.Handle(s.server, auth.PasswordForgot, h.recovery.Forgot),
-		bus.HandleQueued(s.server, auth.PasswordReset, h.recovery.Reset),
+		bus.HandleAsync(s.server, auth.PasswordReset, h.recovery.Reset),
 		bus.Handle(s.server, auth.NotMe, h.recovery.NotMe),
 		bus.Handle(s.server, auth.LoginCode, h.codes.Login),
 		bus.Handle(s.server, auth.SessionsList, h.sessions.List),
@@ -40,7 +40,7 @@ func (s *service) serveSubjects(h useCases) error {
 		bus.Handle(s.server, auth.AdminUsersDisable, h.admin.Disable),
 		bus.Handle(s.server, auth.AdminUsersEnable, h.admin.Enable),
 		bus.Handle(s.server, auth.AdminUsersEndSessions, h.admin.EndSessions),
-		bus.HandleQueued(s.server, auth.AdminUsersSetPassword, h.admin.SetPassword),
+		bus.HandleAsync(s.server, auth.AdminUsersSetPassword, h.admin.SetPassword),
 		bus.Handle(s.server, auth.Health, h.health.Check),
 	)
 }
@@ -63,7 +63,7 @@ func (s *service) handleVerify(sessions *handlers.Sessions) error {
 	if s.config.accessSecret != nil { // there are no public keys to verify with
 		return bus.Handle(s.server, auth.Verify, sessions.Verify)
 	}
-	return bus.HandleAtOnce(s.server, max(2, cores), auth.Verify, func(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
+	return bus.HandleN(s.server, max(2, cores), auth.Verify, func(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
 		reply, err := s.verifier.Answer(ctx, req)
 		if errors.Is(err, auth.ErrUnavailable) {
 			return sessions.Verify(ctx, req)

@@ -311,9 +311,9 @@ func (s *service) openServer(back *nats.Conn, buffer nats.Option) (*nats.Conn, e
 		conn.Close()
 		return nil, err
 	}
-	s.server.AtOnce, s.server.Queue = cores, func() any { return s.pool.Stats() }
+	s.server.MaxConcurrent, s.server.Queue = cores, func() any { return s.pool.Stats() }
 	if isPostgres(s.config.databaseURL) { // others may reach it where this instance does not
-		s.server.Able = s.store.Ping
+		s.server.Healthy = s.store.Ping
 	}
 	s.server.Observe = s.observeBus
 	return conn, nil
@@ -327,9 +327,9 @@ func (s *service) followKeysAndSessions() {
 		s.metrics.CountEvent(d)
 		switch d := d.(type) {
 		case events.SessionRevoked:
-			s.verifier.Refuse(d.SessionID, d.ExpiresAt)
+			s.verifier.Revoke(d.SessionID, d.ExpiresAt)
 		case events.UserDeleted:
-			s.verifier.RefuseUser(d.UserID, d.DeletedAt.Add(token.MaxLifetime))
+			s.verifier.RevokeUser(d.UserID, d.DeletedAt.Add(token.MaxLifetime))
 		}
 	}
 }

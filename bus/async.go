@@ -28,34 +28,34 @@ const (
 	longestPause = 800 * time.Millisecond // the answer is to come within a second
 )
 
-// spareTries is how often an idle instance is asked for: some offers are a moment old.
-const spareTries = 5
+// overflowTries is how often a busy instance asks for an idle one. An instance may have become busy since
+// it subscribed.
+const overflowTries = 5
 
-// sparePrefix stands before the subjects on which idle instances are asked for a place.
-const sparePrefix = "auth.place.spare."
+// overflowPrefix is the prefix of the subjects on which busy instances ask idle ones for a slot.
+const overflowPrefix = "auth.place.spare."
 
-// queued is a subject whose requests wait for their turn.
-type queued struct {
-	subject string
-	answer  func(request) *nats.Msg
-	observe Observer
-	inside  atomic.Int64
-	crowd   crowd
-	done    atomic.Int64
-	failed  atomic.Int64
-	took    atomic.Int64 // nanoseconds
+// asyncSubject is a subject that is answered outside of its subscription.
+type asyncSubject struct {
+	subject  string
+	answer   func(request) *nats.Msg
+	observe  Observer
+	inFlight atomic.Int64
+	crowd    crowd
+	done     atomic.Int64
+	failed   atomic.Int64
+	took     atomic.Int64 // nanoseconds
 }
 
-// HandleQueued is Handle for an op whose requests wait for their turn and may take long: it is
-// answered outside of the subscription, so that requests go on being taken, and fn refuses what
-// is too much. Where s.AtOnce of them are being answered, one that comes is given to another
-// instance if one has less to do: NATS deals requests out without looking at who is busy.
+// HandleAsync is Handle for an op whose requests wait for the hashing pool and may take long. Each is
+// answered in a goroutine of its own, so that the subscription goes on; fn refuses requests that are too
+// many. Beyond s.MaxConcurrent requests, an instance hands a request off to an instance that is less
+// busy, if there is one: NATS distributes requests without regard to load.
 //
-// What the services protocol counts is the handing over. "data" in its statistics has the
-// rest: how many were answered, how many of those with an error, the time it took, and how the
-// queue is doing.
-func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
-	q := &queued{subject: string(op), observe: s.observer(string(op))}
+// The statistics of the services protocol count the dispatch alone. Their member "data" has the number
+// of answered requests and errors, the processing time, and the state of the hashing pool.
+func HandleAsync[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
+	q := &asyncSubject{subject: string(op), observe: s.observer(string(op))}
 	q.answer = func(r request) *nats.Msg {
 		data, err := observed(s, q.observe, op, r, fn)
 		if errors.Is(err, auth.ErrOverloaded) {
@@ -64,7 +64,7 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 		return s.reply(q.subject, data, err)
 	}
 	s.queued.Store(q.subject, q)
-	s.takers = append(s.takers, s.spare(q), s.away(q, s.anywhere(q)))
+	s.acceptors = append(s.acceptors, s.acceptOverflow(q), s.acceptFailover(q, s.dispatch(q)))
 	return add(s, op, 1, func(r micro.Request) {
 		if !s.isAnswerable(q.subject, r.Reply()) {
 			q.observe(auth.CodeMalformed, 0)
@@ -78,8 +78,8 @@ func HandleQueued[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(conte
 			s.refuse(r, err)
 			return
 		}
-		answer := s.anywhere(q)
-		s.answerLater(q, r.Reply(), request{r.Data(), nats.Header(r.Headers())}, func(r request) *nats.Msg {
+		answer := s.dispatch(q)
+		s.answerAsync(q, r.Reply(), request{r.Data(), nats.Header(r.Headers())}, func(r request) *nats.Msg {
 			defer q.crowd.leave(network)
 			return answer(r)
 		})
@@ -93,10 +93,10 @@ func (s *Server) holdBack() {
 	time.Sleep(min(max(refusalPause, time.Duration(n)*time.Millisecond), longestPause))
 }
 
-// answerLater answers a request by fn and lets the subscription go on.
-func (s *Server) answerLater(q *queued, to string, r request, fn func(request) *nats.Msg) {
-	q.inside.Add(1)
-	s.later.Go(func() {
+// answerAsync answers a request by fn and lets the subscription go on.
+func (s *Server) answerAsync(q *asyncSubject, to string, r request, fn func(request) *nats.Msg) {
+	q.inFlight.Add(1)
+	s.replies.Go(func() {
 		began := time.Now()
 		m := fn(r)
 		m.Subject = to
@@ -108,90 +108,90 @@ func (s *Server) answerLater(q *queued, to string, r request, fn func(request) *
 		}
 		q.took.Add(int64(time.Since(began)))
 		q.done.Add(1)
-		q.inside.Add(-1)
+		q.inFlight.Add(-1)
 	})
 }
 
-// anywhere answers a request here, or where it is begun sooner.
-func (s *Server) anywhere(q *queued) func(request) *nats.Msg {
+// dispatch returns a function that answers a request here, or on an instance that can begin sooner.
+func (s *Server) dispatch(q *asyncSubject) func(request) *nats.Msg {
 	return func(r request) *nats.Msg {
-		if m := s.instead(q, r); m != nil {
+		if m := s.failover(q, r); m != nil {
 			return m
 		}
-		if n := s.begin(); n <= s.AtOnce || s.AtOnce == 0 {
-			return s.here(q, r)
+		if n := s.begin(); n <= s.MaxConcurrent || s.MaxConcurrent == 0 {
+			return s.serveLocal(q, r)
 		}
 		s.end()
-		if m := s.elsewhere(q, r); m != nil {
+		if m := s.overflow(q, r); m != nil {
 			return m
 		}
 		s.begin()
-		return s.here(q, r)
+		return s.serveLocal(q, r)
 	}
 }
 
-// here answers a request that has begun.
-func (s *Server) here(q *queued, r request) *nats.Msg {
+// serveLocal answers a request that begin has counted.
+func (s *Server) serveLocal(q *asyncSubject, r request) *nats.Msg {
 	defer s.end()
 	return q.answer(r)
 }
 
-// begin and end count the requests that are answered here, and have the offer follow.
+// begin and end count the requests that are answered here, and wake the advertiser when the instance
+// becomes busy or idle.
 func (s *Server) begin() int {
-	n := int(s.busy.Add(1))
-	if n == s.AtOnce {
-		s.changed()
+	n := int(s.inFlight.Add(1))
+	if n == s.MaxConcurrent {
+		s.wakeAdvertiser()
 	}
 	return n
 }
 
 func (s *Server) end() {
-	if n := int(s.busy.Add(-1)); n == s.AtOnce-1 {
-		s.changed()
+	if n := int(s.inFlight.Add(-1)); n == s.MaxConcurrent-1 {
+		s.wakeAdvertiser()
 	}
 }
 
-func (s *Server) changed() {
+func (s *Server) wakeAdvertiser() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// elsewhere has a request answered by an instance that has less to do. It returns nil if there
-// is none.
-func (s *Server) elsewhere(q *queued, r request) *nats.Msg {
-	ctx, cancel := context.WithTimeout(context.Background(), r.patience())
+// overflow has a request answered by an instance that is less busy. It returns nil if there is none.
+func (s *Server) overflow(q *asyncSubject, r request) *nats.Msg {
+	ctx, cancel := context.WithTimeout(context.Background(), r.timeout())
 	defer cancel()
-	for range spareTries {
-		m, err := s.handOver(ctx, q, within(sparePrefix, q.subject), r)
-		if !errors.Is(err, errNoPlace) {
+	for range overflowTries {
+		m, err := s.handOff(ctx, q, withPrefix(overflowPrefix, q.subject), r)
+		if !errors.Is(err, errNoSlot) {
 			return m
 		}
 	}
 	return nil
 }
 
-// spare takes requests over from busy instances while this one is not.
-func (s *Server) spare(q *queued) *taker {
-	return &taker{
-		queued:  q,
-		subject: within(sparePrefix, q.subject),
-		ready:   func() bool { return int(s.busy.Load()) < s.AtOnce && !s.unable.Load() },
+// acceptOverflow accepts requests from busy instances while this one is not busy.
+func (s *Server) acceptOverflow(q *asyncSubject) *acceptor {
+	return &acceptor{
+		asyncSubject: q,
+		subject:      withPrefix(overflowPrefix, q.subject),
+		ready:        func() bool { return int(s.inFlight.Load()) < s.MaxConcurrent && !s.unhealthy.Load() },
 		begin: func() bool {
-			if s.begin() <= s.AtOnce {
+			if s.begin() <= s.MaxConcurrent {
 				return true
 			}
 			s.end()
 			return false
 		},
-		answer: func(r request) *nats.Msg { return s.here(q, r) },
-		giveUp: s.end,
+		answer:  func(r request) *nats.Msg { return s.serveLocal(q, r) },
+		release: s.end,
 	}
 }
 
-// within puts a subject of the service behind another prefix.
-func within(prefix, subject string) string {
+// withPrefix replaces the first token of a subject of the service by a prefix.
+func withPrefix(prefix, subject string) string {
 	_, rest, _ := strings.Cut(subject, ".")
 	return prefix + rest
 }
@@ -235,17 +235,17 @@ func (s *Server) stats(subject string) any {
 	if !ok {
 		return nil
 	}
-	q := v.(*queued)
+	q := v.(*asyncSubject)
 	done, took := q.done.Load(), q.took.Load()
-	told := queuedStats{done, q.failed.Load(), q.inside.Load(), took, took / max(1, done), nil}
+	told := queuedStats{done, q.failed.Load(), q.inFlight.Load(), took, took / max(1, done), nil}
 	if s.Queue != nil {
 		told.Queue = s.Queue()
 	}
 	return told
 }
 
-// patience is how long the caller waits, Timeout if it does not say.
-func (r request) patience() time.Duration {
+// timeout returns how long the caller waits, Timeout if the request does not say.
+func (r request) timeout() time.Duration {
 	ms, err := strconv.ParseInt(r.header.Get(headerTimeout), 10, 64)
 	if err != nil || ms < 0 || ms > Timeout.Milliseconds() {
 		return Timeout

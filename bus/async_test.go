@@ -30,8 +30,8 @@ func serveQueuedOn(t *testing.T, b *embedded.Server, conn *nats.Conn, work func(
 	t.Helper()
 	clerk := make(chan struct{}, 1)
 	return serveOn(t, b, conn, io.Discard, func(s *bus.Server) error {
-		s.AtOnce, s.Queue = 1, func() any { return map[string]int{"depth": 7} }
-		return bus.HandleQueued(s, auth.Login, func(ctx context.Context, _ auth.LoginRequest) (auth.LoginReply, error) {
+		s.MaxConcurrent, s.Queue = 1, func() any { return map[string]int{"depth": 7} }
+		return bus.HandleAsync(s, auth.Login, func(ctx context.Context, _ auth.LoginRequest) (auth.LoginReply, error) {
 			clerk <- struct{}{}
 			defer func() { <-clerk }()
 			return auth.LoginReply{UserID: 7}, work(ctx)
@@ -195,7 +195,7 @@ func TestAFloodOfOneNetworkLeavesPlacesForOthers(t *testing.T) {
 	b := broker(t)
 	begun, release := make(chan string, 4096), make(chan struct{})
 	serveOn(t, b, connect(t, b, embedded.Service), io.Discard, func(s *bus.Server) error {
-		return bus.HandleQueued(s, auth.Login, func(_ context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
+		return bus.HandleAsync(s, auth.Login, func(_ context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
 			begun <- req.Client.IP
 			<-release
 			return auth.LoginReply{UserID: 7}, nil

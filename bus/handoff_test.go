@@ -109,7 +109,7 @@ func TestWhoIsNotAbleFindsOneThatIs(t *testing.T) {
 	b := broker(t)
 	handle := func(able error, id auth.UserID) func(*bus.Server) error {
 		return func(s *bus.Server) error {
-			s.Able = func(context.Context) error { return able }
+			s.Healthy = func(context.Context) error { return able }
 			return bus.Handle(s, auth.Verify, func(context.Context, auth.VerifyRequest) (auth.VerifyReply, error) {
 				return auth.VerifyReply{Principal: auth.Principal{UserID: id}}, able
 			})
