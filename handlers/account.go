@@ -24,7 +24,7 @@ type Accounts struct {
 	Sessions  *Sessions
 	Reauth    time.Duration      // how long a login is recent enough for what is sensitive; 0 never
 	Limits    *ratelimit.Limiter // of registrations and of tries at passwords; nil is none
-	OneTimes  *OneTimes          // needed unless Verification is off
+	OneTimes  *OneTimeTokens     // needed unless Verification is off
 	Notices   *Notices           // nil is none
 	Log       *slog.Logger       // of outcomes; nil is none
 	Clock     clock.Func
@@ -64,17 +64,17 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 		return auth.RegisterReply{}, err
 	}
 	var proof *auth.RegistrationProof
-	grants := persistence.OneTime{Password: hash, Name: req.Name, Locale: req.Locale}
+	payload := persistence.OneTime{Password: hash, Name: req.Name, Locale: req.Locale}
 	if a.Verification == VerificationOptional || a.Verification == VerificationRequired {
-		proof, grants.Registration = a.OneTimes.newRegistration(address.Key)
+		proof, payload.Registration = a.OneTimes.newRegistration(address.Key)
 	}
 	if a.Verification == VerificationRequired {
-		if err := a.enter(ctx, address, grants, from); err != nil {
+		if err := a.enter(ctx, address, payload, from); err != nil {
 			return auth.RegisterReply{}, err
 		}
 		return auth.RegisterReply{Message: "A mail to the address tells how to go on", Registration: proof}, nil
 	}
-	id, err := a.create(ctx, address, grants, from)
+	id, err := a.create(ctx, address, payload, from)
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
@@ -83,9 +83,9 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 }
 
 // create stores an account, and asks for the mail that its address may be verified by.
-func (a *Accounts) create(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.ClientInfo) (id auth.UserID, err error) {
+func (a *Accounts) create(ctx context.Context, address email.Address, payload persistence.OneTime, from auth.ClientInfo) (id auth.UserID, err error) {
 	user := persistence.NewUser{
-		Email: address.Display, EmailKey: address.Key, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: a.Clock.Now(),
+		Email: address.Display, EmailKey: address.Key, Password: payload.Password, Name: payload.Name, Locale: payload.Locale, At: a.Clock.Now(),
 	}
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if id, err = tx.CreateUser(ctx, user); err != nil {
@@ -96,9 +96,9 @@ func (a *Accounts) create(ctx context.Context, address email.Address, grants per
 			return err
 		}
 		to := recipient{address, auth.User{Account: auth.Account{UserID: id, Email: user.Email, Name: user.Name, Locale: user.Locale}}}
-		return a.OneTimes.send(ctx, tx, ask{
+		return a.OneTimes.send(ctx, tx, mailRequest{
 			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
-			grants: persistence.OneTime{Registration: grants.Registration},
+			payload: persistence.OneTime{Registration: payload.Registration},
 		})
 	})
 	return id, err
@@ -107,21 +107,21 @@ func (a *Accounts) create(ctx context.Context, address email.Address, grants per
 // enter keeps a registration until its address is verified, by the mail that it asks for: only
 // the reader of that mail learns whether the address has an account. Several registrations of
 // an address wait side by side.
-func (a *Accounts) enter(ctx context.Context, address email.Address, grants persistence.OneTime, from auth.ClientInfo) error {
-	return a.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+func (a *Accounts) enter(ctx context.Context, address email.Address, payload persistence.OneTime, from auth.ClientInfo) error {
+	return a.OneTimes.withAddressLock(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		user, to, err := a.OneTimes.occupant(ctx, tx, address)
 		switch {
 		case errors.Is(err, auth.ErrNotFound):
-			user = auth.User{Account: auth.Account{Email: address.Display, Name: grants.Name, Locale: grants.Locale}}
+			user = auth.User{Account: auth.Account{Email: address.Display, Name: payload.Name, Locale: payload.Locale}}
 		case err != nil:
 			return err
 		case !user.DisabledAt.IsZero():
-			return a.OneTimes.sendNobody(ctx, tx, address)
+			return a.OneTimes.sendDecoy(ctx, tx, address)
 		case user.EmailVerified:
-			return a.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: to, client: from})
+			return a.OneTimes.send(ctx, tx, mailRequest{kind: events.MailTaken, to: to, client: from})
 		}
-		return a.OneTimes.send(ctx, tx, ask{
-			kind: events.MailVerify, purpose: purposeVerify, to: owner(user), client: from, grants: grants,
+		return a.OneTimes.send(ctx, tx, mailRequest{
+			kind: events.MailVerify, purpose: purposeVerify, to: owner(user), client: from, payload: payload,
 		})
 	})
 }
@@ -346,16 +346,16 @@ func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.
 
 // startFree gives an account whose mailbox was just proved the password, name and locale of grants,
 // and removes everything that was set up before the proof: sessions, links, codes and known devices.
-func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user auth.User, grants persistence.OneTime, reason auth.Reason) error {
+func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user auth.User, payload persistence.OneTime, reason auth.Reason) error {
 	now := a.Clock.Now()
-	if err := tx.SetPassword(ctx, user.UserID, grants.Password, now); err != nil {
+	if err := tx.SetPassword(ctx, user.UserID, payload.Password, now); err != nil {
 		return err
 	}
 	if err := tx.Emit(ctx, now, events.UserPasswordChanged{UserID: user.UserID, ChangedAt: now}); err != nil {
 		return err
 	}
-	if user.Name != grants.Name || user.Locale != grants.Locale {
-		account, err := tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: &grants.Name, Locale: &grants.Locale}, now)
+	if user.Name != payload.Name || user.Locale != payload.Locale {
+		account, err := tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: &payload.Name, Locale: &payload.Locale}, now)
 		if err != nil {
 			return err
 		}
@@ -384,5 +384,5 @@ func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth
 	if _, err := a.Sessions.EndAll(ctx, tx, user.UserID, "", reason); err != nil {
 		return err
 	}
-	return a.OneTimes.send(ctx, tx, ask{kind: events.MailReset, purpose: purposeRecover, to: owner(user), client: from})
+	return a.OneTimes.send(ctx, tx, mailRequest{kind: events.MailReset, purpose: purposeRecover, to: owner(user), client: from})
 }

@@ -31,7 +31,7 @@ const remindEvery = time.Minute
 // there is no mail and everything is auth.ErrNotFound, Limits, Log and Clock are required.
 type Emails struct {
 	Store    *persistence.Store
-	OneTimes *OneTimes
+	OneTimes *OneTimeTokens
 	Accounts *Accounts
 	Sessions *Sessions
 	Limits   *ratelimit.Limiter
@@ -106,10 +106,10 @@ func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (pe
 
 // create makes an account of the address of a registration, with the password, name and locale of
 // grants. The other registrations of the address are void then.
-func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, grants persistence.OneTime) (auth.UserID, error) {
+func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, payload persistence.OneTime) (auth.UserID, error) {
 	now := e.Clock.Now()
 	id, err := tx.CreateUser(ctx, persistence.NewUser{
-		Email: one.Email, EmailKey: one.EmailKey, Password: grants.Password, Name: grants.Name, Locale: grants.Locale, At: now, Verified: true,
+		Email: one.Email, EmailKey: one.EmailKey, Password: payload.Password, Name: payload.Name, Locale: payload.Locale, At: now, Verified: true,
 	})
 	switch {
 	case errors.Is(err, auth.ErrEmailTaken): // by a registration without a mail
@@ -121,7 +121,7 @@ func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, grants 
 		return 0, err
 	}
 	err = tx.Emit(ctx, now,
-		events.UserRegistered{UserID: id, Email: one.Email, Name: grants.Name, CreatedAt: now},
+		events.UserRegistered{UserID: id, Email: one.Email, Name: payload.Name, CreatedAt: now},
 		events.UserEmailVerified{UserID: id, Email: one.Email, VerifiedAt: now})
 	if err != nil {
 		return 0, err
@@ -140,7 +140,7 @@ func (e *Emails) resend(ctx context.Context, req auth.EmailResendRequest, _ *aud
 	if e.OneTimes == nil {
 		return auth.MailSent{}, auth.ErrNotFound
 	}
-	from, err := e.OneTimes.charged(ctx, e.Limits, req.Email, req.Client)
+	from, err := e.OneTimes.reserveMail(ctx, e.Limits, req.Email, req.Client)
 	if err != nil {
 		return auth.MailSent{}, err
 	}
@@ -180,7 +180,7 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *aud
 		return auth.MailSent{}, err
 	}
 	defer leave()
-	from, err := e.OneTimes.charged(ctx, e.Limits, req.NewEmail, req.Client)
+	from, err := e.OneTimes.reserveMail(ctx, e.Limits, req.NewEmail, req.Client)
 	if err != nil {
 		return auth.MailSent{}, err
 	}
@@ -188,7 +188,7 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *aud
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	err = e.OneTimes.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+	err = e.OneTimes.withAddressLock(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		user, err := tx.HoldUser(ctx, access.UserID)
 		if err != nil {
 			return gone(err)
@@ -212,16 +212,16 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 	other, to, err := e.OneTimes.occupant(ctx, tx, address)
 	switch {
 	case errors.Is(err, auth.ErrNotFound), err == nil && other.UserID == user.UserID:
-		return e.OneTimes.send(ctx, tx, ask{
+		return e.OneTimes.send(ctx, tx, mailRequest{
 			kind: events.MailChange, purpose: purposeChange, to: recipient{address, user}, client: from,
-			grants: persistence.OneTime{SessionID: session},
+			payload: persistence.OneTime{SessionID: session},
 		})
 	case err != nil:
 		return err
 	case !other.DisabledAt.IsZero():
-		return e.OneTimes.sendNobody(ctx, tx, address)
+		return e.OneTimes.sendDecoy(ctx, tx, address)
 	}
-	return e.OneTimes.send(ctx, tx, ask{kind: events.MailTaken, to: to, client: from})
+	return e.OneTimes.send(ctx, tx, mailRequest{kind: events.MailTaken, to: to, client: from})
 }
 
 // Confirm answers auth.email.confirm: the account gets the address that the mail went to, and
@@ -262,7 +262,7 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 		if _, err := e.Sessions.EndAll(ctx, tx, user.UserID, one.SessionID, auth.ReasonEmailChanged); err != nil {
 			return err
 		}
-		told := ask{kind: events.MailChanged, purpose: purposeUndo, to: owner(user), client: from, address: one.Email}
+		told := mailRequest{kind: events.MailChanged, purpose: purposeUndo, to: owner(user), client: from, address: one.Email}
 		if !user.EmailVerified { // then it may be anybody's
 			told.purpose = ""
 		}
@@ -314,7 +314,7 @@ func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *auditEv
 			return err
 		}
 		if user.Email != one.Email {
-			if err := e.OneTimes.send(ctx, tx, ask{kind: events.MailChanged, to: owner(user), client: from, address: one.Email}); err != nil {
+			if err := e.OneTimes.send(ctx, tx, mailRequest{kind: events.MailChanged, to: owner(user), client: from, address: one.Email}); err != nil {
 				return err
 			}
 		}

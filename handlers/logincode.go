@@ -20,7 +20,7 @@ const amrCode = "otp"
 // Limits, Log and Clock are required, and OneTimes if it is On.
 type CodeLogins struct {
 	On       bool // otherwise everything is auth.ErrNotFound
-	OneTimes *OneTimes
+	OneTimes *OneTimeTokens
 	Accounts *Accounts
 	Sessions *Sessions
 	Limits   *ratelimit.Limiter
@@ -75,11 +75,11 @@ func (c *CodeLogins) send(ctx context.Context, req auth.LoginCodeRequest) (auth.
 	if req.Carrier != "" { // a code has none
 		return auth.LoginCodeReply{}, auth.ErrInvalid.With(auth.Field{Field: "code", Reason: reasonRequired})
 	}
-	from, err := c.OneTimes.charged(ctx, c.Limits, req.Email, req.Client)
+	from, err := c.OneTimes.reserveMail(ctx, c.Limits, req.Email, req.Client)
 	if err != nil {
 		return auth.LoginCodeReply{}, err
 	}
-	if err := c.OneTimes.sendIfReached(ctx, req.Email, ask{kind: events.MailLoginCode, purpose: purposeLogin, client: from}); err != nil {
+	if err := c.OneTimes.sendIfReached(ctx, req.Email, mailRequest{kind: events.MailLoginCode, purpose: purposeLogin, client: from}); err != nil {
 		return auth.LoginCodeReply{}, err
 	}
 	return auth.LoginCodeReply{Message: mailSent}, nil
@@ -122,5 +122,5 @@ func (c *CodeLogins) proved(ctx context.Context, tx *persistence.Store, user aut
 	if own.keeps {
 		return c.Sessions.takeOver(ctx, tx, user, "", auth.ReasonEmailChanged)
 	}
-	return c.Accounts.startFree(ctx, tx, user, own.grants, auth.ReasonEmailChanged)
+	return c.Accounts.startFree(ctx, tx, user, own.payload, auth.ReasonEmailChanged)
 }

@@ -41,7 +41,7 @@ type postal struct {
 func post(t *testing.T, s *service, v handlers.Verification) *postal {
 	t.Helper()
 	mails := &handlers.Mails{Keys: parse(t, s.master)}
-	oneTimes := &handlers.OneTimes{
+	oneTimes := &handlers.OneTimeTokens{
 		Store: s.store, Mails: mails, Base: "https://auth.example",
 		VerifyTTL: verifyTTL, ResetTTL: resetTTL, AlarmTTL: alarmTTL, CodeTTL: codeTTL, Clock: s.now,
 	}

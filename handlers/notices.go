@@ -15,7 +15,7 @@ import (
 // Notices tells owners by mail what happened to their account, with a link to say that it was
 // not them. A nil one tells nothing.
 type Notices struct {
-	OneTimes  *OneTimes
+	OneTimes  *OneTimeTokens
 	NewDevice bool // tell of logins with devices that were not seen before
 	Limits    *ratelimit.Limiter
 }
@@ -57,7 +57,7 @@ func (n *Notices) send(ctx context.Context, tx *persistence.Store, counter strin
 	if err != nil || !ok {
 		return err
 	}
-	return n.OneTimes.send(ctx, tx, ask{kind: kind, purpose: purposeNotMe, to: owner(user), client: from})
+	return n.OneTimes.send(ctx, tx, mailRequest{kind: kind, purpose: purposeNotMe, to: owner(user), client: from})
 }
 
 // deviceKind is what makes a device a new one: not its versions, which change from week to week.

@@ -22,7 +22,7 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// The purposes of links and codes. What was made for one is good for no other.
+// The purposes of links and codes. A link or code is valid for its purpose only.
 const (
 	purposeVerify = "verify"
 	purposeReset  = "reset"
@@ -30,7 +30,7 @@ const (
 	purposeUndo   = persistence.PurposeUndo
 	purposeNotMe  = "not_me"
 	purposeLogin  = "login"
-	purposeDecoy  = "decoy" // stands where another would if there were an account
+	purposeDecoy  = "decoy" // of a row that stands in for an account that does not exist
 	// purposeRecover is purposeReset after a containment: no request of a stranger voids it.
 	purposeRecover = "recover"
 )
@@ -38,7 +38,7 @@ const (
 // labelRegistration separates the digests of registration secrets from those of links and codes.
 const labelRegistration = "registration"
 
-// pages are where links lead, below PUBLIC_URL.
+// pages are the paths of links below PUBLIC_URL.
 var pages = map[string]string{
 	purposeVerify: "/email/verify",
 	purposeReset:  "/password/reset",
@@ -49,9 +49,9 @@ var pages = map[string]string{
 	purposeRecover: "/password/reset",
 }
 
-// alarms are the links that the owner has against an intruder. So an intruder must not be able to
-// void them, neither by another password or address nor by asking for more mails.
-var alarms = []string{purposeUndo, purposeNotMe, purposeRecover}
+// undoPurposes are the purposes of links that an owner has against an intruder. An intruder must not be able
+// to void them, neither by another password or address nor by requests for more mails.
+var undoPurposes = []string{purposeUndo, purposeNotMe, purposeRecover}
 
 // maxRegistrations is how many registrations of one address wait side by side. By default the limits
 // of mails let fewer through while a link lives, so that no stranger can void the owner's.
@@ -63,13 +63,13 @@ const codeDigits = 8
 // mailSent is the message of whatever answers alike whether there is an account or not.
 const mailSent = "If there is an account for it, a mail is on its way"
 
-// OneTimes makes and takes the links and codes that mails carry. All fields but Clock are
-// required. A nil one means that there is no mail.
+// OneTimeTokens makes and redeems the links and codes in mails. All fields but Clock are required. A nil
+// OneTimeTokens means that the service sends no mail.
 //
-// A link has 130 random bits, a code eight digits. What is stored of either is a digest, keyed
-// with a secret and bound to its purpose, that of a code to its address as well. Whoever makes,
-// takes or voids one holds first the address, then the user, then the row, always in this order.
-type OneTimes struct {
+// A link has 130 random bits, a code eight digits. The database keeps a digest of each, keyed with a
+// secret and bound to its purpose; the digest of a code is bound to its address too. A transaction that
+// makes, redeems or voids a link or code locks first the address, then the user, then the row.
+type OneTimeTokens struct {
 	Store     *persistence.Store
 	Mails     *Mails
 	Base      string        // PUBLIC_URL, without a slash at its end
@@ -80,24 +80,24 @@ type OneTimes struct {
 	Clock     clock.Func
 }
 
-// recipient is whom a mail goes to: an account, or an address that is to get one.
+// recipient is who gets a mail: an account, or an address that has none yet.
 type recipient struct {
 	address email.Address
 	user    auth.User // zero if there is no account that a mail may go to
 }
 
-// ask is a mail to be asked for and what it lets its reader do.
-type ask struct {
+// mailRequest is a mail to send, and the link or code in it.
+type mailRequest struct {
 	kind    events.MailKind
-	purpose string // "" lets do nothing
+	purpose string // of the link or code; "" sends neither
 	to      recipient
 	client  auth.ClientInfo
-	grants  persistence.OneTime // Password, Name, Locale, Registration and SessionID of it
+	payload persistence.OneTime // only Password, Name, Locale, Registration and SessionID
 	address string              // Mail.Address
 }
 
-// ttl is how long what a mail lets do is good for.
-func (o *OneTimes) ttl(purpose string) time.Duration {
+// ttl returns the lifetime of links and codes for a purpose.
+func (o *OneTimeTokens) ttl(purpose string) time.Duration {
 	switch purpose {
 	case purposeReset, purposeRecover:
 		return o.ResetTTL
@@ -109,16 +109,16 @@ func (o *OneTimes) ttl(purpose string) time.Duration {
 	return o.VerifyTTL
 }
 
-// send asks for a mail in the transaction, which has to hold the address and the user. What was
-// asked for before with the same purpose is void then, unless it is an alarm.
-func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error {
+// send requests a mail in the transaction, which has to hold the address and the user. It voids earlier links
+// and codes of the same purpose, except those of undoPurposes.
+func (o *OneTimeTokens) send(ctx context.Context, tx *persistence.Store, a mailRequest) error {
 	now := o.Clock.Now()
 	mail := events.Mail{
 		Kind: a.kind, UserID: a.to.user.UserID, To: a.to.address.Display, Name: a.to.user.Name, Locale: a.to.user.Locale,
 		Address: a.address, Client: a.client, Device: device(a.client.UserAgent), At: now,
 	}
 	if a.purpose == "" {
-		if _, err := o.standIn(ctx, tx, a.to.address); err != nil {
+		if _, err := o.decoy(ctx, tx, a.to.address); err != nil {
 			return err
 		}
 		return o.Mails.request(ctx, tx, now, mail)
@@ -140,9 +140,10 @@ func (o *OneTimes) send(ctx context.Context, tx *persistence.Store, a ask) error
 	return o.Mails.request(ctx, tx, now, mail)
 }
 
-// sendNobody does what send does, but for the mail: it takes as long, and nothing comes of it.
-func (o *OneTimes) sendNobody(ctx context.Context, tx *persistence.Store, to email.Address) error {
-	token, err := o.standIn(ctx, tx, to)
+// sendDecoy does the work of send for an address without a recipient, so that the reply takes as long, and
+// sends no mail.
+func (o *OneTimeTokens) sendDecoy(ctx context.Context, tx *persistence.Store, to email.Address) error {
+	token, err := o.decoy(ctx, tx, to)
 	if err != nil {
 		return err
 	}
@@ -152,24 +153,23 @@ func (o *OneTimes) sendNobody(ctx context.Context, tx *persistence.Store, to ema
 	})
 }
 
-// standIn stores something that lets nobody do anything, for the time that it takes, and returns
-// its token.
-func (o *OneTimes) standIn(ctx context.Context, tx *persistence.Store, to email.Address) (token string, err error) {
-	one, token, _ := o.make(ask{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.Now())
+// decoy stores a row that no token redeems, since storing takes time, and returns the token of its link.
+func (o *OneTimeTokens) decoy(ctx context.Context, tx *persistence.Store, to email.Address) (token string, err error) {
+	one, token, _ := o.make(mailRequest{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.Now())
 	return token, o.replace(ctx, tx, one)
 }
 
-// replace stores a row in place of the older ones of its purpose. Alarms are never replaced, and
-// registrations only by a newer mail of the same one: a stranger must not be able to void a link
-// that the owner of the mailbox asked for.
-func (o *OneTimes) replace(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
+// replace stores a row in place of the older ones of its purpose. It never replaces rows of undoPurposes, and
+// replaces a registration only for a newer mail of the same one: a stranger must not be able to void a
+// link that the owner of the mailbox asked for.
+func (o *OneTimeTokens) replace(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
 	if one.Password != "" {
 		if err := tx.MakeRoom(ctx, one.Purpose, one.EmailKey, one.Password, maxRegistrations); err != nil {
 			return err
 		}
 		return tx.AddOneTime(ctx, one)
 	}
-	if !slices.Contains(alarms, one.Purpose) {
+	if !slices.Contains(undoPurposes, one.Purpose) {
 		if err := tx.VoidOlder(ctx, one.Purpose, one.UserID, one.EmailKey); err != nil {
 			return err
 		}
@@ -177,9 +177,9 @@ func (o *OneTimes) replace(ctx context.Context, tx *persistence.Store, one persi
 	return tx.AddOneTime(ctx, one)
 }
 
-// make makes a token and, where one can be typed, a code, and what is stored of them.
-func (o *OneTimes) make(a ask, now time.Time) (one persistence.OneTime, token, code string) {
-	one = a.grants
+// make returns the row of a mail request, and its token and, for purposes that allow typing, its code.
+func (o *OneTimeTokens) make(a mailRequest, now time.Time) (one persistence.OneTime, token, code string) {
+	one = a.payload
 	token = rand.Text()
 	one.Digest, one.Purpose = o.digests(a.purpose, "", token)[0], a.purpose
 	one.UserID, one.Email, one.EmailKey = a.to.user.UserID, a.to.address.Display, a.to.address.Key
@@ -201,7 +201,7 @@ func newCode() string {
 
 // newRegistration makes the secret that proves later which caller made a registration, and its
 // digest. The secret has 130 random bits and is bound to the address.
-func (o *OneTimes) newRegistration(emailKey string) (proof *auth.RegistrationProof, digest string) {
+func (o *OneTimeTokens) newRegistration(emailKey string) (proof *auth.RegistrationProof, digest string) {
 	secret := rand.Text()
 	proof = &auth.RegistrationProof{Secret: secret, ExpiresIn: int64(o.VerifyTTL / time.Second)}
 	return proof, o.digests(labelRegistration, emailKey, secret)[0]
@@ -209,7 +209,7 @@ func (o *OneTimes) newRegistration(emailKey string) (proof *auth.RegistrationPro
 
 // registration returns the registration of an address that a secret belongs to, if it has not
 // expired. ok is false if there is none. A row without a password is the one that made the account.
-func (o *OneTimes) registration(ctx context.Context, from *persistence.Store, emailKey, secret string) (one persistence.OneTime, ok bool, err error) {
+func (o *OneTimeTokens) registration(ctx context.Context, from *persistence.Store, emailKey, secret string) (one persistence.OneTime, ok bool, err error) {
 	if secret == "" {
 		return persistence.OneTime{}, false, nil
 	}
@@ -220,9 +220,9 @@ func (o *OneTimes) registration(ctx context.Context, from *persistence.Store, em
 	return one, err == nil, err
 }
 
-// digests are those of a link's token, or of an address's code, under each master secret, the
-// current one first. Neither purposes nor addresses hold a NUL.
-func (o *OneTimes) digests(purpose, emailKey, text string) (all []string) {
+// digests returns the digests of the token of a link, or of the code for an address, under each master
+// secret, the current one first. Neither purposes nor addresses contain a NUL.
+func (o *OneTimeTokens) digests(purpose, emailKey, text string) (all []string) {
 	for _, k := range o.Mails.Keys {
 		mac := hmac.New(sha256.New, k.Derive(secret.LabelOneTime))
 		mac.Write([]byte(purpose + "\x00" + emailKey + "\x00" + text))
@@ -231,9 +231,9 @@ func (o *OneTimes) digests(purpose, emailKey, text string) (all []string) {
 	return all
 }
 
-// present finds what the token of a request is for, and reads where the request comes from. It
-// returns auth.ErrNotFound if there is no mail.
-func (o *OneTimes) present(ctx context.Context, purpose, token string, c *auth.ClientInfo) (persistence.OneTime, auth.ClientInfo, error) {
+// present finds the row of a request's token and reads the client of the request. It returns
+// auth.ErrNotFound if the service sends no mail.
+func (o *OneTimeTokens) present(ctx context.Context, purpose, token string, c *auth.ClientInfo) (persistence.OneTime, auth.ClientInfo, error) {
 	if o == nil {
 		return persistence.OneTime{}, auth.ClientInfo{}, auth.ErrNotFound
 	}
@@ -248,32 +248,32 @@ func (o *OneTimes) present(ctx context.Context, purpose, token string, c *auth.C
 	return one, from, err
 }
 
-// find returns what a link's token is for. It returns auth.ErrInvalidToken for one that was
-// used, voided or has expired, that is for something else, or that never was.
-func (o *OneTimes) find(ctx context.Context, purpose, token string) (persistence.OneTime, error) {
+// find returns the row of a link's token. It returns auth.ErrInvalidToken for an unknown, used, voided or
+// expired token, and for one of another purpose.
+func (o *OneTimeTokens) find(ctx context.Context, purpose, token string) (persistence.OneTime, error) {
 	one, err := o.Store.OneTime(ctx, purpose, o.Clock.Now(), o.digests(purpose, "", token)...)
-	return one, isOver(err)
+	return one, asInvalidToken(err)
 }
 
-// findCode is find by an address and its code.
-func (o *OneTimes) findCode(ctx context.Context, purpose string, address email.Address, code string) (persistence.OneTime, error) {
+// findCode is find for an address and its code.
+func (o *OneTimeTokens) findCode(ctx context.Context, purpose string, address email.Address, code string) (persistence.OneTime, error) {
 	one, err := o.Store.OneTimeByCode(ctx, purpose, o.Clock.Now(), o.digests(purpose, address.Key, code)...)
-	return one, isOver(err)
+	return one, asInvalidToken(err)
 }
 
-func isOver(err error) error {
+// asInvalidToken returns auth.ErrInvalidToken for auth.ErrNotFound, and any other error unchanged.
+func asInvalidToken(err error) error {
 	if errors.Is(err, auth.ErrNotFound) {
 		return auth.ErrInvalidToken
 	}
 	return err
 }
 
-// take uses up what was found, with what fn does, in one transaction; if that fails it is as
-// good as before. fn gets the user, who is held, and is nobody if the address has no account. It
-// returns auth.ErrInvalidToken if somebody else was faster, if the user is disabled, or has
-// another address by now.
-func (o *OneTimes) take(ctx context.Context, one persistence.OneTime, fn func(context.Context, *persistence.Store, auth.User) error) error {
-	return o.holding(ctx, one.EmailKey, func(ctx context.Context, tx *persistence.Store) error {
+// take redeems a row and runs fn in one transaction; if fn fails, the link or code stays valid. fn gets the
+// locked user, or the zero User if the address has no account. It returns auth.ErrInvalidToken if another
+// request has redeemed the row, the user is disabled, or the user has another address by now.
+func (o *OneTimeTokens) take(ctx context.Context, one persistence.OneTime, fn func(context.Context, *persistence.Store, auth.User) error) error {
+	return o.withAddressLock(ctx, one.EmailKey, func(ctx context.Context, tx *persistence.Store) error {
 		user, err := o.holder(ctx, tx, one)
 		if err != nil {
 			return err
@@ -289,8 +289,8 @@ func (o *OneTimes) take(ctx context.Context, one persistence.OneTime, fn func(co
 	})
 }
 
-// holder holds the user whom a link or code is about.
-func (o *OneTimes) holder(ctx context.Context, tx *persistence.Store, one persistence.OneTime) (auth.User, error) {
+// holder locks the user of a link or code.
+func (o *OneTimeTokens) holder(ctx context.Context, tx *persistence.Store, one persistence.OneTime) (auth.User, error) {
 	if one.UserID == 0 {
 		user, err := tx.HoldUserByEmail(ctx, one.EmailKey)
 		if errors.Is(err, auth.ErrNotFound) {
@@ -301,16 +301,16 @@ func (o *OneTimes) holder(ctx context.Context, tx *persistence.Store, one persis
 	user, err := tx.HoldUser(ctx, one.UserID)
 	switch {
 	case err != nil:
-		return auth.User{}, isOver(err)
+		return auth.User{}, asInvalidToken(err)
 	case !user.DisabledAt.IsZero(), user.Email != one.Email && one.Purpose != purposeChange && one.Purpose != purposeUndo:
 		return auth.User{}, auth.ErrInvalidToken
 	}
 	return user, nil
 }
 
-// holding runs fn in a transaction that holds an address: nobody else makes or takes links and
-// codes for it meanwhile.
-func (o *OneTimes) holding(ctx context.Context, emailKey string, fn func(context.Context, *persistence.Store) error) error {
+// withAddressLock runs fn in a transaction that locks an address: no other transaction makes or redeems links
+// and codes for it meanwhile.
+func (o *OneTimeTokens) withAddressLock(ctx context.Context, emailKey string, fn func(context.Context, *persistence.Store) error) error {
 	return o.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if err := tx.Lock(ctx, "mailbox/"+emailKey); err != nil {
 			return err
@@ -319,9 +319,9 @@ func (o *OneTimes) holding(ctx context.Context, emailKey string, fn func(context
 	})
 }
 
-// reach holds the account that an address has, for a mail to it. ok is false if there is none
-// that mail goes to: no account, or a disabled one.
-func (o *OneTimes) reach(ctx context.Context, tx *persistence.Store, address email.Address) (to recipient, ok bool, err error) {
+// recipientFor locks the account of an address for a mail to it. ok is false if the address has no account, or
+// a disabled one.
+func (o *OneTimeTokens) recipientFor(ctx context.Context, tx *persistence.Store, address email.Address) (to recipient, ok bool, err error) {
 	user, err := tx.HoldUserByEmail(ctx, address.Key)
 	switch {
 	case errors.Is(err, auth.ErrNotFound):
@@ -335,7 +335,7 @@ func (o *OneTimes) reach(ctx context.Context, tx *persistence.Store, address ema
 // occupant locks the account that keeps an address from others: the one that has it, or the one
 // that it is reserved for. to is where a mail about the address goes. It returns auth.ErrNotFound if
 // the address is free.
-func (o *OneTimes) occupant(ctx context.Context, tx *persistence.Store, address email.Address) (user auth.User, to recipient, err error) {
+func (o *OneTimeTokens) occupant(ctx context.Context, tx *persistence.Store, address email.Address) (user auth.User, to recipient, err error) {
 	reserved, err := tx.Reservation(ctx, address.Key, o.Clock.Now())
 	if errors.Is(err, auth.ErrNotFound) {
 		user, err = tx.HoldUserByEmail(ctx, address.Key)
@@ -348,13 +348,13 @@ func (o *OneTimes) occupant(ctx context.Context, tx *persistence.Store, address 
 	return user, recipient{email.Address{Display: reserved.Email, Key: reserved.EmailKey}, user}, err
 }
 
-// owner is an account's owner, at the address that is stored.
+// owner returns the owner of an account at its stored address.
 func owner(user auth.User) recipient { return recipient{email.ParseOrZero(user.Email), user} }
 
 func always(persistence.OneTime) bool { return true }
 
-// charged counts a request for a mail and returns where it comes from.
-func (o *OneTimes) charged(ctx context.Context, limits *ratelimit.Limiter, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
+// reserveMail counts a request for a mail and returns its client.
+func (o *OneTimeTokens) reserveMail(ctx context.Context, limits *ratelimit.Limiter, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
 	from, faults := client(c)
 	if faults != nil {
 		return auth.ClientInfo{}, auth.ErrInvalid.With(faults...)
@@ -363,12 +363,12 @@ func (o *OneTimes) charged(ctx context.Context, limits *ratelimit.Limiter, addre
 	return from, err
 }
 
-// verifyAgain asks for another mail to verify an address with, if an account of the address is not
-// verified, or a registration waits; the mail belongs to the newest one. wanted decides by the last
-// mail of the account or registration, which is zero if none is valid any more.
-func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from auth.ClientInfo, wanted func(last persistence.OneTime) bool) error {
-	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
-		to, reached, err := o.reach(ctx, tx, address)
+// verifyAgain sends another mail to verify an address if its account is not verified or a registration is
+// pending; the mail belongs to the newest registration. wanted decides by the last mail of the account or
+// registration, which is zero if none is valid any more.
+func (o *OneTimeTokens) verifyAgain(ctx context.Context, address email.Address, from auth.ClientInfo, wanted func(last persistence.OneTime) bool) error {
+	return o.withAddressLock(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		to, reached, err := o.recipientFor(ctx, tx, address)
 		if err != nil {
 			return err
 		}
@@ -383,28 +383,28 @@ func (o *OneTimes) verifyAgain(ctx context.Context, address email.Address, from 
 		}
 		waits := reached && !to.user.EmailVerified || !none && last.UserID == 0 && !reached
 		if !waits || !wanted(last) {
-			return o.sendNobody(ctx, tx, address)
+			return o.sendDecoy(ctx, tx, address)
 		}
 		if !reached {
 			to = recipient{email.Address{Display: last.Email, Key: last.EmailKey}, auth.User{Account: auth.Account{Name: last.Name, Locale: last.Locale}}}
 		}
-		return o.send(ctx, tx, ask{
+		return o.send(ctx, tx, mailRequest{
 			kind: events.MailVerify, purpose: purposeVerify, to: to, client: from,
-			grants: persistence.OneTime{Password: last.Password, Name: last.Name, Locale: last.Locale, Registration: last.Registration},
+			payload: persistence.OneTime{Password: last.Password, Name: last.Name, Locale: last.Locale, Registration: last.Registration},
 		})
 	})
 }
 
-// sendIfReached sends a mail to whoever has the address that a request names.
-func (o *OneTimes) sendIfReached(ctx context.Context, text string, a ask) error {
+// sendIfReached sends a mail to the account of an address, or a decoy if there is none.
+func (o *OneTimeTokens) sendIfReached(ctx context.Context, text string, a mailRequest) error {
 	address := email.ParseOrZero(text)
-	return o.holding(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
-		to, reached, err := o.reach(ctx, tx, address)
+	return o.withAddressLock(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
+		to, reached, err := o.recipientFor(ctx, tx, address)
 		switch {
 		case err != nil:
 			return err
 		case !reached:
-			return o.sendNobody(ctx, tx, address)
+			return o.sendDecoy(ctx, tx, address)
 		}
 		a.to = to
 		return o.send(ctx, tx, a)

@@ -20,7 +20,7 @@ type ownership struct {
 	// set up before.
 	keeps   bool
 	session string // live session that showed the ownership; "" if something else did
-	grants  persistence.OneTime
+	payload persistence.OneTime
 }
 
 // errNoOwnership means that a mail was answered without a session, a registration's secret or a
@@ -75,7 +75,7 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 // link or code meanwhile: with it goes the registration that the secret of this request belongs to.
 func (e *Emails) withoutOwnership(ctx context.Context, one persistence.OneTime) error {
 	if _, err := e.Store.OneTime(ctx, purposeVerify, e.Clock.Now(), one.Digest); err != nil {
-		return isOver(err)
+		return asInvalidToken(err)
 	}
 	return errNoOwnership
 }
@@ -100,7 +100,7 @@ func (e *Emails) ownSession(ctx context.Context, token string, user auth.UserID)
 // account, or one that waits.
 func (own *ownership) registered(one persistence.OneTime) {
 	own.keeps = one.Password == ""
-	own.grants = granted(one)
+	own.payload = granted(one)
 }
 
 // granted returns the password, name and locale of a registration.
@@ -130,7 +130,7 @@ func (e *Emails) byPassword(ctx context.Context, own *ownership, one persistence
 		return auth.ErrInvalid.With(auth.Field{Field: "password", Reason: reason})
 	}
 	fresh, err := e.Accounts.Passwords.Hash(ctx, plain)
-	own.grants = persistence.OneTime{Password: fresh}
+	own.payload = persistence.OneTime{Password: fresh}
 	return err
 }
 
@@ -144,7 +144,7 @@ func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.Use
 	case user.UserID != own.user:
 		return 0, auth.ErrConflict
 	case user.UserID == 0:
-		return e.create(ctx, tx, one, own.grants)
+		return e.create(ctx, tx, one, own.payload)
 	}
 	if err := e.recheck(ctx, tx, own); err != nil {
 		return 0, err
@@ -152,7 +152,7 @@ func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.Use
 	if own.keeps {
 		return user.UserID, e.Sessions.takeOver(ctx, tx, user, own.session, auth.ReasonEmailChanged)
 	}
-	return user.UserID, e.Accounts.startFree(ctx, tx, user, own.grants, auth.ReasonEmailChanged)
+	return user.UserID, e.Accounts.startFree(ctx, tx, user, own.payload, auth.ReasonEmailChanged)
 }
 
 // establishOwner is establish for a change of address. The account has an owner, so no new password
@@ -165,11 +165,11 @@ func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmReques
 	}
 	account, err := e.Store.Account(ctx, one.UserID)
 	if err != nil {
-		return ownership{}, nil, isOver(err)
+		return ownership{}, nil, asInvalidToken(err)
 	}
 	stored, err := e.Store.Password(ctx, one.UserID)
 	if err != nil {
-		return ownership{}, nil, isOver(err)
+		return ownership{}, nil, asInvalidToken(err)
 	}
 	own := ownership{user: one.UserID, stored: stored, keeps: true}
 	own.session, err = e.ownSession(ctx, req.AccessToken, one.UserID)

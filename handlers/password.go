@@ -96,7 +96,7 @@ func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, acc
 // passwordChanged voids the links and codes that were made before a change of the password, but
 // for the owner's alarms, and tells the owner.
 func (a *Accounts) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.ClientInfo) error {
-	if err := tx.VoidOneTimes(ctx, user.UserID, alarms...); err != nil {
+	if err := tx.VoidOneTimes(ctx, user.UserID, undoPurposes...); err != nil {
 		return err
 	}
 	return a.Notices.passwordChanged(ctx, tx, user, from)

@@ -16,7 +16,7 @@ import (
 // somebody else. All fields but OneTimes, without which there is no mail and everything is
 // auth.ErrNotFound, Notices, Limits, Log and Clock are required.
 type Recovery struct {
-	OneTimes *OneTimes
+	OneTimes *OneTimeTokens
 	Accounts *Accounts
 	Sessions *Sessions
 	Notices  *Notices
@@ -36,11 +36,11 @@ func (r *Recovery) forgot(ctx context.Context, req auth.PasswordForgotRequest, _
 	if r.OneTimes == nil {
 		return auth.MailSent{}, auth.ErrNotFound
 	}
-	from, err := r.OneTimes.charged(ctx, r.Limits, req.Email, req.Client)
+	from, err := r.OneTimes.reserveMail(ctx, r.Limits, req.Email, req.Client)
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	if err := r.OneTimes.sendIfReached(ctx, req.Email, ask{kind: events.MailReset, purpose: purposeReset, client: from}); err != nil {
+	if err := r.OneTimes.sendIfReached(ctx, req.Email, mailRequest{kind: events.MailReset, purpose: purposeReset, client: from}); err != nil {
 		return auth.MailSent{}, err
 	}
 	return auth.MailSent{Message: mailSent}, nil
@@ -65,7 +65,7 @@ func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *
 	a.presents(one)
 	account, err := r.OneTimes.Store.Account(ctx, one.UserID)
 	if err != nil {
-		return auth.PasswordResetReply{}, isOver(err)
+		return auth.PasswordResetReply{}, asInvalidToken(err)
 	}
 	if reason := r.Accounts.checkNew(ctx, req.NewPassword, account); reason != "" {
 		return auth.PasswordResetReply{}, auth.ErrInvalid.With(auth.Field{Field: "newPassword", Reason: reason})

@@ -35,7 +35,7 @@ type Sessions struct {
 	Grace     time.Duration      // in which a spent refresh token gets its successor again; 0 is strict
 	Limit     int                // of a user's live sessions; the oldest end first; 0 is none
 	Limits    *ratelimit.Limiter // of tries at passwords and of refreshes; nil is none
-	OneTimes  *OneTimes          // needed if Required
+	OneTimes  *OneTimeTokens     // needed if Required
 	Required  bool               // nobody logs in before the address is verified
 	Notices   *Notices           // nil is none
 	Log       *slog.Logger       // of outcomes; nil is none

@@ -67,7 +67,7 @@ func (a *actors) state(t *testing.T) string {
 }
 
 // reach brings a new account into a state.
-func (a *actors) reach(t *testing.T, state string) {
+func (a *actors) recipientFor(t *testing.T, state string) {
 	t.Helper()
 	if a.accounts.Verification == handlers.VerificationRequired {
 		a.enter(t, ada, horse)
@@ -216,7 +216,7 @@ func TestTransitionsOfAnAccount(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%s/%s/%s", v, c.from, c.by, c.name), func(t *testing.T) {
 				run(t, v, func(t *testing.T, p *postal) {
 					a := &actors{postal: p, links: map[events.MailKind]string{}, evil: map[events.MailKind]string{}}
-					a.reach(t, c.from)
+					a.recipientFor(t, c.from)
 					a.byStranger(t)
 					if got := a.state(t); got != c.from {
 						t.Fatalf("after a stranger the account is %s, want %s", got, c.from)

@@ -375,12 +375,12 @@ func connected(conn *nats.Conn) error {
 }
 
 // openFlows makes what links and codes in mails are made by; nil without mail.
-func (s *service) openFlows() (flowConfig, *handlers.OneTimes) {
+func (s *service) openFlows() (flowConfig, *handlers.OneTimeTokens) {
 	if s.config.flows == nil {
 		return flowConfig{}, nil
 	}
 	f := *s.config.flows
-	return f, &handlers.OneTimes{
+	return f, &handlers.OneTimeTokens{
 		Store: s.store, Mails: s.mails, Base: f.publicURL,
 		VerifyTTL: f.verifyTTL, ResetTTL: f.resetTTL, AlarmTTL: f.alarmTTL, CodeTTL: f.mailCodes, Clock: s.clock,
 	}

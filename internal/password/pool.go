@@ -14,30 +14,29 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// ErrExcess is wrapped around auth.ErrOverloaded when the pool refuses a request whose network
-// has more requests in the pool than an even share. A request that is refused without it is not to
-// blame.
+// ErrExcess wraps auth.ErrOverloaded when the pool refuses a request whose network has more requests in
+// the pool than an even share. A refusal without it is not the fault of the network.
 var ErrExcess = errors.New("the network has more than its share of the hashing pool")
 
-// placesPerCore is how many requests for each core may be between Enter and their leaving. One of
-// them hashes; the others ask the database, and have the next hash ready when a core is free. So
-// the number also bounds the database's load in a storm of logins.
+// placesPerCore is how many requests for each core may hold a place. One of them hashes; the others
+// query the database and have the next hash ready when a core is free. So the number also bounds the
+// load of the database in a storm of logins.
 const placesPerCore = 16
 
 // Pool bounds how many passwords are hashed at once and how long a request waits for its turn. It
-// refuses a request at once if the wait would be too long, so that a storm is answered as fast as
-// it comes.
+// refuses a request at once if the wait would be too long, so that it answers a storm as fast as the
+// requests arrive.
 //
-// A request passes two gates. Enter is the first, before the request costs anything: it waits
-// there for one of a few places. Do is the second: it waits there for a core. At both gates
-// networks take turns (see gate), so a network that sends a flood waits for itself.
+// A request passes two gates. At the first one, Enter, it waits for one of a few places before it costs
+// anything. At the second one, Do, it waits for a core. At both gates networks take turns (see gate), so
+// a network that sends a flood delays itself.
 //
-// Hashing is kept away from everything else: it is done on threads of its own, of the lowest
-// priority where the system has such a priority. So work of microseconds gets a core as soon
-// as it is ready, and hashing has what is left, which is nearly all. See also room.
+// Hashing runs on separate threads, with the lowest priority where the system has such a priority. So
+// short work gets a core as soon as it is ready, and hashing uses the remaining time, which is nearly
+// all. See also gomaxprocs.
 type Pool struct {
-	// Background lowers the priority of the threads and makes room for them (GOMAXPROCS). It is
-	// for whole programs: the priority cannot be raised again.
+	// Background lowers the priority of the threads and raises GOMAXPROCS while they hash. It is for
+	// whole programs: the priority cannot be raised again.
 	Background bool
 
 	// Observe, if it is set, receives for each hashed password how long it waited for its
@@ -45,10 +44,10 @@ type Pool struct {
 	Observe func(waited, took time.Duration)
 
 	size    int
-	room    room
+	procs   gomaxprocs
 	wait    time.Duration
 	jobs    chan func()
-	typical atomic.Int64 // recent duration of a hash in nanoseconds
+	ewma    atomic.Int64 // moving average of the duration of a hash, in nanoseconds
 	refused atomic.Int64
 
 	mu    sync.Mutex
@@ -56,19 +55,19 @@ type Pool struct {
 	cores gate // before a hash
 }
 
-// NewPool makes a Pool that hashes size passwords at once, and lets none wait for longer than
-// wait. typical is the estimated duration of a hash until some have been measured. Requests wait
-// until Run runs.
+// NewPool returns a Pool that hashes size passwords at once, and lets no request wait for longer than wait.
+// typical is the estimated duration of a hash until some have been measured. Requests wait until Run is
+// called.
 func NewPool(size int, wait, typical time.Duration) *Pool {
-	p := &Pool{size: size, room: room{cores: size}, wait: wait, jobs: make(chan func())}
-	p.typical.Store(int64(typical))
+	p := &Pool{size: size, procs: gomaxprocs{cores: size}, wait: wait, jobs: make(chan func())}
+	p.ewma.Store(int64(typical))
 	return p
 }
 
-// Run hashes until ctx ends, which is to be after the last request has been answered.
+// Run hashes until ctx ends, which must be after the last request has been answered.
 //
-// The threads stay for as long as it runs. Were one to end with each hash, Go might make a new
-// thread at that very moment, for anything, and that would inherit the priority.
+// The threads stay until then. If a thread ended after each hash, Go might start another thread from it
+// at that moment, which would inherit the low priority.
 func (p *Pool) Run(ctx context.Context) error {
 	var threads sync.WaitGroup
 	for range p.size {
@@ -88,7 +87,7 @@ func (p *Pool) Run(ctx context.Context) error {
 		})
 	}
 	if p.Background {
-		p.room.run(ctx, func() bool { s := p.Stats(); return s.Running+s.Waiting == 0 })
+		p.procs.run(ctx, func() bool { s := p.Stats(); return s.Running+s.Waiting == 0 })
 	}
 	threads.Wait()
 	return nil
@@ -109,11 +108,11 @@ func (p *Pool) Stats() PoolStats {
 	defer p.mu.Unlock()
 	return PoolStats{
 		Running: int64(p.cores.held), Waiting: int64(p.entry.waiting + p.cores.waiting), Refused: p.refused.Load(),
-		Typical: time.Duration(p.typical.Load()),
+		Typical: time.Duration(p.ewma.Load()),
 	}
 }
 
-// likely is the longest expected wait of a request that is let in: one that takes a little longer than
+// likely is the longest expected wait of an admitted request. A request that takes a little longer than
 // expected still has its turn within wait.
 func (p *Pool) likely() time.Duration { return p.wait * 3 / 4 }
 
@@ -121,7 +120,7 @@ func (p *Pool) likely() time.Duration { return p.wait * 3 / 4 }
 // are as many as can be hashed within the likely wait. At least half of those beyond the cores
 // wait at the gate, where the networks take turns.
 func (p *Pool) bounds() (places, waiting int) {
-	ahead := int(float64(p.likely()) * float64(p.size) / float64(max(1, p.typical.Load())))
+	ahead := int(float64(p.likely()) * float64(p.size) / float64(max(1, p.ewma.Load())))
 	beside := min((placesPerCore-1)*p.size, ahead/2)
 	return p.size + beside, ahead - beside
 }
@@ -155,13 +154,13 @@ func (p *Pool) Enter(ctx context.Context, class Class) (context.Context, func(),
 }
 
 func (p *Pool) enter(ctx context.Context, class Class) (*turn, error) {
-	t, came := newTicket(class), time.Now()
+	t, enqueuedAt := newTicket(class), time.Now()
 	p.mu.Lock()
-	places, room := p.bounds()
-	p.entry.enter(t, places, room)
+	places, waiting := p.bounds()
+	p.entry.enter(t, places, waiting)
 	p.mu.Unlock()
 	err := p.await(ctx, &p.entry, t, p.wait)
-	return &turn{t, p, time.Since(came)}, err
+	return &turn{t, p, time.Since(enqueuedAt)}, err
 }
 
 // await waits until a ticket is granted a place, for patience at most.
@@ -189,7 +188,7 @@ func (p *Pool) await(ctx context.Context, g *gate, t *ticket, patience time.Dura
 	}
 }
 
-// decision is the error of a ticket that was decided on.
+// decision returns the error of a ticket that the gate granted or refused.
 func (p *Pool) decision(t *ticket) error {
 	if t.state == granted {
 		return nil
@@ -198,14 +197,14 @@ func (p *Pool) decision(t *ticket) error {
 	p.mu.Lock()
 	beyond := p.entry.held + p.entry.waiting + 1 - p.size
 	p.mu.Unlock()
-	err := auth.ErrOverloaded.After(time.Duration(beyond)*time.Duration(p.typical.Load())/time.Duration(p.size) - p.likely())
+	err := auth.ErrOverloaded.After(time.Duration(beyond)*time.Duration(p.ewma.Load())/time.Duration(p.size) - p.likely())
 	if t.excess {
 		return fmt.Errorf("%w: %w", err, ErrExcess)
 	}
 	return err
 }
 
-// leave takes a ticket out of a gate, wherever it is.
+// leave removes a ticket from a gate, whatever its state.
 func (p *Pool) leave(g *gate, t *ticket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -247,17 +246,17 @@ func (p *Pool) do(ctx context.Context, work func()) error {
 		t = own
 	}
 	if p.Background {
-		p.room.take()
+		p.procs.raise()
 	}
-	came := time.Now()
-	began, err := p.hand(ctx, t, work)
+	enqueuedAt := time.Now()
+	began, err := p.submit(ctx, t, work)
 	if err != nil {
 		return err
 	}
 	took := time.Since(began)
-	p.typical.Add((int64(took) - p.typical.Load()) / 8)
+	p.ewma.Add((int64(took) - p.ewma.Load()) / 8)
 	if p.Observe != nil {
-		p.Observe(t.waited+began.Sub(came), took)
+		p.Observe(t.waited+began.Sub(enqueuedAt), took)
 	}
 	t.waited = 0 // the request's next hash did not wait for that
 	return nil
@@ -270,9 +269,9 @@ func (p *Pool) holds(t *turn) bool {
 	return t.pool == p && t.state == granted
 }
 
-// hand waits for a core, has a thread do the work and returns when it began. It passes a panic
-// on to the caller.
-func (p *Pool) hand(ctx context.Context, t *turn, work func()) (began time.Time, err error) {
+// submit waits for a core, has a thread do the work and returns when the work began. It passes a panic on to
+// the caller.
+func (p *Pool) submit(ctx context.Context, t *turn, work func()) (began time.Time, err error) {
 	core := newTicket(t.class)
 	p.mu.Lock()
 	p.cores.enter(core, p.size, math.MaxInt)
