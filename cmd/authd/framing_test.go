@@ -250,7 +250,7 @@ func TestNothingExpandsARequest(t *testing.T) {
 	t.Parallel()
 	expands := regexp.MustCompile(`\b(c|ctx)\.Body\(\)|BodyParser|BodyUncompressed|BodyGunzip|BodyInflate|BodyUnbrotli|BodyUnzstd|MultipartForm|FormValue|FormFile|SaveFile`)
 	allowed := "DisablePreParseMultipartForm"
-	for _, dir := range []string{"http", "bus/authfiber", "operator"} {
+	for _, dir := range []string{"http", "bus/authfiber", "admin"} {
 		files, err := filepath.Glob(filepath.Join("..", "..", dir, "*.go"))
 		check(t, err)
 		if len(files) == 0 {
