@@ -1,6 +1,6 @@
-// Package docs holds the service described by itself: the HTTP side as OpenAPI, the bus as
-// AsyncAPI, and the page to read the former. They are written by hand, for people, and are
-// served from the binary; tests hold them against what the service really answers, so that
+// Package docs holds the API descriptions of the service: OpenAPI for HTTP, AsyncAPI for the bus,
+// and a page that shows the OpenAPI document. They are written by hand, for people, and are
+// served from the binary. Tests compare them with the answers of the service, so that
 // they cannot drift. The package does nothing else.
 package docs
 
@@ -14,8 +14,8 @@ var (
 	AsyncAPI []byte // AsyncAPI 3.0 of the bus
 
 	//go:embed index.html
-	Page []byte // shows the OpenAPI document with Swagger UI, whose files it wants in docs/
+	Page []byte // shows the OpenAPI document with Swagger UI, whose files it loads from docs/
 
 	//go:embed start.js
-	Script []byte // starts Swagger UI; a file of its own, since the page's policy allows no inline script
+	Script []byte // starts Swagger UI; a separate file, since the page's policy allows no inline script
 )

@@ -1,7 +1,7 @@
-// Package events tells other services what happened to accounts and sessions.
+// Package events publishes changes of accounts and sessions to other services.
 //
-// A change writes its event into the database in the transaction that makes it (the
-// outbox); a Relay publishes what is there to the stream AUTH_EVENTS of NATS JetStream:
+// The transaction that makes a change also writes its event into the database (the
+// outbox). A Relay publishes the events from the outbox to the stream AUTH_EVENTS of NATS JetStream:
 //
 //	user.registered user.updated user.password_changed
 //	user.email_verified user.email_changed
@@ -9,21 +9,22 @@
 //	session.created session.revoked
 //	key.rotated
 //
-// The promise: an event exists if and only if its change was committed. It is published at
-// least once, in order for each user; within half an hour the stream drops repeats. So a
-// receiver keeps the ids of what it has done, with what it has done, and passes over those
-// it knows.
+// Guarantee: an event exists if and only if its change was committed. It is published at
+// least once, in order for each user; the stream drops repeats within half an hour. So a
+// receiver stores the ids of the events that it has handled, together with its results, and
+// skips events with a known id.
 //
-// A service that must miss none gives Subscribe a function for each type it cares for. Its
-// place in the stream is kept there, so events that come while it is away wait for it, for
-// thirty days. One that fails is tried again, ever later, and holds up those behind it; after
-// ten tries, or at once if it cannot be read, it is a DeadLetter and the next one's turn.
+// A service that must not miss an event gives Subscribe a function for each event type that it
+// handles. The stream stores the position of the service, so events wait up to thirty days
+// while the service is unreachable. A failed event is retried with increasing back-off and holds
+// up the events behind it. After ten attempts, or immediately if it is unreadable, it becomes a
+// DeadLetter and the next event follows.
 //
-// An event travels as CloudEvents 1.0 in binary mode (NATS protocol binding §3.1): what it
-// is in headers, its data as JSON in the body. The subject is the type; the CloudEvents
+// An event travels as CloudEvents 1.0 in binary mode (NATS protocol binding §3.1): its
+// attributes are headers, its data is JSON in the body. The subject is the type; the CloudEvents
 // subject is the id of the user, or of the key.
 //
-// Mails travel the same way, by the stream AUTH_MAIL, but are not for others to hear: see
+// Mails travel the same way, by the stream AUTH_MAIL, but other services must not receive them: see
 // Mail and docs/mail.md.
 //
 // Other services import this package; it links neither a database nor the NATS server.
@@ -40,12 +41,12 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// Source is ce-source of every event: what published it.
+// Source is ce-source of every event. It identifies the publisher.
 const Source = "/zyotra/auth"
 
-// Event is something that happened, as it is stored and published.
+// Event is a change of an account, a session or a key, in the form that is stored and published.
 type Event struct {
-	ID      string          `json:"id"`      // UUIDv7, made when the change was
+	ID      string          `json:"id"`      // UUIDv7, generated with the change
 	Type    string          `json:"type"`    // as in "user.registered"
 	Subject string          `json:"subject"` // the user's id, or the key's
 	Time    time.Time       `json:"time"`
@@ -53,7 +54,7 @@ type Event struct {
 	Trace   string          `json:"-"`    // traceparent of the request that made the change (W3C Trace Context), or empty
 }
 
-// Data is what an event says. Its type and subject follow from it.
+// Data is the data of an event. It determines the event's type and subject.
 type Data interface {
 	Type() string
 	Subject() string
@@ -67,7 +68,7 @@ type UserRegistered struct {
 	CreatedAt time.Time   `json:"createdAt"`
 }
 
-// UserUpdated is the data of user.updated: the members that can change, as they are now.
+// UserUpdated is the data of user.updated: the current values of the members that can change.
 type UserUpdated struct {
 	UserID    auth.UserID `json:"userId"`
 	Name      string      `json:"name"`
@@ -88,15 +89,14 @@ type UserEmailVerified struct {
 	VerifiedAt time.Time   `json:"verifiedAt"`
 }
 
-// UserEmailChanged is the data of user.email_changed: the user has another address, which is
-// verified.
+// UserEmailChanged is the data of user.email_changed: the user has a new, verified address.
 type UserEmailChanged struct {
 	UserID    auth.UserID `json:"userId"`
 	Email     string      `json:"email"`
 	ChangedAt time.Time   `json:"changedAt"`
 }
 
-// UserDisabled is the data of user.disabled: nobody can log in as this user any more.
+// UserDisabled is the data of user.disabled: logins of this user are refused.
 type UserDisabled struct {
 	UserID     auth.UserID `json:"userId"`
 	DisabledAt time.Time   `json:"disabledAt"`
@@ -108,12 +108,12 @@ type UserEnabled struct {
 	EnabledAt time.Time   `json:"enabledAt"`
 }
 
-// UserLocked is the data of user.locked: so many tries at a password or a code came that the next has to
-// wait, from one source or from anywhere.
+// UserLocked is the data of user.locked: attempts at a password or a code, from one source or from all
+// sources, have reached the limit, and the next attempt has to wait.
 type UserLocked struct {
 	UserID auth.UserID     `json:"userId"`
-	Until  time.Time       `json:"until"`           // when another try is let through
-	Client auth.ClientInfo `json:"client,omitzero"` // where the last try came from, if that is known
+	Until  time.Time       `json:"until"`           // when the next attempt is allowed
+	Client auth.ClientInfo `json:"client,omitzero"` // sender of the last attempt, if known
 }
 
 // UserDeleted is the data of user.deleted.
@@ -138,13 +138,13 @@ type SessionRevoked struct {
 	SessionID string      `json:"sessionId"`
 	Reason    auth.Reason `json:"reason"`
 	RevokedAt time.Time   `json:"revokedAt"`
-	ExpiresAt time.Time   `json:"expiresAt"` // when its last access token ends
+	ExpiresAt time.Time   `json:"expiresAt"` // when its last access token expires
 }
 
 // KeyRotated is the data of key.rotated: a key joined the key set.
 type KeyRotated struct {
 	KeyID      string    `json:"kid"`
-	ActiveFrom time.Time `json:"activeFrom"` // when it begins to sign
+	ActiveFrom time.Time `json:"activeFrom"` // when the service begins to sign with it
 }
 
 func (UserRegistered) Type() string      { return "user.registered" }
@@ -189,7 +189,7 @@ const (
 	contentType = "application/json"
 )
 
-// Message is e as it is published.
+// Message returns the NATS message that publishes e.
 func (e Event) Message() *nats.Msg {
 	m := nats.NewMsg(e.Type)
 	m.Data = e.Data
@@ -206,8 +206,8 @@ func (e Event) Message() *nats.Msg {
 	return m
 }
 
-// Parse reads an event from a message's headers and body. It returns an error for what is
-// not one.
+// Parse reads an event from a message's headers and body. It returns an error if they are not an
+// event.
 func Parse(header nats.Header, data []byte) (Event, error) {
 	at, err := time.Parse(time.RFC3339Nano, header.Get(headerTime))
 	if err != nil {
@@ -225,7 +225,7 @@ func Parse(header nats.Header, data []byte) (Event, error) {
 	return e, nil
 }
 
-// Decode reads an event with its data, whose type must be the message's.
+// Decode reads an event with its data. It returns an error if the event is not of the type of T.
 func Decode[T Data](header nats.Header, data []byte) (e Event, d T, err error) {
 	if e, err = Parse(header, data); err != nil {
 		return Event{}, d, err

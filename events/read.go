@@ -9,16 +9,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Reading says which events Read reads. The zero value is all that the stream keeps.
+// Reading selects the events that Read reads. The zero value selects all events in the stream.
 type Reading struct {
-	Subject string    // only what this matches, as in "user.>"; "" is everything
-	Since   time.Time // only what was published since then
-	Follow  bool      // go on with what comes
+	Subject string    // only events whose subject matches, as in "user.>"; "" matches all
+	Since   time.Time // only events published since then
+	Follow  bool      // continue with new events
 }
 
-// Read hands the events of the stream to fn, in their order, and leaves no trace there. It
-// returns nil after the last event that there was when it began, or when ctx ends, and fn's
-// error if fn returns one. What is in the stream and no event is passed over.
+// Read calls fn with each event of the stream, in order, and leaves no consumer behind. It
+// returns nil after the last event that existed when it began, or when ctx ends, and fn's
+// error if fn returns one. It skips messages that are not events.
 func Read(ctx context.Context, js jetstream.JetStream, r Reading, fn func(Event) error) error {
 	config := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
 	if r.Subject != "" {
@@ -69,8 +69,8 @@ func Read(ctx context.Context, js jetstream.JetStream, r Reading, fn func(Event)
 	}
 }
 
-// LastSequence is the number of the latest event in the stream, 0 if there is none. Without a
-// stream there is none either, and the error is jetstream.ErrStreamNotFound.
+// LastSequence returns the sequence number of the latest event in the stream, 0 if the stream is
+// empty. If the stream does not exist, it returns jetstream.ErrStreamNotFound.
 func LastSequence(ctx context.Context, js jetstream.JetStream) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()

@@ -16,64 +16,64 @@ import (
 )
 
 const (
-	// relayBatch is how many events are published before the first is waited for.
+	// relayBatch is the maximum number of events that a relay takes from the outbox at a time.
 	relayBatch = 500
-	// relayEvery is how often a relay looks although nobody woke it: for what the command line
-	// and instances that died have left.
+	// relayEvery is how often a relay reads the outbox without a wake-up, to find events that the
+	// command line and crashed instances have left.
 	relayEvery = time.Second
-	// sayEvery is how often the log tells that events wait.
+	// sayEvery is the minimum interval of log lines about waiting events.
 	sayEvery = time.Minute
-	// batchTimeout bounds a batch, with the wait for its turn. A database that says nothing would
-	// otherwise hold a relay for ever, also when it can be reached again.
+	// batchTimeout bounds a batch, including the wait for its turn. Otherwise an unresponsive database
+	// would block a relay permanently, even after the database is reachable again.
 	batchTimeout = 30 * time.Second
 	// ackWait is how long the stream may take to confirm an event. It ends before the database
-	// takes a relay for dead that says nothing.
+	// considers a silent relay dead.
 	ackWait = 5 * time.Second
 )
 
-// UrgentTypes are the types of the events by which verifiers refuse tokens. They do not wait behind
-// events of other subjects.
+// UrgentTypes returns the types of the events that make verifiers refuse tokens. These events do not wait
+// behind events of other subjects.
 func UrgentTypes() []string {
 	return []string{SessionRevoked{}.Type(), UserDisabled{}.Type(), UserDeleted{}.Type(), KeyRotated{}.Type()}
 }
 
-// Outbox is where events wait to be published. It hands out the urgent ones first, then the oldest, to
-// one relay at a time. Events of one subject come in their order. See persistence.Store.
+// Outbox holds the events that wait to be published. It returns the urgent ones first, then the oldest, to
+// one relay at a time. Events of one subject stay in order. See persistence.Store.
 type Outbox interface {
 	Take(ctx context.Context, n int, publish func(context.Context, []Event) (int, error)) (taken int, err error)
 	Woken() <-chan struct{}
 	Backlog(ctx context.Context) (Backlog, error)
 }
 
-// Backlog is what waits to be published.
+// Backlog describes the events that wait to be published.
 type Backlog struct {
 	Events int
-	Oldest time.Time // when the oldest of them happened; zero if there is none
+	Oldest time.Time // time of the oldest event; zero if there is none
 }
 
-// Relay publishes what is in the outbox. All fields but Open are required. Every instance has
-// one; whichever is woken first publishes, and the others find nothing left.
+// Relay publishes the events in the outbox. All fields but Open are required. Every instance has
+// a relay; the first one that wakes publishes, and the others find nothing left.
 type Relay struct {
 	Outbox   Outbox
 	JS       jetstream.JetStream
-	Replicas int // of the streams, if they are made
+	Replicas int // of the streams, if the relay creates them
 	Log      *slog.Logger
 
-	// Open makes of an event what is published: mails wait under another seal. nil leaves each as it is. An
-	// event that it returns an error for is passed over, so that it does not hold up those behind
-	// it for ever. The log tells; the event counts as published, and can be published again by
-	// whoever repairs the cause.
+	// Open converts a stored event into the published one: mails in the outbox are sealed with another key.
+	// nil publishes events unchanged. The relay skips and logs an event for which Open returns an error, so
+	// that it does not hold up the events behind it permanently. A skipped event counts as published; an
+	// operator can publish it again after repairing the cause.
 	Open func(Event) (Event, error)
 
-	failed   atomic.Pointer[error] // of Err
+	failed   atomic.Pointer[error] // result of Err
 	counts   relayCounts
 	prepared bool
 }
 
-// Run publishes until ctx ends. While database or stream are away it tries again and again;
-// nobody but the receivers waits for it.
+// Run publishes until ctx ends, and then returns nil. While the database or the stream is unreachable, it
+// keeps retrying; only the receivers wait for it.
 func (r *Relay) Run(ctx context.Context) error {
-	var said time.Time // when it was last said that events wait
+	var said time.Time // time of the last log line about waiting events
 	for away := false; ; {
 		n, err := r.once(ctx)
 		switch {
@@ -100,14 +100,14 @@ func (r *Relay) Run(ctx context.Context) error {
 // say logs that events wait, and how many.
 func (r *Relay) say(ctx context.Context, err error) {
 	b, failed := r.Outbox.Backlog(ctx)
-	if failed != nil { // then that is why
+	if failed != nil { // the database is unreachable, so the number is unknown
 		r.Log.Error("events are not published; they wait", "err", err)
 		return
 	}
 	r.Log.Error("events are not published; they wait", "err", err, "waiting", b.Events, "oldest", b.Oldest)
 }
 
-// Err returns why events wait, if they do.
+// Err returns the error of the latest attempt to publish, or nil if it succeeded.
 func (r *Relay) Err() error {
 	if err := r.failed.Load(); err != nil {
 		return *err
@@ -115,11 +115,11 @@ func (r *Relay) Err() error {
 	return nil
 }
 
-// wait returns when there is something to do, and false if ctx has ended.
+// wait returns true after a wake-up or after relayEvery, and false if ctx has ended.
 func (r *Relay) wait(ctx context.Context, away bool) bool {
 	woken := r.Outbox.Woken()
 	if away {
-		woken = nil // it is the timer that tries again
+		woken = nil // only the timer triggers a retry
 	}
 	select {
 	case <-ctx.Done():
@@ -130,7 +130,7 @@ func (r *Relay) wait(ctx context.Context, away bool) bool {
 	return true
 }
 
-// once publishes a batch, and makes sure before the first that there is a stream.
+// once publishes a batch. Before the first batch, and after a failed one, it ensures that the streams exist.
 func (r *Relay) once(ctx context.Context) (taken int, err error) {
 	if !r.prepared {
 		if err := r.prepare(ctx); err != nil {
@@ -141,7 +141,7 @@ func (r *Relay) once(ctx context.Context) (taken int, err error) {
 	defer cancel()
 	taken, err = r.Outbox.Take(ctx, relayBatch, r.publish)
 	if err != nil {
-		r.prepared = false // the stream may be gone: where somebody listens, that is only silence
+		r.prepared = false // the stream may be gone; a subscriber on its subject would hide that
 	}
 	return taken, err
 }
@@ -162,9 +162,9 @@ func (r *Relay) prepare(ctx context.Context) error {
 	return nil
 }
 
-// publish sends events and tells how many of the first are in their streams, or were passed over.
-// Where two are of one user, the second waits until all before it are confirmed: were both on their
-// way, the stream could miss the first and take the second.
+// publish sends events and returns how many, counted from the first, their streams confirmed or it skipped.
+// The second event of a user waits until all events before it are confirmed: if both were in flight, the
+// stream could lose the first and accept the second.
 func (r *Relay) publish(ctx context.Context, list []Event) (done int, err error) {
 	spans := startSpans(list)
 	defer func() { endSpans(spans, done, err) }()
@@ -180,7 +180,7 @@ func (r *Relay) publish(ctx context.Context, list []Event) (done int, err error)
 
 var errNotConfirmed = fmt.Errorf("not confirmed within %s", ackWait)
 
-// ofDifferentUsers tells how many of the first events are.
+// ofDifferentUsers returns how many events, counted from the first, have distinct subjects.
 func ofDifferentUsers(list []Event) int {
 	users := map[string]bool{}
 	for i, e := range list {
@@ -192,9 +192,9 @@ func ofDifferentUsers(list []Event) int {
 	return len(list)
 }
 
-// publishAtOnce is publish without waiting in between.
+// publishAtOnce sends all events before it waits for the first confirmation. Its results are those of publish.
 func (r *Relay) publishAtOnce(ctx context.Context, list []Event) (done int, err error) {
-	sent := make([]jetstream.PubAckFuture, 0, len(list)) // nil for one that was passed over
+	sent := make([]jetstream.PubAckFuture, 0, len(list)) // nil for a skipped event
 	for _, e := range list {
 		future, failed := r.send(e)
 		if failed != nil {
@@ -212,7 +212,7 @@ func (r *Relay) publishAtOnce(ctx context.Context, list []Event) (done int, err 
 	return done, err
 }
 
-// startSpans begins a span for each event, in the trace of the request that it came from.
+// startSpans begins a span for each event, in the trace of the request that caused it.
 func startSpans(list []Event) []trace.Span {
 	if !trace.On() {
 		return nil
@@ -220,7 +220,7 @@ func startSpans(list []Event) []trace.Span {
 	spans := make([]trace.Span, len(list))
 	for i, e := range list {
 		if e.Trace == "" {
-			continue // nobody looks for it
+			continue // the request was not traced
 		}
 		_, spans[i] = trace.Start(trace.Within(context.Background(), e.Trace), trace.Producer, "send "+e.Type)
 		spans[i].Text("messaging.system", "nats")
@@ -231,7 +231,7 @@ func startSpans(list []Event) []trace.Span {
 	return spans
 }
 
-// endSpans ends the spans of a batch of which as many of the first are in their streams.
+// endSpans ends the spans of a batch. The first done spans succeed; the others get the error of the batch.
 func endSpans(spans []trace.Span, done int, failed error) {
 	for i, s := range spans {
 		if i < done {
@@ -242,7 +242,7 @@ func endSpans(spans []trace.Span, done int, failed error) {
 	}
 }
 
-// send sends one event, or passes it over and returns nil.
+// send sends one event. It returns nil if it skips the event.
 func (r *Relay) send(e Event) (jetstream.PubAckFuture, error) {
 	if r.Open != nil {
 		opened, err := r.Open(e)
@@ -259,7 +259,7 @@ func (r *Relay) send(e Event) (jetstream.PubAckFuture, error) {
 	return r.JS.PublishMsgAsync(e.Message(), jetstream.WithRetryAttempts(0))
 }
 
-// confirmed waits until an event is in its stream. nil is one that was passed over.
+// confirmed waits until the stream confirms an event. nil stands for a skipped event.
 func (r *Relay) confirmed(ctx context.Context, sent jetstream.PubAckFuture) error {
 	if sent == nil {
 		return nil

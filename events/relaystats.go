@@ -2,18 +2,18 @@ package events
 
 import "sync/atomic"
 
-// RelayStats is what a Relay has done since the start. No relay is a leader: whichever comes
-// first to what waits publishes it.
+// RelayStats counts the work of a Relay since the start. No relay is a leader: the first relay that
+// finds waiting events publishes them.
 type RelayStats struct {
 	Published  int64 // events that their stream confirmed
 	PassedOver int64 // events that could not be opened
-	Turns      int64 // looks at the outbox that went well, with or without something to publish
-	Failures   int64 // looks that did not: database or stream were away
+	Turns      int64 // successful reads of the outbox, with or without events to publish
+	Failures   int64 // failed reads or publications: the database or the stream was unreachable
 }
 
 type relayCounts struct{ published, passedOver, turns, failures atomic.Int64 }
 
-// turn counts a look at the outbox.
+// turn counts a read of the outbox as successful or failed.
 func (c *relayCounts) turn(err error) {
 	if err != nil {
 		c.failures.Add(1)
@@ -22,7 +22,7 @@ func (c *relayCounts) turn(err error) {
 	c.turns.Add(1)
 }
 
-// Stats tells what the relay has done.
+// Stats returns the counters of the relay.
 func (r *Relay) Stats() RelayStats {
 	c := &r.counts
 	return RelayStats{

@@ -12,23 +12,23 @@ import (
 
 // The names of the streams.
 const (
-	Stream           = "AUTH_EVENTS"      // keeps the events
-	MailStream       = "AUTH_MAIL"        // the mails to be sent
-	MailFailedStream = "AUTH_MAIL_FAILED" // those that were given up
+	Stream           = "AUTH_EVENTS"      // events
+	MailStream       = "AUTH_MAIL"        // mails to be sent
+	MailFailedStream = "AUTH_MAIL_FAILED" // abandoned mails
 )
 
-// MailKept is how long AUTH_MAIL keeps a mail that nobody takes. It is longer than a mail is tried
-// (a day), so that one that cannot be sent is given up and not dropped by the stream.
+// MailKept is how long AUTH_MAIL keeps a mail that no mailer acknowledges. It is longer than the period of
+// attempts (a day), so that the mailer abandons an undeliverable mail before the stream drops it.
 const MailKept = 48 * time.Hour
 
-// streams are all streams as the service makes them.
+// streams returns the configurations of all streams of the service.
 func streams(replicas int) []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{eventStream(replicas), mailStream(replicas), failedStream(replicas)}
 }
 
-// eventStream is AUTH_EVENTS. What is in it is never changed; it goes by
-// age, or sooner if there is too much of it. Purging stays open to the operator: events hold
-// addresses, and who asks to be forgotten may be owed it.
+// eventStream returns the configuration of AUTH_EVENTS. Its events are never changed. The stream drops them
+// by age, or earlier if it is full. Operators may purge it: events hold addresses, and a user may have a
+// right to erasure.
 func eventStream(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:         Stream,
@@ -48,9 +48,9 @@ func eventStream(replicas int) jetstream.StreamConfig {
 	}
 }
 
-// mailStream is AUTH_MAIL, a queue: what was sent is gone. Where there is too much, the oldest
-// goes: a relay that is refused would hold up the events as well. There is no direct access, which
-// would let more people read than may consume.
+// mailStream returns the configuration of AUTH_MAIL, a queue: sent mails are removed. A full stream drops
+// the oldest mails: if it refused new mails, the relay would hold up the events as well. Direct access is
+// off, because it would let clients read that may not consume.
 func mailStream(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:         MailStream,
@@ -68,7 +68,7 @@ func mailStream(replicas int) jetstream.StreamConfig {
 	}
 }
 
-// failedStream is AUTH_MAIL_FAILED. Operators take mails out of it.
+// failedStream returns the configuration of AUTH_MAIL_FAILED. Operators remove mails from it.
 func failedStream(replicas int) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:         MailFailedStream,
@@ -86,12 +86,13 @@ func failedStream(replicas int) jetstream.StreamConfig {
 	}
 }
 
-// ensureStream makes a stream if it is not there, and returns how one that is differs from
-// it: an operator's choice, or another's stream, which is not for us to change.
+// ensureStream creates a stream that does not exist. For an existing stream, it returns the differences from
+// the wanted configuration and changes nothing: an operator may have set them, or the stream may belong to
+// another service.
 func ensureStream(ctx context.Context, js jetstream.JetStream, wanted jetstream.StreamConfig) (differences []string, err error) {
 	found, err := js.Stream(ctx, wanted.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = js.CreateStream(ctx, wanted) // the same twice is no error
+		_, err = js.CreateStream(ctx, wanted) // creating the same stream twice is no error
 		return nil, err
 	}
 	if err != nil {
@@ -100,7 +101,7 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, wanted jetstream.
 	return differ(found.CachedInfo().Config, wanted), nil
 }
 
-// differ names the settings in which a stream is not what is wanted.
+// differ returns the settings in which a stream differs from the wanted configuration.
 func differ(found, wanted jetstream.StreamConfig) (names []string) {
 	slices.Sort(found.Subjects)
 	slices.Sort(wanted.Subjects)
@@ -124,24 +125,24 @@ func differ(found, wanted jetstream.StreamConfig) (names []string) {
 	return names
 }
 
-// StreamState is how a stream of the service is.
+// StreamState is the state of a stream of the service.
 type StreamState struct {
 	Name        string
-	Exists      bool     // a relay makes those that do not, once it runs
-	Differences []string // from what the service would make, as in "max_age differs"
+	Exists      bool     // a running relay creates missing streams
+	Differences []string // from the configuration that the service would create, as in "max_age differs"
 	Messages    uint64
-	Bytes, Most uint64 // kept, and that may be
+	Bytes, Most uint64 // stored bytes and their limit
 	Replicas    int
 	Clustered   bool
-	Leader      string   // "" if the cluster has chosen none
-	Behind      []string // replicas that are away or not up to date
+	Leader      string   // "" if the cluster has elected none
+	Behind      []string // replicas that are unreachable or not up to date
 	Consumers   int
-	Ahead       time.Duration // of the server's clock before ours, as exact as Latency
+	Ahead       time.Duration // how far the server's clock is ahead of the local one, accurate to Latency
 	Latency     time.Duration
 }
 
-// Inspect looks how the streams are, which it does not change. Replicas is how many copies there
-// should be. An error means that they cannot be looked at.
+// Inspect returns the state of the streams and does not change them. replicas is the wanted number of
+// copies. It returns an error if it cannot read a stream.
 func Inspect(ctx context.Context, js jetstream.JetStream, replicas int) (list []StreamState, err error) {
 	for _, wanted := range streams(replicas) {
 		state, err := inspect(ctx, js, wanted)

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// handledWithin is how long the stream waits for an acknowledgement, or a word that the
-	// event is still being handled, before it takes the receiver for dead.
+	// handledWithin is how long the stream waits for an acknowledgement or a progress message
+	// before it considers the receiver dead.
 	handledWithin = 30 * time.Second
-	// pullFor and pullHeartbeat are how long the stream is asked for an event, and how often
-	// it says that it still listens.
+	// pullFor and pullHeartbeat are the lifetime of a pull request for an event, and the interval
+	// of the heartbeats that the stream sends during it.
 	pullFor       = 30 * time.Second
 	pullHeartbeat = 5 * time.Second
 
@@ -29,28 +29,29 @@ const (
 	defaultTimeout = time.Minute
 )
 
-// defaultBackoff and ten tries bridge about fifty minutes.
+// defaultBackoff and ten attempts bridge about fifty minutes.
 var defaultBackoff = []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute}
 
-// Consumer says who receives events, and how. Only Name is required. Subscribe refuses a negative
+// Consumer configures a receiver of events. Only Name is required. Subscribe refuses a negative
 // Tries, Timeout or value of Backoff.
 type Consumer struct {
-	// Name is that of the durable consumer on the stream, which remembers what was handled:
+	// Name is the name of the durable consumer on the stream, which stores the handled position:
 	// letters, digits, - and _. Instances of one service use one name and share the events.
 	Name string
-	// From is the sequence of the first event, if the consumer is new: one more than that of
-	// the snapshot that was taken first. 0 is the oldest event that the stream keeps.
+	// From is the sequence of the first event, if the consumer is new: one more than the sequence of
+	// the snapshot that the caller took before. 0 is the oldest event in the stream.
 	From uint64
-	// Tries is how often an event is handled before it is given up. 0 is 10.
+	// Tries is the number of attempts before an event becomes a DeadLetter. 0 is 10.
 	Tries int
-	// Backoff is how long it waits after each failed try; the last value repeats. None is
+	// Backoff lists the delays after failed attempts; the last value repeats. Empty is
 	// 1s, 5s, 30s, 2m, 10m.
 	Backoff []time.Duration
 	// Timeout ends the context of a handler. 0 is a minute.
 	Timeout time.Duration
-	// Dead is told of each event that is given up, and why, before it is.
+	// Dead is called with each event that becomes a DeadLetter, and the reason, before the stream
+	// drops the event for this consumer.
 	Dead func(Event, error)
-	// Log is where failures go. nil is slog.Default.
+	// Log receives failures. nil is slog.Default.
 	Log *slog.Logger
 }
 
@@ -60,8 +61,8 @@ type Handler struct {
 	handle  func(context.Context, Event) error
 }
 
-// On makes a Handler of a function; the type of its last argument is that of the events. The
-// event is acknowledged when fn returns nil, and comes again when it does not.
+// On returns a Handler that calls fn; the last argument of fn determines the type of the events. An
+// event is acknowledged when fn returns nil, and is redelivered when fn returns an error.
 func On[D Data](fn func(context.Context, Event, D) error) Handler {
 	var none D
 	return Handler{none.Type(), func(ctx context.Context, e Event) error {
@@ -73,7 +74,7 @@ func On[D Data](fn func(context.Context, Event, D) error) Handler {
 	}}
 }
 
-// unreadableError is that of a message which no later try will read.
+// unreadableError is the error of a message that no later attempt can read.
 type unreadableError struct{ cause error }
 
 func (e *unreadableError) Error() string { return "unreadable event: " + e.cause.Error() }
@@ -87,18 +88,18 @@ type Subscription struct {
 	js       jetstream.JetStream
 	handlers map[string]Handler // by type
 	subjects []string
-	consumer jetstream.Consumer // nil if it has to be found or made again
+	consumer jetstream.Consumer // nil if it has to be found or created again
 }
 
-// Subscribe finds or makes a durable consumer of the events that there are handlers for. One
-// that exists goes on where it was; if it was made for other types, those are left out from
-// now on, or begin now.
+// Subscribe finds or creates a durable consumer of the event types of the handlers. An existing
+// consumer continues from its position. If it had other types, removed types are no longer
+// delivered, and new types are delivered from that position on.
 //
 //	s, err := events.Subscribe(ctx, conn, events.Consumer{Name: "mailer"}, events.On(welcome), events.On(forget))
 //	err = s.Run(ctx)
 //
-// It returns an error for a Consumer that cannot be honoured, and if the stream is not there or
-// the connection's user may not consume it: on the embedded server, that is the role subscriber.
+// It returns an error for an invalid Consumer, and if the stream does not exist or the
+// connection's user may not consume it: on the embedded server, the role subscriber may.
 func Subscribe(ctx context.Context, conn *nats.Conn, c Consumer, handlers ...Handler) (*Subscription, error) {
 	c, err := c.check()
 	if err != nil {
@@ -125,7 +126,7 @@ func Subscribe(ctx context.Context, conn *nats.Conn, c Consumer, handlers ...Han
 	return s, nil
 }
 
-// check returns the consumer with its defaults.
+// check returns the consumer with its defaults, or an error for a negative value.
 func (c Consumer) check() (Consumer, error) {
 	isNegative := func(d time.Duration) bool { return d < 0 }
 	switch i := slices.IndexFunc(c.Backoff, isNegative); {
@@ -152,12 +153,12 @@ func (c Consumer) check() (Consumer, error) {
 	return c, nil
 }
 
-// ensure finds or makes the consumer. What it has handled, and where it began, stays.
+// ensure finds or creates the consumer. An existing consumer keeps its position and its start.
 //
-// One event is under way at a time, over all instances: with more, one that has to be tried
-// again would be overtaken by later ones of the same user. So one that fails holds up those
-// behind it until it succeeds or is given up. The tries are counted here and not by the
-// stream (MaxDeliver), which would give an event up without a word to Dead.
+// One event is in flight at a time, across all instances: with more, later events of the same
+// user would overtake an event that is retried. So a failed event holds up the events behind it
+// until it succeeds or becomes a DeadLetter. Subscription counts the attempts, not the stream
+// (MaxDeliver), which would drop an event without a call of Dead.
 func (s *Subscription) ensure(ctx context.Context, from uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
@@ -186,8 +187,8 @@ func (s *Subscription) ensure(ctx context.Context, from uint64) error {
 	return nil
 }
 
-// Run handles events until ctx ends; then it finishes the one it has and returns nil. Bus and
-// stream may go away and come back. A connection that is closed is an error.
+// Run handles events until ctx ends; then it finishes the current event and returns nil. It
+// reconnects after outages of the bus and the stream. It returns an error if the connection is closed.
 func (s *Subscription) Run(ctx context.Context) error {
 	for away := false; ; {
 		err := s.follow(ctx, &away)
@@ -208,8 +209,8 @@ func (s *Subscription) Run(ctx context.Context) error {
 	}
 }
 
-// follow handles events until ctx ends or one cannot be had. A consumer that has to be made
-// again begins with the oldest event: it is not known whether its stream is a new one.
+// follow handles events until ctx ends or it cannot receive one. A consumer that has to be created
+// again begins with the oldest event: the stream may be a new one.
 func (s *Subscription) follow(ctx context.Context, away *bool) error {
 	if s.consumer == nil {
 		if err := s.ensure(ctx, 0); err != nil {
@@ -237,7 +238,7 @@ func (s *Subscription) follow(ctx context.Context, away *bool) error {
 	}
 }
 
-// receive has one message handled and says so to the stream.
+// receive handles one message and reports the result to the stream.
 func (s *Subscription) receive(ctx context.Context, m jetstream.Msg) error {
 	meta, err := m.Metadata()
 	if err != nil {
@@ -270,8 +271,8 @@ func (s *Subscription) receive(ctx context.Context, m jetstream.Msg) error {
 	return m.NakWithDelay(wait)
 }
 
-// handle calls the event's handler, as part of the event's trace, and tells the stream meanwhile that somebody is at it. A
-// panic is the handler's error.
+// handle calls the event's handler, as part of the event's trace, and sends progress messages to
+// the stream until the handler returns. A panic counts as the handler's error.
 func (s *Subscription) handle(ctx context.Context, m jetstream.Msg, e Event) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	stopped := make(chan struct{})
@@ -284,7 +285,7 @@ func (s *Subscription) handle(ctx context.Context, m jetstream.Msg, e Event) (er
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				_ = m.InProgress() // if it is lost, the event comes again
+				_ = m.InProgress() // if it is lost, the event is redelivered
 			}
 		}
 	}()
@@ -298,9 +299,9 @@ func (s *Subscription) handle(ctx context.Context, m jetstream.Msg, e Event) (er
 	return s.handlers[e.Type].handle(trace.Within(ctx, e.Trace), e)
 }
 
-// DeadLetter is an event that a consumer has given up. The last of them stand in the metadata
-// of the consumer under "dead_letters", where "nats consumer info" shows them; the event
-// itself is in the stream under its sequence for as long as that keeps it.
+// DeadLetter is an event that a consumer has given up. The metadata of the consumer holds the
+// latest dead letters under "dead_letters", where "nats consumer info" shows them. The event
+// itself stays in the stream under its sequence until the stream drops it.
 type DeadLetter struct {
 	Sequence uint64    `json:"sequence"`
 	ID       string    `json:"id"`
@@ -311,11 +312,11 @@ type DeadLetter struct {
 
 const (
 	metaDead = "dead_letters"
-	maxDead  = 20 // that are noted; metadata is small
+	maxDead  = 20 // dead letters in the metadata, which is small
 )
 
-// bury gives an event up: tells, notes and terminates it, in this order, so that whatever
-// fails, it was told.
+// bury gives up an event. It logs the event and calls Dead before it notes and terminates the event,
+// so that Dead is called even if a later step fails.
 func (s *Subscription) bury(ctx context.Context, m jetstream.Msg, e Event, cause error, reason string) error {
 	meta, err := m.Metadata()
 	if err != nil {
@@ -342,7 +343,7 @@ func (s *Subscription) note(ctx context.Context, letter DeadLetter) error {
 	}
 	config := consumer.CachedInfo().Config
 	var letters []DeadLetter
-	_ = json.Unmarshal([]byte(config.Metadata[metaDead]), &letters) // none, or somebody else's
+	_ = json.Unmarshal([]byte(config.Metadata[metaDead]), &letters) // the value may be missing, or written by another program
 	letters = append(letters, letter)
 	text, err := json.Marshal(letters[max(0, len(letters)-maxDead):])
 	if err != nil {

@@ -13,26 +13,26 @@ import (
 	"github.com/zyotra/auth/events"
 )
 
-// Failed is the data of mail.failed: a mail that was given up.
+// Failed is the data of mail.failed: an abandoned mail.
 type Failed struct {
-	ID        string          `json:"id"` // of the event that asked for it
+	ID        string          `json:"id"` // of the event that requested the mail
 	Kind      events.MailKind `json:"kind"`
 	UserID    auth.UserID     `json:"userId"`
 	To        string          `json:"to"`     // masked
 	Reason    string          `json:"reason"` // addresses masked
-	At        time.Time       `json:"at"`     // when it was given up
+	At        time.Time       `json:"at"`     // when the mail was abandoned
 	ExpiresAt time.Time       `json:"expiresAt,omitzero"`
 	Tries     int             `json:"tries"`
-	Sealed    []byte          `json:"sealed,omitempty"` // what was asked for, as in the outbox; empty if it could not be opened
+	Sealed    []byte          `json:"sealed,omitempty"` // the requested mail, sealed as in the outbox; empty if it could not be opened
 }
 
-// Expired tells that putting the mail back would not send it.
+// Expired reports whether the mail has expired, so that putting it back would not send it.
 func (f Failed) Expired(now time.Time) bool {
 	return !f.ExpiresAt.IsZero() && !now.Before(f.ExpiresAt)
 }
 
-// keep publishes a mail that was given up. Its event's id follows from the mail's, so that the
-// stream drops it if it is given up twice.
+// keep publishes an abandoned mail. The id of its event derives from the id of the mail, so that the
+// stream drops the repeat if the mail is abandoned twice.
 func (m *Mailer) keep(ctx context.Context, t try, cause error) error {
 	sealed, err := m.seal(t)
 	if err != nil {
@@ -58,7 +58,7 @@ func (m *Mailer) keep(ctx context.Context, t try, cause error) error {
 	return nil
 }
 
-// seal seals a mail that is given up. One that was not opened is not kept.
+// seal seals an abandoned mail. It returns nil for a mail that could not be opened.
 func (m *Mailer) seal(t try) ([]byte, error) {
 	if t.sealed {
 		return nil, nil
@@ -70,16 +70,16 @@ func (m *Mailer) seal(t try) ([]byte, error) {
 	return m.Seal(plain)
 }
 
-// FailedMails hands the mails that were given up to fn, the oldest first, with their sequence in
+// FailedMails calls fn with each abandoned mail, the oldest first, and its sequence in
 // AUTH_MAIL_FAILED. It returns fn's error if fn returns one, and jetstream.ErrStreamNotFound if
-// nobody has made the stream yet. What is in the stream and no such mail is passed over.
+// the stream does not exist yet. It skips messages that are not abandoned mails.
 func FailedMails(ctx context.Context, js jetstream.JetStream, fn func(sequence uint64, f Failed) error) error {
 	stream, err := js.Stream(ctx, events.MailFailedStream)
 	if err != nil {
 		return fmt.Errorf("read stream %s: %w", events.MailFailedStream, err)
 	}
 	for next := uint64(1); ; {
-		m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(events.MailFailedType)) // that one or a later one
+		m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(events.MailFailedType)) // the message at next, or the first later one
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
@@ -97,8 +97,8 @@ func FailedMails(ctx context.Context, js jetstream.JetStream, fn func(sequence u
 	}
 }
 
-// Forget takes a mail out of those that were given up, once it was put back. That it is not there
-// any more is no error.
+// Forget deletes an abandoned mail from its stream after it was put back. A mail that is already
+// deleted is no error.
 func Forget(ctx context.Context, js jetstream.JetStream, sequence uint64) error {
 	stream, err := js.Stream(ctx, events.MailFailedStream)
 	if err == nil {
@@ -110,16 +110,16 @@ func Forget(ctx context.Context, js jetstream.JetStream, sequence uint64) error 
 	return nil
 }
 
-// Queue is how things stand with the mails.
+// Queue is the state of the mail queue.
 type Queue struct {
-	Waiting int       `json:"waiting"` // not sent yet, those that are tried again included
-	Retried int       `json:"retried"` // of them, failed at least once
+	Waiting int       `json:"waiting"` // not sent yet, including retries
+	Retried int       `json:"retried"` // waiting mails that failed at least once
 	Oldest  time.Time `json:"oldest,omitzero"`
-	Failed  int       `json:"failed"` // given up
+	Failed  int       `json:"failed"` // abandoned
 }
 
-// Look tells how things stand. Without the streams, which the first relay makes, there are no
-// mails, and the error is jetstream.ErrStreamNotFound.
+// Look returns the state of the mail queue. It returns jetstream.ErrStreamNotFound if the streams,
+// which the first relay creates, do not exist.
 func Look(ctx context.Context, js jetstream.JetStream) (q Queue, err error) {
 	queue, err := js.Stream(ctx, events.MailStream)
 	if err != nil {
@@ -136,7 +136,7 @@ func Look(ctx context.Context, js jetstream.JetStream) (q Queue, err error) {
 	}
 	consumer, err := queue.Consumer(ctx, Consumer)
 	switch {
-	case errors.Is(err, jetstream.ErrConsumerNotFound): // nobody has sent any yet
+	case errors.Is(err, jetstream.ErrConsumerNotFound): // no mailer has run yet
 		return q, nil
 	case err != nil:
 		return q, fmt.Errorf("read consumer %s: %w", Consumer, err)

@@ -1,20 +1,21 @@
-// Package mail sends what others ask to be sent.
+// Package mail sends the mails that the service requests.
 //
-// A mail is asked for by the event mail.requested, which leaves the outbox as every event does
-// and waits in the stream AUTH_MAIL. A Mailer takes one at a time from there, whichever instance
-// is free, writes it from Templates and hands it to a Sender: a server (SMTP), or a Mailbox in
-// memory for those who develop. Whoever caused the mail has long had their answer, so a server
-// that is slow or away holds up nobody.
+// The event mail.requested requests a mail. It leaves the outbox as every event does
+// and waits in the stream AUTH_MAIL. The Mailer of any free instance takes the mail from
+// the stream, writes it from Templates and passes it to a Sender: a server (SMTP), or a Mailbox in
+// memory for development. The request that caused the mail is answered before, so a
+// slow or unreachable server delays no request.
 //
-// A mail is acknowledged once the server has taken it, which is its 250 after the data. What fails
-// is tried again, ever later, for a day. Then, or at once if the server refuses the mail for good,
-// it is a Failed in the stream AUTH_MAIL_FAILED, sealed as in the outbox, for an operator to look
-// at and to put back. A mail whose link or code has expired is not sent any more.
+// The Mailer acknowledges a mail after the server has accepted it with a 250 after the data. It retries
+// a failed mail with increasing back-off for a day. Then, or immediately if the server permanently refuses
+// the mail, the mail becomes a Failed in the stream AUTH_MAIL_FAILED, sealed as in the outbox, which an
+// operator can inspect and put back. A mail whose link or code has expired is not sent.
 //
-// No mail is lost, and each is sent once unless a connection ends, or a process dies, between the
-// server's taking it and our noting that. Then it is sent again under the same Message-ID.
+// No mail is lost. Each is sent once unless a connection ends, or a process dies, after the
+// server accepts the mail and before the stream confirms the acknowledgement. Then the mail is sent
+// again under the same Message-ID.
 //
-// The package knows neither the rules by which mails are asked for nor the database.
+// The package depends neither on the rules that request mails nor on the database.
 package mail
 
 import (
@@ -25,21 +26,21 @@ import (
 	"github.com/zyotra/auth/events"
 )
 
-// Letter is a mail as it is sent: one text in two forms.
+// Letter is a mail in the form that is sent: one text, plain and as HTML.
 type Letter struct {
-	ID      string      // of the event that asked for it, the same each time it is tried
-	Time    time.Time   // when it was asked for
-	Mail    events.Mail // what was asked for
+	ID      string      // of the event that requested it, the same for each attempt
+	Time    time.Time   // when it was requested
+	Mail    events.Mail // the requested mail
 	Subject string      // one line
 	Text    string
 	HTML    string
 }
 
-// address finds what may be an address.
+// address matches possible mail addresses.
 var address = regexp.MustCompile(`[^\s<>"'(),:;]+@[^\s<>"'(),:;]+`)
 
-// Masked replaces what may be addresses in a text by their first letter and their domain, as in
-// a***@example.com: for logs, and for what servers say.
+// Masked replaces possible mail addresses in a text by their first letter and their domain, as in
+// a***@example.com. It is for logs and for the answers of servers.
 func Masked(text string) string {
 	return address.ReplaceAllStringFunc(text, func(a string) string {
 		at := strings.LastIndexByte(a, '@')

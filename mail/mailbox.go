@@ -15,24 +15,24 @@ import (
 	"github.com/zyotra/auth/events"
 )
 
-// mailboxSize is how many letters a Mailbox keeps: the latest.
+// mailboxSize is the maximum number of letters in a Mailbox, which keeps the latest.
 const mailboxSize = 100
 
-// Mailbox keeps letters in memory, for whoever develops without a mail server, and shows them:
+// Mailbox keeps letters in memory, for development without a mail server, and shows them:
 //
 //	GET /dev/mailbox            a list, with each letter
-//	GET /dev/mailbox.json       the same for programs, the latest first
+//	GET /dev/mailbox.json       the same list for programs, the latest first
 //	GET /dev/mailbox/{id}       one letter
 //	GET /dev/mailbox/{id}/html  its HTML alone
 //
-// The zero value is empty. Letters hold what lets their recipients in, so it is for a listener
-// that nobody else reaches.
+// The zero value is empty. Letters hold links and codes that grant access, so serve a Mailbox only on a
+// listener that no other person can reach.
 type Mailbox struct {
 	mu      sync.Mutex
 	letters []Letter // the oldest first
 }
 
-// Send keeps a letter. One that is here already takes the place of itself.
+// Send stores a letter. It replaces a stored letter with the same id.
 func (b *Mailbox) Send(_ context.Context, l Letter) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -61,7 +61,7 @@ func (b *Mailbox) find(id string) (Letter, bool) {
 	return b.letters[i], true
 }
 
-// Handler serves the pages. Its caller keeps strangers out.
+// Handler serves the pages. The caller must restrict access to it.
 func (b *Mailbox) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /dev/mailbox", b.list)
@@ -99,11 +99,11 @@ func (b *Mailbox) show(w http.ResponseWriter, r *http.Request) {
 
 func page(w http.ResponseWriter, name string, data any) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_ = mailboxPages.ExecuteTemplate(w, name, data) // whoever asked has gone
+	_ = mailboxPages.ExecuteTemplate(w, name, data) // an error means that the client has disconnected
 }
 
-// showHTML shows what a mail program would. What is in it runs nothing, loads nothing and reads
-// nothing; its links open in a window of their own.
+// showHTML serves the HTML as a mail program shows it. The page cannot run scripts, load resources or
+// read data of the origin; its links open in a new window.
 func (b *Mailbox) showHTML(w http.ResponseWriter, r *http.Request) {
 	l, ok := b.find(r.PathValue("id"))
 	if !ok {
@@ -115,7 +115,7 @@ func (b *Mailbox) showHTML(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(strings.Replace(l.HTML, "<head>", `<head><base target="_blank">`, 1)))
 }
 
-// shownMail is a letter for programs.
+// shownMail is a letter in mailbox.json.
 type shownMail struct {
 	ID      string          `json:"id"`
 	Kind    events.MailKind `json:"kind"`
@@ -137,5 +137,5 @@ func (b *Mailbox) listJSON(w http.ResponseWriter, _ *http.Request) {
 		})
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"mails": list}) // whoever asked has gone
+	_ = json.NewEncoder(w).Encode(map[string]any{"mails": list}) // an error means that the client has disconnected
 }

@@ -21,72 +21,72 @@ const (
 	// Consumer is the durable consumer on the stream AUTH_MAIL that all mailers share.
 	Consumer = "mailer"
 
-	// atOnce is how many mails an instance has under way. Few servers take more connections from
-	// one client gladly.
+	// atOnce is the maximum number of mails that an instance sends concurrently. Few servers welcome
+	// more connections from one client.
 	atOnce = 4
-	// sendWithin is how long a server may take for a mail, from the first packet to the last.
+	// sendWithin limits the time of an attempt, from reading the mail to the last packet.
 	sendWithin = 30 * time.Second
-	// heldFor is how long the stream waits for a word that a mail is still being sent before it
-	// takes the mailer for dead.
+	// heldFor is how long the stream waits for a progress message of a mail before it
+	// considers the mailer dead.
 	heldFor = 15 * time.Second
-	// busWithin is how long the bus may take to answer.
+	// busWithin limits the time of a request to the bus.
 	busWithin = 5 * time.Second
-	// awayFor is the wait after the queue could not be read.
+	// awayFor is the delay after a failed read of the queue.
 	awayFor = time.Second
 
 	defaultPatience = 24 * time.Hour
 )
 
-// defaultBackoff is for a server that is restarted, for greylisting (RFC 6647), then for an outage.
+// defaultBackoff suits a server restart, then greylisting (RFC 6647), then an outage.
 var defaultBackoff = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour}
 
-// Sender hands a letter on. It returns nil once the letter is the other side's to deliver, and a
-// Refused if that will never take it.
+// Sender sends a letter. Send returns nil after the server has accepted the letter for delivery, and a
+// Refused if the server permanently refuses it.
 type Sender interface {
 	Send(context.Context, Letter) error
 }
 
-// Refused is the error of a letter that no later try will get through.
+// Refused is the error of a letter that no later attempt can deliver.
 type Refused struct{ Cause error }
 
 func (e *Refused) Error() string { return e.Cause.Error() }
 func (e *Refused) Unwrap() error { return e.Cause }
 
-// Mailer sends the mails that are asked for. Backoff and Patience may be left out.
+// Mailer sends the requested mails. Read, Backoff and Patience are optional.
 type Mailer struct {
 	JS        jetstream.JetStream // in the role mailer
 	Templates *Templates
 	Sender    Sender
-	Seal      func(mail []byte) ([]byte, error) // seals what is kept of a mail that was given up
+	Seal      func(mail []byte) ([]byte, error) // seals an abandoned mail for storage
 	Log       *slog.Logger
 
-	// Read opens the mail of an event: see events.OpenMail. nil reads those in clear alone.
+	// Read opens the mail of an event: see events.OpenMail. nil reads only mails in plaintext.
 	Read func(events.Event) (events.Mail, error)
 
-	Backoff  []time.Duration // waits after each failed try; the last repeats. None is 30s, 2m, 10m, 30m, 1h
-	Patience time.Duration   // how long after it was asked for a mail is tried. 0 is a day
+	Backoff  []time.Duration // delays after failed attempts; the last repeats. Empty is 30s, 2m, 10m, 30m, 1h
+	Patience time.Duration   // how long after its request a mail is retried. 0 is a day
 
 	counts mailerCounts
 }
 
-// Stats is what a Mailer has done since the start: how its tries ended.
+// Stats counts the results of a Mailer's attempts since the start.
 type Stats struct {
 	Sent    int64
-	Retried int64 // failed, and are tried again
-	GivenUp int64 // became dead letters
-	Expired int64 // came too late to be of use
+	Retried int64 // failed attempts that are retried
+	GivenUp int64 // mails that became dead letters
+	Expired int64 // mails whose link or code had expired
 }
 
 type mailerCounts struct{ sent, retried, givenUp, expired atomic.Int64 }
 
-// Stats tells what the mailer has done.
+// Stats returns the counters of the mailer.
 func (m *Mailer) Stats() Stats {
 	c := &m.counts
 	return Stats{Sent: c.sent.Load(), Retried: c.retried.Load(), GivenUp: c.givenUp.Load(), Expired: c.expired.Load()}
 }
 
-// Run sends mails until ctx ends; then it finishes those that it has and returns nil. Bus and
-// stream may go away and come back.
+// Run sends mails until ctx ends; then it finishes the mails in flight and returns nil. It
+// reconnects after outages of the bus and the stream.
 func (m *Mailer) Run(ctx context.Context) error {
 	var sending sync.WaitGroup
 	defer sending.Wait()
@@ -96,7 +96,7 @@ func (m *Mailer) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !away && !errors.Is(err, jetstream.ErrStreamNotFound) { // which is made by the first relay
+		if !away && !errors.Is(err, jetstream.ErrStreamNotFound) { // the first relay creates the stream
 			m.Log.Warn("mails cannot be taken from the queue; they wait", "err", err)
 			away = true
 		}
@@ -108,8 +108,8 @@ func (m *Mailer) Run(ctx context.Context) error {
 	}
 }
 
-// follow hands mails to goroutines until ctx ends or one cannot be had. A mail is asked for only
-// when it can be sent at once: none grows old in our hands.
+// follow passes mails to goroutines until ctx ends or it cannot receive one. It requests a mail only
+// when it can send the mail immediately, so that no mail waits in the instance.
 func (m *Mailer) follow(ctx context.Context, free chan struct{}, sending *sync.WaitGroup, away *bool) error {
 	consumer, err := m.ensure(ctx)
 	if err != nil {
@@ -132,7 +132,7 @@ func (m *Mailer) follow(ctx context.Context, free chan struct{}, sending *sync.W
 				return err
 			}
 			if errors.Is(err, nats.ErrTimeout) {
-				continue // nothing was asked for in half a minute
+				continue // no mail was requested within 30 s
 			}
 			return err
 		}
@@ -143,9 +143,9 @@ func (m *Mailer) follow(ctx context.Context, free chan struct{}, sending *sync.W
 	}
 }
 
-// ensure finds or makes the consumer. Tries are counted here and not by the stream (MaxDeliver),
-// which would drop a mail without a word. Mails that wait for their next try are not acknowledged
-// either, so their number is not bounded: how many are under way is bounded by asking for them.
+// ensure finds or creates the consumer. The Mailer counts the attempts, not the stream (MaxDeliver),
+// which would drop a mail without a report. MaxAckPending is unlimited, because mails that wait for their
+// next attempt are unacknowledged too; follow limits the mails in flight.
 func (m *Mailer) ensure(ctx context.Context) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, busWithin)
 	defer cancel()
@@ -155,7 +155,7 @@ func (m *Mailer) ensure(ctx context.Context) (jetstream.Consumer, error) {
 	})
 }
 
-// receive has one mail sent and says so to the stream.
+// receive sends one mail and reports the result to the stream.
 func (m *Mailer) receive(ctx context.Context, msg jetstream.Msg) {
 	meta, err := msg.Metadata()
 	if err != nil {
@@ -184,20 +184,20 @@ func (m *Mailer) receive(ctx context.Context, msg jetstream.Msg) {
 	}
 }
 
-// try is a mail that is being tried.
+// try is an attempt to send a mail.
 type try struct {
 	msg   jetstream.Msg
-	tries int // this one included
+	tries int // number of attempts, including this one
 	event events.Event
 	mail  events.Mail
 
-	sealed bool // mail was not opened
+	sealed bool // no key opened the mail
 }
 
 var errExpired = errors.New("expired")
 
-// attempt reads a mail, writes it and sends it, and tells the stream meanwhile that somebody is at
-// it. A panic is the mail's error.
+// attempt reads a mail, writes it and sends it. Until it returns, it sends progress messages to the
+// stream. It returns a panic as an error.
 func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, sendWithin)
 	var held sync.WaitGroup
@@ -219,12 +219,12 @@ func (m *Mailer) attempt(ctx context.Context, t *try) (err error) {
 	}
 	letter, err := m.Templates.Write(t.event, t.mail)
 	if err != nil {
-		return err // an instance that is newer may have the template
+		return err // a newer instance may have the template
 	}
 	return m.Sender.Send(sending, letter)
 }
 
-// startSpan begins the span of a try, in the trace of the request that asked for the mail.
+// startSpan begins the span of an attempt, in the trace of the request that caused the mail.
 func (t *try) startSpan(ctx context.Context) (context.Context, trace.Span) {
 	if t.event.Trace == "" {
 		return ctx, trace.Span{}
@@ -237,8 +237,8 @@ func (t *try) startSpan(ctx context.Context) (context.Context, trace.Span) {
 	return ctx, span
 }
 
-// read reads what is asked for. A mail that is sealed with another key is tried again: another instance
-// may have the key while SECRET_KEY is replaced.
+// read reads the requested mail. A mail that is sealed with another key is retried: another instance
+// may have the key while SECRET_KEY is being replaced.
 func (m *Mailer) read(t *try) (err error) {
 	if t.event, err = events.Parse(t.msg.Headers(), t.msg.Data()); err != nil {
 		return &Refused{fmt.Errorf("unreadable: %w", err)}
@@ -255,7 +255,7 @@ func (m *Mailer) read(t *try) (err error) {
 	return err
 }
 
-// hold keeps the stream from handing a mail to others until ctx ends.
+// hold keeps the stream from redelivering a mail until ctx ends.
 func hold(ctx context.Context, msg jetstream.Msg) {
 	tick := time.NewTicker(heldFor / 3)
 	defer tick.Stop()
@@ -269,7 +269,7 @@ func hold(ctx context.Context, msg jetstream.Msg) {
 	}
 }
 
-// sent notes that a mail was sent, and waits until that is safe.
+// sent acknowledges a sent mail and waits until the stream confirms the acknowledgement.
 func (m *Mailer) sent(ctx context.Context, log *slog.Logger, msg jetstream.Msg) {
 	ctx, cancel := context.WithTimeout(ctx, busWithin)
 	defer cancel()
@@ -280,8 +280,8 @@ func (m *Mailer) sent(ctx context.Context, log *slog.Logger, msg jetstream.Msg) 
 	log.Info("mail sent")
 }
 
-// giveUp keeps a mail among the failed ones and takes it from the queue, in this order: whatever
-// fails, it is in one of them.
+// giveUp publishes a mail to AUTH_MAIL_FAILED and then removes it from the queue, so that the mail is in
+// one of the streams even if a step fails.
 func (m *Mailer) giveUp(ctx context.Context, log *slog.Logger, t try, cause error) {
 	log.Error("mail is given up", "err", Masked(cause.Error()))
 	if err := m.keep(ctx, t, cause); err != nil {
@@ -293,7 +293,7 @@ func (m *Mailer) giveUp(ctx context.Context, log *slog.Logger, t try, cause erro
 	m.settle(log, t.msg.TermWithReason("given up"))
 }
 
-// settle logs that the stream was not told what became of a mail: it comes again.
+// settle logs that the result of a mail could not be reported to the stream, which then redelivers the mail.
 func (m *Mailer) settle(log *slog.Logger, err error) {
 	if err != nil {
 		log.Error("what became of a mail could not be noted", "err", err)
@@ -307,7 +307,7 @@ func (m *Mailer) patience() time.Duration {
 	return m.Patience
 }
 
-// backoff is the wait after so many tries.
+// backoff returns the delay after the given number of attempts.
 func (m *Mailer) backoff(tries int) time.Duration {
 	list := m.Backoff
 	if len(list) == 0 {

@@ -7,8 +7,7 @@ import (
 	"github.com/zyotra/auth/events"
 )
 
-// samples is the list of the kinds of mails that there are, each with data as it may have. A kind
-// that is not here has no template.
+// samples lists all kinds of mails that have a template, each with sample data.
 var samples = byKind(
 	events.Mail{
 		Kind: events.MailVerify, Code: "49381705", Link: "https://auth.example.com/verify-email#token=Yk3vD0nqRz5sW8uXb2hJ4m",
@@ -25,18 +24,18 @@ var samples = byKind(
 		Kind: events.MailChange, Link: "https://auth.example.com/change-email#token=Yk3vD0nqRz5sW8uXb2hJ4m",
 		ExpiresAt: sampleTime.Add(24 * time.Hour), Address: "ada@lovelace.example",
 	},
-	events.Mail{ // to the former address; Address is the new one, Link takes it back
+	events.Mail{ // to the former address; Address is the new one, Link undoes the change
 		Kind: events.MailChanged, Link: "https://auth.example.com/undo-email#token=Yk3vD0nqRz5sW8uXb2hJ4m",
 		ExpiresAt: sampleTime.Add(7 * 24 * time.Hour), Address: "ada@lovelace.example", Client: sampleClient, Device: sampleDevice,
 	},
 	events.Mail{
 		Kind: events.MailLoginCode, Code: "49381705", ExpiresAt: sampleTime.Add(10 * time.Minute), Client: sampleClient, Device: sampleDevice,
 	},
-	events.Mail{ // Link is for who did not do it
+	events.Mail{ // Link is for an owner who did not change the password
 		Kind: events.MailPasswordChanged, Link: "https://auth.example.com/not-me#token=Yk3vD0nqRz5sW8uXb2hJ4m",
 		ExpiresAt: sampleTime.Add(7 * 24 * time.Hour), Client: sampleClient, Device: sampleDevice,
 	},
-	events.Mail{ // Link is for who did not do it
+	events.Mail{ // Link is for an owner who did not log in
 		Kind: events.MailNewDevice, Link: "https://auth.example.com/not-me#token=Yk3vD0nqRz5sW8uXb2hJ4m",
 		ExpiresAt: sampleTime.Add(7 * 24 * time.Hour), Client: sampleClient, Device: sampleDevice,
 	},
@@ -49,7 +48,7 @@ var (
 
 const sampleDevice = "Firefox on Linux"
 
-// byKind gives samples what all mails have.
+// byKind adds the members that all mails have, and returns the samples by kind.
 func byKind(list ...events.Mail) map[events.MailKind]events.Mail {
 	all := map[events.MailKind]events.Mail{}
 	for _, m := range list {

@@ -20,14 +20,14 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// dialWithin is how long a server may take to be connected to.
+// dialWithin limits the time to connect to a server.
 const dialWithin = 10 * time.Second
 
-// SMTP sends letters to a mail server. It is made by NewSMTP.
+// SMTP sends letters to a mail server. Create it with NewSMTP.
 type SMTP struct {
 	From  *netmail.Address
-	Hello string         // name of this host in EHLO; "" is the name that the system has
-	Roots *x509.CertPool // that the server's certificate is checked against; nil is the system's
+	Hello string         // name of this host in EHLO; "" is the host name of the system
+	Roots *x509.CertPool // authorities that the server's certificate is checked against; nil is the system's
 
 	host, user, password string
 	port                 int
@@ -35,7 +35,7 @@ type SMTP struct {
 	starttls             gomail.TLSPolicy
 }
 
-// The faults of an SMTP URL. None repeats the URL, which may hold a password.
+// The errors of an SMTP URL. None repeats the URL, which may hold a password.
 var (
 	errSMTPURL     = errors.New("is not smtp://user:password@host:587 or smtps://host:465")
 	errSMTPOption  = errors.New("has an option that is not tls=none or tls=opportunistic")
@@ -45,17 +45,17 @@ var (
 // errSender means that the text is not an address with or without a name.
 var errSender = errors.New("is not an address with or without a name")
 
-// The faults of a server that takes addresses in ASCII alone.
+// The errors of a server that accepts only ASCII addresses.
 var (
 	errRecipientUTF8 = errors.New("smtp: the server does not offer SMTPUTF8, which the recipient's address needs")
 	errSenderUTF8    = errors.New("smtp: the server does not offer SMTPUTF8, which the address of MAIL_FROM needs")
 )
 
-// domains is IDNA2008 for registration, which maps nothing but letter case, done before.
+// domains is IDNA2008 for registration. It maps nothing; ParseSender lowers the letter case before.
 var domains = idna.New(idna.ValidateForRegistration(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
 
-// ParseSender reads the sender of mails (RFC 5322 §3.4). A domain that is not ASCII becomes its
-// A-labels (RFC 5890), which every server takes.
+// ParseSender reads the sender of mails (RFC 5322 §3.4). It converts a domain that is not ASCII to
+// A-labels (RFC 5890), which every server accepts. It returns errSender for an invalid sender.
 func ParseSender(text string) (*netmail.Address, error) {
 	from, err := netmail.ParseAddress(text)
 	if err != nil {
@@ -74,16 +74,16 @@ func ParseSender(text string) (*netmail.Address, error) {
 	return from, nil
 }
 
-// hostName is a name of a host, or an address as EHLO has it (RFC 5321 §4.1.1.1).
+// hostName matches a host name, or an address literal as in EHLO (RFC 5321 §4.1.1.1).
 var hostName = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Za-z.:]+\])$`)
 
-// IsHello reports whether a name may stand in EHLO.
+// IsHello reports whether a name is valid in EHLO.
 func IsHello(name string) bool { return len(name) <= 255 && hostName.MatchString(name) }
 
-// NewSMTP reads where mails go: smtp://user:password@host:port, which begins TLS by STARTTLS and
-// sends nothing if the server cannot, or smtps://host:port, which begins with it. Ports are 587
-// and 465 unless they are given. ?tls=none and ?tls=opportunistic, for smtp alone, do without TLS,
-// or do if the server cannot; a password then goes to this machine only.
+// NewSMTP returns a sender for the server of a URL: smtp://user:password@host:port requires STARTTLS and
+// sends nothing without it, smtps://host:port begins with TLS. The default ports are 587 and 465. For smtp
+// only, ?tls=none sends without TLS, and ?tls=opportunistic does so if the server does not support
+// STARTTLS. NewSMTP refuses a password with these options unless the host is this machine.
 func NewSMTP(text string, from *netmail.Address) (*SMTP, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Hostname() == "" || u.Path != "" && u.Path != "/" || u.Fragment != "" {
@@ -111,7 +111,7 @@ func NewSMTP(text string, from *netmail.Address) (*SMTP, error) {
 	return s, s.relax(options)
 }
 
-// relax reads how much TLS there has to be.
+// relax applies the option tls, which lowers the TLS requirement.
 func (s *SMTP) relax(options url.Values) error {
 	if len(options) == 0 {
 		return nil
@@ -139,7 +139,7 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// String is where letters go, without user and password.
+// String returns the URL of the server, without user and password.
 func (s *SMTP) String() string {
 	scheme := "smtp"
 	if s.implicit {
@@ -148,8 +148,8 @@ func (s *SMTP) String() string {
 	return scheme + "://" + net.JoinHostPort(s.host, strconv.Itoa(s.port))
 }
 
-// Send hands a letter to the server over a connection of its own, which ends with ctx. It returns
-// a Refused if the server will never take the letter.
+// Send sends a letter to the server over a separate connection, which ends with ctx. It returns
+// a Refused if the server permanently refuses the letter.
 func (s *SMTP) Send(ctx context.Context, l Letter) error {
 	msg, err := s.message(l)
 	if err != nil {
@@ -163,7 +163,7 @@ func (s *SMTP) Send(ctx context.Context, l Letter) error {
 	if err != nil {
 		return fmt.Errorf("smtp: %w", err)
 	}
-	defer func() { _ = client.CloseWithSMTPClient(conn) }() // the letter is in their hands or not, however they part
+	defer func() { _ = client.CloseWithSMTPClient(conn) }() // the result of Send is known before the connection closes
 	if extended, _ := conn.Extension("SMTPUTF8"); !extended {
 		switch {
 		case !isASCII(s.From.Address):
@@ -179,13 +179,14 @@ func (s *SMTP) Send(ctx context.Context, l Letter) error {
 	return refused(err)
 }
 
-// isASCII reports whether every server takes the address. The others need SMTPUTF8 (RFC 6531).
+// isASCII reports whether an address is ASCII, which every server accepts. Other addresses need
+// SMTPUTF8 (RFC 6531).
 func isASCII(address string) bool {
 	return !strings.ContainsFunc(address, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
-// Probe connects to the server as Send does, with TLS and credentials, and takes leave without a
-// letter. It ends with ctx.
+// Probe connects to the server as Send does, with TLS and credentials, and disconnects without
+// sending a letter. It ends with ctx.
 func (s *SMTP) Probe(ctx context.Context) error {
 	client, err := s.client(ctx)
 	if err != nil {
@@ -194,12 +195,12 @@ func (s *SMTP) Probe(ctx context.Context) error {
 	if err := client.DialWithContext(ctx); err != nil {
 		return fmt.Errorf("smtp: %w", err)
 	}
-	_ = client.Close() // whatever becomes of the parting
+	_ = client.Close() // the probe has succeeded already
 	return nil
 }
 
-// message is a letter as go-mail sends it. It encodes what is not ASCII and refuses what is not one
-// line. The recipient's name stays out of the headers: they may have chosen it to mislead.
+// message converts a letter to a message of go-mail, which encodes headers that are not ASCII and refuses
+// headers with line breaks. The headers omit the recipient's name, which may be chosen to mislead.
 func (s *SMTP) message(l Letter) (*gomail.Msg, error) {
 	msg := gomail.NewMsg(gomail.WithNoDefaultUserAgent())
 	msg.FromMailAddress(s.From)
@@ -209,20 +210,20 @@ func (s *SMTP) message(l Letter) (*gomail.Msg, error) {
 	msg.Subject(l.Subject)
 	msg.SetMessageIDWithValue(MessageID(l.ID, s.From))
 	msg.SetDateWithValue(l.Time)
-	// RFC 3834 §5: no out-of-office reply to this, please.
+	// RFC 3834 §5: suppresses out-of-office replies.
 	msg.SetGenHeader("Auto-Submitted", "auto-generated")
 	msg.SetBodyString(gomail.TypeTextPlain, l.Text)
 	msg.AddAlternativeString(gomail.TypeTextHTML, l.HTML)
 	return msg, nil
 }
 
-// MessageID is the Message-ID of a mail, without brackets: the same each time it is tried, by which
-// receivers recognise what a lost confirmation made the sender send twice.
+// MessageID returns the Message-ID of a mail, without brackets. It is the same for each attempt, so
+// receivers recognise a mail that was sent twice because a confirmation was lost.
 func MessageID(id string, from *netmail.Address) string {
 	return id + from.Address[strings.LastIndexByte(from.Address, '@'):]
 }
 
-// client is made for one letter, since its connection ends with ctx.
+// client returns a client for one letter, since its connection ends with ctx.
 func (s *SMTP) client(ctx context.Context) (*gomail.Client, error) {
 	config := &tls.Config{ServerName: s.host, RootCAs: s.Roots, MinVersion: tls.VersionTLS12}
 	options := []gomail.Option{
@@ -233,7 +234,7 @@ func (s *SMTP) client(ctx context.Context) (*gomail.Client, error) {
 			if err != nil {
 				return nil, err
 			}
-			context.AfterFunc(ctx, func() { _ = conn.Close() }) // go-mail would prolong a deadline
+			context.AfterFunc(ctx, func() { _ = conn.Close() }) // go-mail would extend a deadline
 			if !s.implicit {
 				return conn, nil
 			}
@@ -259,9 +260,9 @@ func dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: dialWithin}).DialContext(ctx, network, address)
 }
 
-// refused is the error of a letter that was not taken. What the server says for good of the
-// recipient or of the letter is Refused (RFC 5321 §4.2.1: 5yz); anything else is about the server
-// or us, and may be repaired before the mail is given up.
+// refused returns the error of a letter that was not accepted. A permanent negative reply (RFC 5321
+// §4.2.1: 5yz) to the recipient or to the letter is a Refused. Any other failure is a fault of the server
+// or of this service, which may be repaired before the mail is abandoned.
 func refused(err error) error {
 	var failed *gomail.SendError
 	if !errors.As(err, &failed) {

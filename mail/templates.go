@@ -24,51 +24,51 @@ import (
 //go:embed templates
 var embedded embed.FS
 
-// fallback is the language of those whose own there are no templates for.
+// fallback is the language for recipients whose language has no templates.
 const fallback = "en"
 
 // layout is the frame of all mails of a language.
 const layout = "layout"
 
-// Templates write mails. They are made by Load.
+// Templates write mails. Create them with Load.
 //
 // Each language has a folder, named by its tag (BCP 47), and each kind of mail two files in it:
 // KIND.txt, which defines "subject" and "content" for text/template, and KIND.html, which defines
 // "content" for html/template. layout.txt and layout.html define "layout", the frame around
-// "content", and what several contents use. A mail whose language lacks its kind is written in the
-// base language, as in de for de-AT, or else in English; so is the layout.
+// "content", and templates that several contents share. If a language lacks a kind of mail, the mail is
+// written in the base language, as in de for de-AT, or else in English. The same applies to the layout.
 type Templates struct {
-	Service string // the name under which people know the service
-	Site    string // host of PUBLIC_URL, which links lead to
+	Service string // display name of the service
+	Site    string // host of PUBLIC_URL, the target of links
 
 	compiled map[string]map[events.MailKind]*compiled // by language in lower case
 }
 
-// compiled is what writes one kind of mail in one language.
+// compiled holds the templates of one kind of mail in one language.
 type compiled struct {
 	text *texttemplate.Template
 	html *htmltemplate.Template
 }
 
-// content is what templates see: the members of the mail, and these.
+// content is the data of templates: the members of the mail, and the fields below.
 type content struct {
 	events.Mail
-	Name     string // of the recipient, if it can be shown; "" if not
-	Device   string // likewise
-	Subject  string // "" while that is written
-	Language string // tag
+	Name     string // of the recipient; "" if it is not safe to show
+	Device   string // "" if it is not safe to show
+	Subject  string // "" while the subject itself is written
+	Language string // tag (BCP 47), in lower case
 	Service  string
 	Site     string
 }
 
-// functions are what templates can do beside what is built in.
+// functions are the template functions besides the built-in ones.
 var functions = map[string]any{
-	// when writes a time as in "24 November 2026, 11:57 UTC".
+	// when formats a time as in "24 November 2026, 11:57 UTC".
 	"when": func(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 MST") },
 }
 
-// Load reads the templates that are built in, file by file replaced and joined by those of
-// overrides, unless that is nil. All are tried with sample data. Its errors name file and line.
+// Load reads the built-in templates. Files in overrides, unless it is nil, replace built-in files of the
+// same path or add new ones. Load executes all templates with sample data. Its errors name file and line.
 func Load(overrides fs.FS, service, site string) (*Templates, error) {
 	builtIn, err := fs.Sub(embedded, "templates")
 	if err != nil {
@@ -92,7 +92,8 @@ func Load(overrides fs.FS, service, site string) (*Templates, error) {
 	return t, t.check()
 }
 
-// collect reads the files of a folder. A file that is no template is a mistake in its name.
+// collect reads the template files of a folder. It returns an error for a file whose name is not that of a
+// template.
 func collect(from fs.FS, files map[string]string) error {
 	return fs.WalkDir(from, ".", func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -112,12 +113,12 @@ func collect(from fs.FS, files map[string]string) error {
 
 func isTemplate(file string) bool { return path.Ext(file) == ".txt" || path.Ext(file) == ".html" }
 
-// kindOf is the kind of mail that a file is for, or layout.
+// kindOf returns the kind of mail that a file is for, or layout.
 func kindOf(file string) events.MailKind {
 	return events.MailKind(strings.TrimSuffix(path.Base(file), path.Ext(file)))
 }
 
-// compile makes what writes a kind of mail in a language that has a file for it.
+// compile compiles the templates of one kind of mail in a language that has a file for it.
 func (t *Templates) compile(files map[string]string, language string, kind events.MailKind) error {
 	if kind == layout {
 		return nil
@@ -149,7 +150,7 @@ func (t *Templates) compile(files map[string]string, language string, kind event
 	return nil
 }
 
-// frame is the file of the layout for a language.
+// frame returns the file of the layout for a language.
 func frame(files map[string]string, language, ext string) string {
 	for _, l := range languages(language) {
 		for file := range files {
@@ -161,14 +162,14 @@ func frame(files map[string]string, language, ext string) string {
 	return path.Join(fallback, layout+ext)
 }
 
-// languages are those that a mail for somebody may be written in, the best first, in lower case.
+// languages returns the languages for a recipient with the given tag, the best first, in lower case.
 func languages(tag string) []string {
 	tag = strings.ToLower(tag)
 	base, _, _ := strings.Cut(tag, "-")
 	return []string{tag, base, fallback}
 }
 
-// check writes each mail with all members that there may be, and with none that may be missing.
+// check writes each mail twice: with all members, and without the optional ones.
 func (t *Templates) check() error {
 	for language, list := range t.compiled {
 		for kind := range list {
@@ -222,7 +223,7 @@ type writer interface {
 	ExecuteTemplate(w io.Writer, name string, data any) error
 }
 
-// execute runs one template of those that belong together.
+// execute runs one named template of a set.
 func execute(t writer, name string, data content) (string, error) {
 	var out strings.Builder
 	if err := t.ExecuteTemplate(&out, name, data); err != nil {
@@ -231,12 +232,12 @@ func execute(t writer, name string, data content) (string, error) {
 	return out.String(), nil
 }
 
-// oneLine makes a line of what a template wrote: it becomes a header.
+// oneLine joins the output of a template into one line, so that it can be a header.
 func oneLine(text string) string {
 	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 }
 
-// maxShown is the longest name that a mail repeats, in characters: longer ones are messages.
+// maxShown is the longest name that a mail repeats, in characters: a longer one could be a message.
 const maxShown = 64
 
 // dotLike and slashLike are characters that people, and some mail programs, read as the dot of a
@@ -246,15 +247,15 @@ const (
 	slashLike = "\u2044\u2215\u29f8\u29f5\u2236\ua789"
 )
 
-// shown is a name as it is written in a mail, or "" if it is long, or if people or mail programs
-// might take a part of it for a link: whoever registers with a stranger's address chooses what
-// that stranger is called.
+// shown returns a name in the form that a mail shows, or "" if it is too long, or if people or mail
+// programs might read a part of it as a link: an attacker who registers with another person's address
+// also chooses the name in the mail to that person.
 func shown(name string) string {
 	name = oneLine(name)
 	if utf8.RuneCountInString(name) > maxShown || strings.ContainsFunc(name, isDirection) || !strings.ContainsFunc(name, isVisible) {
 		return ""
 	}
-	// What stands for full-width and other forms of dots, slashes and letters.
+	// NFKC maps full-width and other forms of dots, slashes and letters to plain ones.
 	plain := strings.ToLower(norm.NFKC.String(name))
 	for _, after := range strings.Split(plain, ".")[1:] {
 		if after != "" && !strings.HasPrefix(after, " ") {
@@ -267,19 +268,19 @@ func shown(name string) string {
 	return name
 }
 
-// blanks are letters and symbols that nobody sees.
+// blanks are invisible letters and symbols.
 const blanks = "\u115f\u1160\u2800\u3164\uffa0"
 
-// isVisible reports whether people see a character that stands alone.
+// isVisible reports whether a character is visible on its own.
 func isVisible(r rune) bool {
 	return (unicode.IsLetter(r) || unicode.IsNumber(r) || unicode.IsSymbol(r) || unicode.IsPunct(r)) && !strings.ContainsRune(blanks, r)
 }
 
-// isDirection reports whether a character changes the direction of the text after it, by which
-// other letters than those that are stored would be read.
+// isDirection reports whether a character changes the direction of the text after it. People would
+// then read other text than the stored text.
 func isDirection(r rune) bool { return unicode.Is(unicode.Bidi_Control, r) }
 
-// Samples writes each mail in each language with sample data, by path without extension, as in
+// Samples returns each mail in each language with sample data, by path without extension, as in
 // "en/verify_email".
 func (t *Templates) Samples() (map[string]Letter, error) {
 	all := map[string]Letter{}
@@ -297,7 +298,7 @@ func (t *Templates) Samples() (map[string]Letter, error) {
 	return all, nil
 }
 
-// kinds are those of which there are mails, sorted.
+// kinds returns the kinds of mails, sorted.
 func kinds() (names []string) {
 	for _, kind := range slices.Sorted(maps.Keys(samples)) {
 		names = append(names, string(kind))
