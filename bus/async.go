@@ -16,23 +16,23 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// maxQueued bounds the requests of a subject that are under way, in the queue or before it. It bounds
+// maxQueued bounds the requests of a subject that are in flight, in the queue or before it. It bounds
 // memory and is far above the number that can be hashed in time. Networks share the places: see crowd.
 const maxQueued = 4096
 
-// A refusal as overloaded is sent after a pause: callers that try again immediately, in a loop, would
-// otherwise keep the cores busy with refusals. The pause grows with the number of refusals that are
-// held back, so that an instance sends about a thousand a second at most.
+// The server sends an overloaded refusal after a pause: callers that retry immediately, in a loop, would
+// otherwise keep the cores busy with refusals. The pause grows with the number of delayed refusals, so
+// an instance sends at most about a thousand a second, until the pause reaches longestPause.
 const (
 	refusalPause = 200 * time.Millisecond
-	longestPause = 800 * time.Millisecond // the answer is to come within a second
+	longestPause = 800 * time.Millisecond // the caller receives the answer within a second
 )
 
-// overflowTries is how often a busy instance asks for an idle one. An instance may have become busy since
-// it subscribed.
+// overflowTries is the number of slots that a busy instance requests of idle ones. An instance may have
+// become busy since it subscribed.
 const overflowTries = 5
 
-// overflowPrefix is the prefix of the subjects on which busy instances ask idle ones for a slot.
+// overflowPrefix is the prefix of the subjects on which busy instances request a slot of idle ones.
 const overflowPrefix = "auth.place.spare."
 
 // asyncSubject is a subject that is answered outside of its subscription.
@@ -48,8 +48,8 @@ type asyncSubject struct {
 }
 
 // HandleAsync is Handle for an op whose requests wait for the hashing pool and may take long. Each is
-// answered in a goroutine of its own, so that the subscription goes on; fn refuses requests that are too
-// many. Beyond s.MaxConcurrent requests, an instance hands a request off to an instance that is less
+// answered in a separate goroutine, so that the subscription is not blocked; fn refuses requests above its
+// limit. Beyond s.MaxConcurrent requests, an instance hands a request off to an instance that is less
 // busy, if there is one: NATS distributes requests without regard to load.
 //
 // The statistics of the services protocol count the dispatch alone. Their member "data" has the number
@@ -86,14 +86,14 @@ func HandleAsync[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(contex
 	})
 }
 
-// holdBack waits for the pause before a refusal.
+// holdBack waits for the pause before an overloaded refusal.
 func (s *Server) holdBack() {
 	n := s.paused.Add(1)
 	defer s.paused.Add(-1)
 	time.Sleep(min(max(refusalPause, time.Duration(n)*time.Millisecond), longestPause))
 }
 
-// answerAsync answers a request by fn and lets the subscription go on.
+// answerAsync answers a request by fn in a goroutine and does not block the subscription.
 func (s *Server) answerAsync(q *asyncSubject, to string, r request, fn func(request) *nats.Msg) {
 	q.inFlight.Add(1)
 	s.replies.Go(func() {
@@ -130,7 +130,7 @@ func (s *Server) dispatch(q *asyncSubject) func(request) *nats.Msg {
 	}
 }
 
-// serveLocal answers a request that begin has counted.
+// serveLocal answers a request that begin has counted, and calls end.
 func (s *Server) serveLocal(q *asyncSubject, r request) *nats.Msg {
 	defer s.end()
 	return q.answer(r)
@@ -159,7 +159,8 @@ func (s *Server) wakeAdvertiser() {
 	}
 }
 
-// overflow has a request answered by an instance that is less busy. It returns nil if there is none.
+// overflow hands a request off to a less busy instance and returns the reply. It returns nil if no
+// instance accepts the request.
 func (s *Server) overflow(q *asyncSubject, r request) *nats.Msg {
 	ctx, cancel := context.WithTimeout(context.Background(), r.timeout())
 	defer cancel()
@@ -196,13 +197,13 @@ func withPrefix(prefix, subject string) string {
 	return prefix + rest
 }
 
-// logUnanswered is logRefusal for a request that nobody here has begun to answer.
+// logUnanswered is logRefusal for a request that no handler of this instance has begun to answer.
 func (s *Server) logUnanswered(subject string, header nats.Header, err error) {
 	ctx := requestid.With(context.Background(), header.Get(requestid.Header))
 	s.logRefusal(trace.Within(ctx, header.Get(trace.Header)), subject, err)
 }
 
-// reply makes the message that answers a request of the subject. An error was logged.
+// reply makes the message that answers a request of the subject. The caller has already logged err.
 func (s *Server) reply(subject string, data []byte, err error) *nats.Msg {
 	m := nats.NewMsg("")
 	if err == nil {
@@ -219,7 +220,7 @@ func (s *Server) reply(subject string, data []byte, err error) *nats.Msg {
 	return m
 }
 
-// queuedStats is what the statistics of a queued subject hold besides. Times are nanoseconds.
+// queuedStats are the additional statistics of an asynchronous subject. Times are nanoseconds.
 type queuedStats struct {
 	Answered int64 `json:"answered"`
 	Errors   int64 `json:"errors"`
@@ -229,7 +230,7 @@ type queuedStats struct {
 	Queue    any   `json:"queue,omitempty"`
 }
 
-// stats are those of a queued subject, nil for any other.
+// stats returns the additional statistics of an asynchronous subject, nil for any other subject.
 func (s *Server) stats(subject string) any {
 	v, ok := s.queued.Load(subject)
 	if !ok {
@@ -244,7 +245,8 @@ func (s *Server) stats(subject string) any {
 	return told
 }
 
-// timeout returns how long the caller waits, Timeout if the request does not say.
+// timeout returns how long the caller waits. It returns Timeout if the request gives no valid time, or
+// a longer one.
 func (r request) timeout() time.Duration {
 	ms, err := strconv.ParseInt(r.header.Get(headerTimeout), 10, 64)
 	if err != nil || ms < 0 || ms > Timeout.Milliseconds() {

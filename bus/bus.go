@@ -1,17 +1,17 @@
 // Package bus carries requests and replies over NATS.
 //
-// Who asks calls Connect and Call; who answers makes a Server, gives it a function for each
-// subject with Handle, and lets it Run:
+// A client calls Connect and Call. A service makes a Server, registers a function for each
+// subject with Handle, and calls Run:
 //
 //	conn, err := bus.Connect("nats://127.0.0.1:4222")
 //	reply, err := bus.Call(ctx, conn, auth.Verify, auth.VerifyRequest{Token: t})
 //
-// A request is JSON; the access token of whoever asks travels in the header Authorization.
-// A refusal is a reply with the headers Nats-Service-Error and Nats-Service-Error-Code (the
-// services protocol of NATS, ADR-32) and an auth.Error as its body, and comes out of Call as
-// the very error that the other side returned.
+// A request is JSON; the header Authorization carries the caller's access token. A refusal is a
+// reply with the headers Nats-Service-Error and Nats-Service-Error-Code (the services protocol
+// of NATS, ADR-32) and an auth.Error as its body. Call returns that auth.Error, as the handler
+// returned it.
 //
-// The package knows no rule of accounts and sessions, and importing it links neither a
+// The package contains no rule of accounts and sessions, and importing it links neither a
 // database, nor an HTTP server, nor the NATS server.
 package bus
 
@@ -31,35 +31,35 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// Timeout bounds a request, on the side that asks and on the side that answers, where the
-// caller's context does not end sooner.
+// Timeout bounds a request, in the client and in the server, unless the caller's context ends
+// sooner.
 const Timeout = 10 * time.Second
 
-// pingEvery is how often a connection makes sure that its server still answers. After two pings
-// without a pong it takes it for dead and goes to another: a network that drops packets closes no
-// connection.
+// pingEvery is the interval at which a connection checks that its server still answers. After two
+// pings without a pong, the client considers the connection dead and connects to another server: a
+// network that drops packets closes no connection.
 const pingEvery = 3 * time.Second
 
-// headerAuthorization is where the access token travels. It is read in any letter case, although
-// names of NATS headers are case-sensitive, so that there is one credential at most.
+// headerAuthorization is the header that carries the access token. The server reads it in any
+// letter case, although names of NATS headers are case-sensitive, so that a request has at most
+// one credential.
 const headerAuthorization = "Authorization"
 
-// headerTimeout says how long the caller waits, in milliseconds: nothing long is begun for one
-// who has gone.
+// headerTimeout is the header with the time that the caller waits, in milliseconds: the server
+// begins no long work for a caller that has gone.
 const headerTimeout = "Timeout-Ms"
 
-// Connect connects to one of the servers in the comma-separated URL. The connection is
-// re-established for ever, on any of the cluster's servers, also if they refuse the
-// credentials for a while; while it is away, requests fail at once with auth.ErrUnavailable
-// and are not kept for later.
+// Connect connects to one of the servers in the comma-separated URL. The connection reconnects
+// without a limit, to any server of the cluster, even after servers refuse the credentials.
+// While it is down, requests fail immediately with auth.ErrUnavailable and are not buffered.
 func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	standard := []nats.Option{
 		nats.Name("zyotra-auth"),
 		nats.Timeout(5 * time.Second),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // servers may learn of a new key after us
+		nats.IgnoreAuthErrorAbort(), // a server may load a new key after its client does
 		nats.ReconnectWait(250 * time.Millisecond),
-		nats.ReconnectBufSize(-1), // a login that is sent after its caller gave up helps nobody
+		nats.ReconnectBufSize(-1), // a login sent after its caller gave up is useless
 		nats.PingInterval(pingEvery),
 		nats.MaxPingsOutstanding(2),
 	}
@@ -70,16 +70,16 @@ func Connect(url string, options ...nats.Option) (*nats.Conn, error) {
 	return conn, nil
 }
 
-// WithRequestID returns ctx with an id under which the service logs what Call asks it within: 1 to
-// 64 letters, digits and "-_.". Anything else is replaced by an id that is made up, as happens
-// without one.
+// WithRequestID returns ctx with an id under which the service logs the requests that Call sends
+// with it: 1 to 64 letters, digits and "-_.". An invalid id is replaced by a generated one. A
+// request without an id gets a generated one too.
 func WithRequestID(ctx context.Context, id string) context.Context { return requestid.With(ctx, id) }
 
 // bearer is a request made on behalf of a user.
 type bearer interface{ Credential() *string }
 
-// Call asks op and waits for its reply, for Timeout at the longest. It returns the
-// *auth.Error that the handler returned, or auth.ErrUnavailable if nobody answered: then
+// Call sends a request for op and waits for its reply, at most Timeout. It returns the
+// *auth.Error that the handler returned, or auth.ErrUnavailable if no reply arrived: then
 // the request may have been carried out.
 func Call[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, Resp], req Req) (Resp, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
@@ -124,7 +124,7 @@ func call[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, R
 	return resp, nil
 }
 
-// refusal reads the error of a reply. One that is not of our form is internal.
+// refusal returns the error of a reply. A body that is not an auth.Error becomes an internal error.
 func refusal(reply *nats.Msg) error {
 	var e auth.Error
 	if err := json.Unmarshal(reply.Data, &e); err != nil || e.Code == "" {

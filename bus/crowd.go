@@ -7,16 +7,17 @@ import (
 	"github.com/zyotra/auth/internal/network"
 )
 
-// crowd counts the requests of a subject that are under way, by the network of their clients, and bounds them.
+// crowd counts the requests of a subject that are in flight, by the network of their clients, and
+// bounds them.
 type crowd struct {
 	mu  sync.Mutex
 	all int
 	of  map[string]int // by network
 }
 
-// enter counts a request of a network, or returns false if the network has as many under way as there
-// are free places: one network leaves half of the places free, two leave a third, and so a
-// flood never takes the last place of all others.
+// enter counts a request of a network. It returns false if the network has as many requests in flight as
+// there are free places: one network leaves half of the places free, two leave a third, so a flood
+// never takes the last place of all other networks.
 func (c *crowd) enter(network string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,8 +42,8 @@ func (c *crowd) leave(network string) {
 	}
 }
 
-// networkOf returns the network of a request's client, before the request is decoded in full: "" if it names
-// none, or is malformed.
+// networkOf returns the network of a request's client, before the request is decoded in full: "" if the
+// request names no client, or is malformed.
 func networkOf(data []byte) string {
 	var r struct{ Client struct{ IP string } }
 	if json.Unmarshal(data, &r) != nil {

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// deadline is a context that ends at a time, as that of context.WithDeadline does. It makes its
-// timer when somebody waits for that: what is answered from memory, auth.verify above all, never does.
+// deadline is a context that ends at a time, like a context of context.WithDeadline. It makes its
+// timer when Done is first called: a request that is answered from memory, such as auth.verify, makes none.
 type deadline struct {
-	context.Context // within which it is: one that does not end by itself
+	context.Context // the parent, which must not end on its own
 	at              time.Time
 
 	mu     sync.Mutex
 	ended  bool
-	timed  context.Context // nil until somebody waits
+	timed  context.Context // nil until Done is called
 	cancel context.CancelFunc
 }
 
@@ -46,8 +46,8 @@ func (d *deadline) Err() error {
 	return nil
 }
 
-// Value passes on where the end is kept, so that contexts within this one need no goroutine to
-// wait for it.
+// Value looks keys up in the context with the timer, once there is one. So package context finds that
+// context, and child contexts need no goroutine that waits for this one.
 func (d *deadline) Value(key any) any {
 	d.mu.Lock()
 	parent := d.Context
@@ -58,7 +58,7 @@ func (d *deadline) Value(key any) any {
 	return parent.Value(key)
 }
 
-// end ends it now.
+// end ends the context immediately.
 func (d *deadline) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,18 +11,18 @@ import (
 
 // NATS distributes requests among instances without regard to their health. An instance that is cut
 // off from its database would fail its share of all requests until an operator removes it. So it hands
-// its requests off to a healthy instance: each healthy instance listens for them.
+// its requests off to a healthy instance. Each healthy instance listens for such requests.
 
 const (
 	// monitorEvery is how often an instance checks its health.
 	monitorEvery = time.Second
 	// healthTimeout bounds a health check.
 	healthTimeout = 2 * time.Second
-	// failoverPrefix is the prefix of the subjects on which unhealthy instances ask healthy ones for a slot.
+	// failoverPrefix is the prefix of the subjects on which unhealthy instances request a slot of healthy ones.
 	failoverPrefix = "auth.place.away."
 )
 
-// monitor calls Healthy every monitorEvery until ctx ends. While it fails, requests are handed off.
+// monitor calls Healthy every monitorEvery until ctx ends. While Healthy fails, requests are handed off.
 func (s *Server) monitor(ctx context.Context) {
 	tick := time.NewTicker(monitorEvery)
 	defer tick.Stop()
@@ -70,8 +70,8 @@ func (s *Server) acceptFailover(q *asyncSubject, answer func(request) *nats.Msg)
 	}
 }
 
-// failover has a healthy instance answer a request if this one is unhealthy. It returns nil if this
-// instance has to answer it: it is healthy, or there is no healthy instance.
+// failover hands a request off to a healthy instance if this one is unhealthy, and returns the reply.
+// It returns nil if this instance has to answer: it is healthy, or no healthy instance accepts the request.
 func (s *Server) failover(q *asyncSubject, r request) *nats.Msg {
 	if !s.unhealthy.Load() {
 		return nil

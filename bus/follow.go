@@ -13,47 +13,47 @@ import (
 )
 
 const (
-	// catchUpEvery is how often a verifier reads what it may have missed, or more often if
-	// it may not be stale for long.
+	// catchUpEvery is the interval of the regular passes, in which a verifier reads the changes that it
+	// may have missed. A third of MaxStaleness applies if it is shorter.
 	catchUpEvery = 5 * time.Second
-	// catchUpTimeout is how long it waits for one answer.
+	// catchUpTimeout is how long a verifier waits for one reply.
 	catchUpTimeout = 2 * time.Second
-	// retryEvery is how soon it tries again after a failure.
+	// retryEvery is how soon a verifier retries after a failure.
 	retryEvery = 250 * time.Millisecond
-	// rereadEvery is how often it reads all revocations instead of those since the last time:
-	// one may have been committed long after the time that it carries.
+	// rereadEvery is the interval at which a verifier reads all revocations instead of those since the
+	// last pass: a revocation may be committed long after the time that it records.
 	rereadEvery = 5 * time.Minute
-	// rereads is how often it begins again because the clock jumped meanwhile.
+	// rereads is the number of reads that catchUp attempts if the clock jumps during each.
 	rereads = 3
-	// keysAgainAfter is how long after a hint the keys are fetched a second time. The instance that
-	// answered the first time may not have read the change yet.
+	// keysAgainAfter is how long after a hint the verifier fetches the keys a second time. The instance
+	// that answered the first request may not have read the change yet.
 	keysAgainAfter = 500 * time.Millisecond
 )
 
-// inventedHints and trueHints bound how often hints make a verifier ask. Anybody who may publish on
-// the bus can invent them, so a hint costs the less if the service confirms it. Both have the same
-// slack, and one time is kept for them. The last hint is followed within the longer interval.
+// inventedHints and trueHints bound how often hints make a verifier send requests. Any client that may
+// publish on the bus can forge a hint, so a hint that the service confirms costs less. Both limits have
+// the same slack and share one time. The verifier follows the last hint within the longer interval.
 var (
 	inventedHints = gcra.Limit{Burst: 20, Interval: 250 * time.Millisecond}
 	trueHints     = gcra.Limit{Burst: 96, Interval: 50 * time.Millisecond}
 )
 
-// pass is what the follower reads next.
+// pass is the kind of the follower's next read.
 type pass int
 
 const (
 	passStop    pass = iota
 	passRegular      // keys, and revocations since the last regular pass or all of them
-	passHinted       // the latest revocations, and keys if the hint was about those
+	passHinted       // the latest revocations, and keys if a hint was about keys
 	passKeys         // keys
 )
 
 // follower is the state of Verifier.follow.
 type follower struct {
 	*Verifier
-	cursor    string        // where the next regular pass begins; "" is at the oldest revocation
-	recent    string        // where the next hinted pass begins
-	jumps     uint64        // of the clock, up to the last regular pass
+	cursor    string        // start of the next regular pass; "" is the oldest revocation
+	recent    string        // start of the next hinted pass
+	jumps     uint64        // of the clock, as of the last regular pass
 	readAll   time.Duration // elapsed time of the last regular pass from the beginning
 	due       time.Time     // of the next regular pass
 	keysAgain time.Time     // of the second fetch after a hint; zero if none is due
@@ -61,7 +61,7 @@ type follower struct {
 	isAway    bool          // the last pass failed
 }
 
-// follow reads the service's keys and revocations again and again until ctx ends.
+// follow reads the service's keys and revocations repeatedly until ctx ends.
 func (v *Verifier) follow(ctx context.Context) {
 	defer close(v.done)
 	reconnected := v.conn.StatusChanged(nats.CONNECTED)
@@ -93,7 +93,7 @@ func (f *follower) run(ctx context.Context, next pass) error {
 	return f.catchUp(ctx)
 }
 
-// report logs that the service cannot be read, and that it can again.
+// report logs when reads from the service begin to fail, and when they succeed again.
 func (f *follower) report(err error) {
 	switch {
 	case err != nil && !f.isAway:
@@ -104,8 +104,8 @@ func (f *follower) report(err error) {
 	f.isAway = err != nil
 }
 
-// wait returns what to read next, when it is time. After a failure it does not listen to hints, so
-// that nobody makes it ask faster than it retries.
+// wait waits until the next pass is due and returns its kind. After a failure it ignores hints, so
+// that no client makes the verifier send requests faster than it retries.
 func (f *follower) wait(ctx context.Context, reconnected <-chan nats.Status) pass {
 	timer := time.NewTimer(time.Until(f.due))
 	defer timer.Stop()
@@ -128,7 +128,7 @@ func (f *follower) wait(ctx context.Context, reconnected <-chan nats.Status) pas
 			if open {
 				return passRegular
 			}
-			reconnected = nil // the connection is closed for good
+			reconnected = nil // the connection is closed permanently
 		case <-timer.C:
 			return passRegular
 		case <-jumped:
@@ -146,9 +146,9 @@ func (f *follower) wait(ctx context.Context, reconnected <-chan nats.Status) pas
 	}
 }
 
-// catchUp reads the keys and the sessions that have ended since the last time; all of them the
-// first time, now and then, and if the clock has jumped since. The verifier vouches for what
-// was so when catchUp began.
+// catchUp reads the keys and the revocations since the last pass. It reads all revocations the
+// first time, every rereadEvery, and if the clock has jumped since. The new sync point is the time
+// at which catchUp began.
 func (f *follower) catchUp(ctx context.Context) error {
 	for range rereads {
 		begun := f.clock.Read()
@@ -179,8 +179,8 @@ func (f *follower) catchUp(ctx context.Context) error {
 	return errors.New("the clock keeps jumping")
 }
 
-// followHint reads the latest revocations, and the keys if the hint was about those. It counts the
-// hint against the limit.
+// followHint reads the latest revocations, and the keys if a hint was about keys. It counts the hint
+// against trueHints if the service confirms it, and against inventedHints otherwise.
 func (f *follower) followHint(ctx context.Context) error {
 	id := f.hinted.Swap(nil)
 	err := f.readRecent(ctx)
@@ -200,7 +200,7 @@ func (f *follower) readRecent(ctx context.Context) error {
 		f.keysAgain = time.Now().Add(keysAgainAfter)
 	}
 	since := f.recent
-	if since == "" { // an older service does not say
+	if since == "" { // a reply of an older service has no such cursor
 		since = f.cursor
 	}
 	last, err := f.readSince(ctx, since)
@@ -210,8 +210,8 @@ func (f *follower) readRecent(ctx context.Context) error {
 	return err
 }
 
-// readSince takes in all revocations from a cursor on and returns the last page. With each page it
-// compares the clock with the service's.
+// readSince adds all revocations after a cursor and returns the last page. With each page it compares
+// the clock with the service's.
 func (f *follower) readSince(ctx context.Context, since string) (auth.RevocationsReply, error) {
 	for {
 		asked := f.clock.Read()
@@ -237,7 +237,8 @@ func (f *follower) readPage(ctx context.Context, since string) (auth.Revocations
 	return Call(ctx, f.conn, auth.Revocations, auth.RevocationsRequest{Since: since})
 }
 
-// evict drops tokens that have expired, and sessions whose tokens all have.
+// evict drops tokens that have expired or whose key is withdrawn, and revocations whose tokens have all
+// expired.
 func (f *follower) evict() {
 	now := f.clock.Read()
 	for id, m := range f.known.All() {
@@ -248,8 +249,8 @@ func (f *follower) evict() {
 	f.revoked.evict(now.Elapsed)
 }
 
-// onRevoked takes an event as a hint to read the revocations: a message on the bus does not prove
-// who sent it.
+// onRevoked uses an event as a hint to read the revocations: a message on the bus does not prove its
+// sender. It ignores an event of a session that is already revoked.
 func (v *Verifier) onRevoked(m *nats.Msg) {
 	_, data, err := events.Decode[events.SessionRevoked](m.Header, m.Data)
 	if err != nil || v.revoked.isRevoked(data.SessionID, 0) {
@@ -259,13 +260,13 @@ func (v *Verifier) onRevoked(m *nats.Msg) {
 	signal(v.hints)
 }
 
-// Refetch makes the verifier fetch the keys soon, for a caller that knows that they have changed.
+// Refetch makes the verifier fetch the keys soon. It is for a caller that knows of a change.
 func (v *Verifier) Refetch() {
 	v.keysHinted.Store(true)
 	signal(v.hints)
 }
 
-// signal wakes whoever receives from a channel of one, if it is not being woken already.
+// signal wakes the receiver of a channel with capacity one. It has no effect if a signal is pending.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

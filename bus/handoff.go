@@ -13,36 +13,36 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// An instance hands a request off to another one that has idle cores (async.go), or because it is cut
-// off from the database itself (failover.go).
+// An instance hands a request off to an instance with idle cores (async.go), or to a healthy instance if
+// it is cut off from the database (failover.go).
 //
 // A hand-off takes two steps. A message to a subscription that ends at that moment is lost without an
-// error, and the caller would wait until its timeout. So the instance reserves a slot at the other one
-// first; a lost reservation is harmless and times out soon. The other instance grants a slot on a
-// subject of its own inbox, and listens there until all slots are used.
+// error, and the caller would wait until its timeout. So the instance first reserves a slot at the other
+// instance; a lost reservation is harmless and times out soon. The other instance grants a slot on a
+// subject of its inbox, and listens there until all slots are used or have expired.
 
 const (
 	// handoffGroup is the queue group of the instances that accept requests.
 	handoffGroup = "spare"
 	// reserveTimeout is how long another instance may take to grant a slot.
 	reserveTimeout = 250 * time.Millisecond
-	// slotTTL is how long a slot waits for its request.
+	// slotTTL is the lifetime of a slot without a request.
 	slotTTL = 2 * time.Second
 )
 
-// errNoSlot means that the instance has no free slot any more.
+// errNoSlot means that the other instance has no free slot.
 var errNoSlot = errors.New("no slot")
 
 // acceptor accepts requests of a subject from other instances.
 type acceptor struct {
 	*asyncSubject
-	subject string      // on which it grants slots
-	ready   func() bool // whether it grants slots now
+	subject string      // the subject on which it grants slots
+	ready   func() bool // reports whether it grants slots now
 	begin   func() bool // reserves capacity; false if there is none
 	answer  func(request) *nats.Msg
 	release func() // returns capacity that was not used
 
-	sub *nats.Subscription // nil while it grants none
+	sub *nats.Subscription // nil while it grants no slots
 }
 
 // advertise subscribes acceptors while they are ready, until ctx ends.
@@ -72,8 +72,8 @@ func (s *Server) advertiseOne(t *acceptor) (err error) {
 	return err
 }
 
-// grant replies with the subject of a slot, or with an empty message if there is none: the
-// subscription may be outdated by a moment, and the caller may be this instance.
+// grant replies with the subject of a slot, or with an empty message if there is no slot: the
+// acceptor may have become unready a moment ago, and the caller may be this instance.
 func (s *Server) grant(t *acceptor) nats.MsgHandler {
 	return func(m *nats.Msg) {
 		if !s.isAnswerable(m.Subject, m.Reply) {
@@ -91,7 +91,7 @@ func (s *Server) grant(t *acceptor) nats.MsgHandler {
 	}
 }
 
-// acceptHandoff answers the request that a slot was granted for. It does not answer a request that comes
+// acceptHandoff answers a request for which a slot is granted. It does not answer a request that arrives
 // after slotTTL, as if the request had been lost.
 func (s *Server) acceptHandoff(m *nats.Msg) {
 	t := s.slots.take(m.Subject)
@@ -106,8 +106,8 @@ func (s *Server) acceptHandoff(m *nats.Msg) {
 	s.answerAsync(t.asyncSubject, m.Reply, request{m.Data, m.Header}, t.answer)
 }
 
-// handOff has a request answered by an instance that grants a slot on a subject. An error means that no
-// instance has begun to answer it: nats.ErrNoResponders if none grants slots there, errNoSlot or
+// handOff sends a request to an instance that grants a slot on a subject, and returns the reply. An error
+// means that no instance has begun to answer: nats.ErrNoResponders if none grants slots there, errNoSlot or
 // context.DeadlineExceeded if another attempt may succeed.
 func (s *Server) handOff(ctx context.Context, q *asyncSubject, subject string, r request) (*nats.Msg, error) {
 	began := time.Now()
@@ -119,9 +119,9 @@ func (s *Server) handOff(ctx context.Context, q *asyncSubject, subject string, r
 	m.Data, m.Header = r.data, r.header
 	reply, err := s.back.RequestMsgWithContext(ctx, m)
 	switch {
-	case errors.Is(err, nats.ErrNoResponders): // it ended after it granted the slot
+	case errors.Is(err, nats.ErrNoResponders): // the instance ended after it granted the slot
 		return nil, errNoSlot
-	case err != nil: // it may have been carried out
+	case err != nil: // the request may have been carried out
 		q.observe(auth.CodeUnavailable, time.Since(began))
 		err = fmt.Errorf("%w: handed off and not answered: %w", auth.ErrUnavailable, err)
 		s.logUnanswered(q.subject, r.header, err)
@@ -130,7 +130,8 @@ func (s *Server) handOff(ctx context.Context, q *asyncSubject, subject string, r
 	return &nats.Msg{Data: reply.Data, Header: reply.Header}, nil
 }
 
-// reserve asks for a slot on a subject and returns the subject of the slot.
+// reserve requests a slot on a subject and returns the subject of the slot. It returns errNoSlot if the
+// instance that replies has none.
 func (s *Server) reserve(ctx context.Context, subject string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, reserveTimeout)
 	defer cancel()
@@ -144,14 +145,14 @@ func (s *Server) reserve(ctx context.Context, subject string) (string, error) {
 	return string(reply.Data), nil
 }
 
-// slots are the granted slots whose requests are on their way.
+// slots are the granted slots whose requests have not arrived yet.
 type slots struct {
-	prefix string // of their subjects
+	prefix string // of the slots' subjects
 	mu     sync.Mutex
 	last   uint64
 	kept   map[string]*slot // by subject
-	closed bool             // no more are granted
-	empty  chan struct{}    // closed when closed is true and none is kept any more
+	closed bool             // no more slots are granted
+	empty  chan struct{}    // closed once closed is true and kept is empty
 }
 
 type slot struct {
@@ -159,7 +160,7 @@ type slot struct {
 	expiry   *time.Timer
 }
 
-// newSlots grants slots on the subjects of an inbox.
+// newSlots returns slots on the subjects of an inbox.
 func newSlots(inbox string) *slots {
 	return &slots{prefix: inbox + ".", kept: map[string]*slot{}, empty: make(chan struct{})}
 }
@@ -181,7 +182,7 @@ func (p *slots) add(t *acceptor) string {
 	return subject
 }
 
-// take removes a slot and returns its acceptor, nil if the slot has ended.
+// take removes a slot and returns its acceptor, nil if the slot is used or has expired.
 func (p *slots) take(subject string) *acceptor {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,8 +198,8 @@ func (p *slots) take(subject string) *acceptor {
 	return taken.acceptor
 }
 
-// close grants no more slots and waits until the granted ones are used or have expired. It is called
-// once.
+// close stops granting slots and waits until the granted slots are used or have expired. It must be
+// called only once.
 func (p *slots) close() {
 	p.mu.Lock()
 	p.closed = true

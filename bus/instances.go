@@ -10,18 +10,19 @@ import (
 	"github.com/nats-io/nats.go/micro"
 )
 
-// Instance is one that answers on the bus.
+// Instance is an instance of the service that answers on the bus.
 type Instance struct {
 	ID      string
 	Version string
 }
 
-// instancesWithin is how long instances may take to tell of themselves after the last one that did.
+// instancesWithin is how long Instances waits for the next reply.
 const instancesWithin = 500 * time.Millisecond
 
-// Instances asks those that answer to tell of themselves. Nobody knows how many they are, so it
-// listens until none has told for a while, or ctx ends. Whoever may not ask gets
-// nats.ErrPermissionViolation only in their connection's error handler, and here none.
+// Instances returns the instances that answer a request of the services protocol. Their number is
+// unknown, so it collects replies until none arrives for instancesWithin, or ctx ends. If the caller
+// lacks the right to send the request, Instances returns an empty list, and only the connection's
+// error handler receives nats.ErrPermissionViolation.
 func Instances(ctx context.Context, conn *nats.Conn) (list []Instance, err error) {
 	subject, err := micro.ControlSubject(micro.InfoVerb, ServiceName, "")
 	if err != nil {
@@ -38,7 +39,7 @@ func Instances(ctx context.Context, conn *nats.Conn) (list []Instance, err error
 	}
 	for ctx.Err() == nil {
 		reply, err := replies.NextMsg(instancesWithin)
-		if err != nil { // none any more, or none at all
+		if err != nil { // no further reply
 			break
 		}
 		var info micro.Info

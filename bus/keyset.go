@@ -14,25 +14,25 @@ import (
 )
 
 const (
-	// refetchEvery is how often an unknown kid may make a verifier fetch the keys.
+	// refetchEvery is the shortest interval at which unknown kids make a verifier fetch the keys.
 	refetchEvery = 5 * time.Second
-	// refetchAfterFailure is how soon the next one may after a fetch that failed.
+	// refetchAfterFailure is the shortest interval after a failed fetch.
 	refetchAfterFailure = 500 * time.Millisecond
 )
 
-// keySet is the service's public keys by kid. It is immutable: a newer one takes its place.
+// keySet is the service's public keys by kid. It is immutable: a newer set replaces it.
 type keySet map[string]*verificationKey
 
-// verificationKey stays the same object for as long as its key is in the set, so that a remembered
-// token knows its key.
+// verificationKey stays the same object as long as its key is in the set, so that a remembered
+// token can refer to its key.
 type verificationKey struct {
-	keys      []token.Key // one, in the form that package token reads
-	withdrawn atomic.Bool // it has left the set
+	keys      []token.Key // exactly one, in the form that package token reads
+	withdrawn atomic.Bool // the key is no longer in the set
 }
 
-// parseKeySet reads a JSON Web Key Set. It ignores keys that it does not understand, and those
-// that are not for signatures, as RFC 7517 §5 wants. Two keys of one kid are an error: a token
-// would not say which of them signed it.
+// parseKeySet reads a JSON Web Key Set. It ignores keys that it does not understand, and keys
+// that are not for signatures, as RFC 7517 §5 requires. Two keys with the same kid are an
+// auth.ErrUnavailable error: a token would not identify the one that signed it.
 func parseKeySet(set auth.JWKS) (keySet, error) {
 	keys := keySet{}
 	for _, k := range set.Keys {
@@ -49,7 +49,7 @@ func parseKeySet(set auth.JWKS) (keySet, error) {
 }
 
 // verifies returns the public key of k if it verifies access tokens: an Ed25519 key (RFC 8037 §2)
-// for signatures with a kid. A missing use or alg leaves open what it is for.
+// for signatures with a kid. A key without use or alg has no restriction and counts too.
 func verifies(k auth.JWK) (public []byte, ok bool) {
 	isEd25519 := k.KeyType == "OKP" && k.Curve == "Ed25519" && (k.Algorithm == "" || k.Algorithm == "EdDSA" || k.Algorithm == "Ed25519")
 	if !isEd25519 || k.KeyID == "" || k.Use != "" && k.Use != "sig" {
@@ -59,9 +59,9 @@ func verifies(k auth.JWK) (public []byte, ok bool) {
 	return public, err == nil && len(public) == 32
 }
 
-// replace takes over the keys that before has too, and marks those that are gone as withdrawn.
-// set must be in use already: a token that is verified with a withdrawn key at this moment is
-// remembered with that key, and so does not count.
+// replace marks the keys of before that are not in set as withdrawn. set must already be stored: a
+// token that is concurrently verified with a withdrawn key is remembered with that key object, so
+// the verifier does not use the remembered token.
 func (set keySet) replace(before keySet) {
 	for kid, key := range before {
 		if set[kid] != key {
@@ -80,22 +80,22 @@ func (set keySet) inherit(before keySet) keySet {
 	return set
 }
 
-// keyFetch is a fetch of the keys that callers wait for.
+// keyFetch is a fetch of the keys for which callers wait.
 type keyFetch struct {
 	done chan struct{}
 	err  error // readable once done is closed
 }
 
-// keyFetches lets callers with an unknown kid share one fetch, which is not theirs to cancel.
+// keyFetches lets callers with an unknown kid share one fetch, which no caller can cancel.
 type keyFetches struct {
 	mu      sync.Mutex
-	current *keyFetch     // requested, or under way
-	at      time.Duration // elapsed time when the last one was requested
-	err     error         // of the last one
+	current *keyFetch     // requested or in flight; nil if none
+	at      time.Duration // elapsed time of the last request
+	err     error         // of the last fetch
 }
 
-// join returns the fetch to wait for. It returns none, and the error of the last fetch, if that
-// was so recent that the keys are not fetched again.
+// join returns the fetch to wait for, and whether the caller has to start it. If the last fetch is
+// so recent that the keys are not fetched again, it returns nil and the error of that fetch.
 func (f *keyFetches) join(elapsed time.Duration) (fetch *keyFetch, isNew bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,14 +113,15 @@ func (f *keyFetches) join(elapsed time.Duration) (fetch *keyFetch, isNew bool, e
 	return f.current, true, nil
 }
 
-// begin returns the fetch that a request for the keys, made from now on, will be the answer to.
+// begin returns the fetch that callers wait for, or nil. A request for the keys that is sent after
+// begin answers this fetch.
 func (f *keyFetches) begin() *keyFetch {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.current
 }
 
-// end hands the outcome to those who wait for a fetch that begin returned.
+// end passes the result to the callers that wait for a fetch that begin returned.
 func (f *keyFetches) end(fetch *keyFetch, err error) {
 	if fetch == nil {
 		return
@@ -133,8 +134,8 @@ func (f *keyFetches) end(fetch *keyFetch, err error) {
 }
 
 // lookupKey returns the key of a kid, or nil for an unknown one. The key may be new, so an unknown
-// kid makes the verifier fetch the keys now and then. It returns auth.ErrUnavailable if they
-// cannot be fetched, or not while ctx lasts.
+// kid makes the verifier fetch the keys, at most every refetchEvery. It returns auth.ErrUnavailable
+// if the fetch fails, or if ctx ends first.
 func (v *Verifier) lookupKey(ctx context.Context, kid string) (*verificationKey, error) {
 	if key, ok := (*v.keys.Load())[kid]; ok {
 		return key, nil
@@ -159,8 +160,8 @@ func (v *Verifier) lookupKey(ctx context.Context, kid string) (*verificationKey,
 	}
 }
 
-// fetchKeys asks for the keys. Only the follower calls it, one time after the other, so no answer
-// overtakes a later one.
+// fetchKeys requests the keys and stores them. Only the follower calls it, sequentially, so an older
+// reply never replaces a newer one.
 func (v *Verifier) fetchKeys(ctx context.Context) (err error) {
 	fetch := v.fetches.begin()
 	defer func() { v.fetches.end(fetch, err) }()

@@ -7,12 +7,12 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// Observer hears of each request that was answered: the code of its refusal, "" if it was not
-// refused, and how long the answer took, 0 if it was refused unread. It is called on the way to the caller, so it must be
-// quick. A request that another instance took over is heard of there.
+// Observer receives each answered request: the code of its refusal, "" for a success, and the time
+// that the answer took, 0 if the request was refused unread. The server calls it before it sends the
+// reply, so it must be quick. The instance that answers a handed-off request calls its own Observer.
 type Observer func(code auth.Code, took time.Duration)
 
-// observer is what watches the requests of a subject.
+// observer returns the Observer of a subject, one that does nothing if Observe is nil.
 func (s *Server) observer(subject string) Observer {
 	if s.Observe == nil {
 		return func(auth.Code, time.Duration) {}
@@ -20,10 +20,10 @@ func (s *Server) observer(subject string) Observer {
 	return s.Observe(subject)
 }
 
-// InFlight is how many requests are being answered here.
+// InFlight returns the number of requests that this instance is answering.
 func (s *Server) InFlight() int64 { return s.within.Load() }
 
-// observed is serve, watched.
+// observed calls serve, counts the request as in flight and reports it to observe.
 func observed[Req, Resp any](s *Server, observe Observer, op auth.Op[Req, Resp], r request, fn func(context.Context, Req) (Resp, error)) ([]byte, error) {
 	s.within.Add(1)
 	defer s.within.Add(-1)
@@ -33,7 +33,7 @@ func observed[Req, Resp any](s *Server, observe Observer, op auth.Op[Req, Resp],
 	return data, err
 }
 
-// codeOf is the code that a caller is told, "" for no error.
+// codeOf returns the code that the caller receives, "" for no error.
 func codeOf(err error) auth.Code {
 	if err == nil {
 		return ""

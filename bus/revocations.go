@@ -10,15 +10,15 @@ import (
 )
 
 // revocations are the sessions and users whose tokens are refused, each until a deadline in
-// elapsed time: nobody moves it by setting a wall clock.
+// elapsed time: a change of the wall clock does not move it.
 type revocations struct {
 	mu       sync.RWMutex
 	sessions map[string]time.Duration
 	users    map[auth.UserID]time.Duration
 }
 
-// remains returns how long tokens of which the last expires at until must be refused, at a time.
-// No token lives longer than token.MaxLifetime, whatever until says.
+// remains returns how long after now a verifier must refuse tokens of which the last expires at until.
+// No token lives longer than token.MaxLifetime, so a later until is capped.
 func remains(until, now time.Time) time.Duration {
 	return min(max(0, until.Sub(now)), token.MaxLifetime) + token.Leeway
 }
@@ -35,8 +35,8 @@ func (r *revocations) addUser(id auth.UserID, deadline time.Duration) {
 	r.users[id] = max(r.users[id], deadline)
 }
 
-// addPage takes in a page that was read at a time. Its times are the service's, so what remains
-// of a revocation is reckoned from the service's own now.
+// addPage adds the revocations of a page. read is the time at which the page arrived. The times of the
+// page are the service's, so the remaining time of a revocation counts from the service's own now.
 func (r *revocations) addPage(page auth.RevocationsReply, read clock.Reading) {
 	now := page.Now
 	if now.IsZero() {
@@ -61,7 +61,7 @@ func (r *revocations) isRevoked(session string, user auth.UserID) bool {
 	return revoked
 }
 
-// evict drops what no token can be of any more.
+// evict removes the revocations whose tokens have all expired.
 func (r *revocations) evict(elapsed time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,11 +10,11 @@ import (
 // The keys of an endpoint's metadata.
 const (
 	metaRequest  = "request_schema"  // JSON Schema (2020-12) of the request
-	metaResponse = "response_schema" // and of the reply
-	metaBearer   = "authorization"   // "Bearer" where a header Authorization is read
+	metaResponse = "response_schema" // JSON Schema (2020-12) of the reply
+	metaBearer   = "authorization"   // "Bearer" if the subject reads the header Authorization
 )
 
-// describe makes the metadata of a subject from its types.
+// describe returns the metadata of a subject, derived from its types.
 func describe[Req, Resp any]() (map[string]string, error) {
 	request, err := schema[Req]()
 	if err != nil {
@@ -41,7 +41,7 @@ func schema[T any]() (string, error) {
 	return string(text), err
 }
 
-// withoutNull takes null from the types of slices and pointers: it is never read or sent.
+// withoutNull removes null from the types of slices and pointers: the service neither reads nor sends it.
 func withoutNull(s *jsonschema.Schema) {
 	if s == nil {
 		return

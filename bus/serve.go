@@ -25,42 +25,43 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// ServiceName is how the service shows in "nats service ls".
+// ServiceName is the name of the service in "nats service ls".
 const ServiceName = "auth"
 
-// Server answers subjects on a connection of its own.
+// Server answers subjects on a connection that it owns.
 type Server struct {
-	Queue         func() any // what those of HandleAsync wait in, for the statistics; nil tells nothing
-	MaxConcurrent int        // requests of HandleAsync that are answered here at once; more overflow to other instances. 0 keeps all here
-	// Healthy returns why requests cannot be carried out here; nil means that they always can. While it
-	// returns an error, they are handed off to other instances: see monitor.
+	Queue         func() any // returns the state of the HandleAsync queue, for the statistics; nil reports none
+	MaxConcurrent int        // HandleAsync requests that this instance answers concurrently; more overflow to other instances. 0 is no limit
+	// Healthy returns the reason why this instance cannot carry out requests. While it returns an error,
+	// requests are handed off to other instances: see monitor. A nil function means always healthy.
 	Healthy func(context.Context) error
 
-	// Observe, if it is set before Handle, is asked for what watches the requests of a subject.
+	// Observe, if it is set before Handle, returns the observer of the requests of a subject.
 	Observe func(subject string) Observer
 
 	conn      *nats.Conn
 	back      *nats.Conn // outlives conn
 	svc       micro.Service
 	log       *slog.Logger
-	noise     *slog.Logger // log, with a limit for what strangers can cause
+	noise     *slog.Logger // log, rate-limited for lines that strangers can cause
 	closed    <-chan struct{}
 	queued    sync.Map       // *asyncSubject by subject
-	inFlight  atomic.Int64   // requests of asynchronous subjects that are being answered here
-	wake      chan struct{}  // acceptors may be ready, or not any more
+	inFlight  atomic.Int64   // requests of asynchronous subjects that this instance is answering
+	wake      chan struct{}  // the readiness of acceptors may have changed
 	replies   sync.WaitGroup // requests that are answered outside of their subscriptions
 	unhealthy atomic.Bool    // the latest call of Healthy returned an error
 	paused    atomic.Int64   // refusals that holdBack delays
 	acceptors []*acceptor    // for requests of other instances
-	slots     *slots         // for requests that are handed to this instance
-	within    atomic.Int64   // of InFlight
+	slots     *slots         // for requests that are handed off to this instance
+	within    atomic.Int64   // the count that InFlight returns
 }
 
-// NewServer announces the service on a connection, which it then owns. What is answered later
-// goes over back, which stays the caller's. Nothing is answered before Handle says how.
+// NewServer announces the service on a connection, which the Server then owns. Replies of
+// HandleAsync and hand-offs go over back, which the caller keeps. The Server answers a subject
+// once Handle registers it.
 func NewServer(conn, back *nats.Conn, version string, log *slog.Logger) (*Server, error) {
 	closed := make(chan struct{})
-	conn.SetClosedHandler(func(*nats.Conn) { close(closed) }) // micro passes it on
+	conn.SetClosedHandler(func(*nats.Conn) { close(closed) }) // micro's own handler calls it
 	s := &Server{conn: conn, back: back, log: log, noise: loglimit.New(log), closed: closed, wake: make(chan struct{}, 1)}
 	var err error
 	s.svc, err = micro.AddService(conn, micro.Config{
@@ -78,25 +79,26 @@ func NewServer(conn, back *nats.Conn, version string, log *slog.Logger) (*Server
 	return s, nil
 }
 
-// workers is how many requests of one subject run at once. A subscription runs one at a
-// time, and NATS deals them out among those of a queue group; so a subject has several
-// identical endpoints. Replying from within the callback keeps the statistics, the errors
-// and the drain of the services protocol right, which handing over to goroutines would
-// not: there a request counts as served, and its subscription as drained, once it is begun.
+// workers returns the number of concurrent requests of one subject. A subscription runs one
+// request at a time, and NATS distributes requests among the subscriptions of a queue group;
+// so a subject has several identical endpoints. Replying within the callback keeps the
+// statistics, the errors and the drain of the services protocol correct. With goroutines, a
+// request would count as served, and its subscription as drained, as soon as it begins.
 //
-// There are more than cores, since most of a request is waiting for the database, and a
-// bound, since each is a row in "nats service stats". docs/decisions.md has the figures.
+// There are more workers than cores, because a request mostly waits for the database. Their
+// number is bounded, because each is a row in "nats service stats". docs/decisions.md has the
+// figures.
 func workers() int { return min(max(8, 2*runtime.GOMAXPROCS(0)), 32) }
 
-// Handle answers op with fn, which may run several times at once. What fn returns as an
-// error is what the caller gets of it: see auth.Public.
+// Handle answers op with fn, which must be safe for concurrent calls. The caller receives the
+// public form of an error that fn returns: see auth.Public.
 func Handle[Req, Resp any](s *Server, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	return HandleN(s, workers(), op, fn)
 }
 
-// HandleN is Handle for an op that is asked often, of which n at once are right: as many as
-// cores if fn waits for nothing, more if it does. NATS deals requests out without looking at who
-// is busy, so there must be more than are asked at once if none is to wait beside idle ones.
+// HandleN is Handle with n workers, for an op that is called often: as many as cores if fn never
+// waits, more if it does. NATS distributes requests without regard to busy workers, so n must
+// exceed the number of concurrent requests, or a request may wait while other workers are idle.
 func HandleN[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn func(context.Context, Req) (Resp, error)) error {
 	observe := s.observer(string(op))
 	q := &asyncSubject{subject: string(op), observe: observe}
@@ -127,14 +129,14 @@ func HandleN[Req, Resp any](s *Server, n int, op auth.Op[Req, Resp], fn func(con
 	return add(s, op, n, answer)
 }
 
-// add announces as many endpoints for op.
+// add announces n endpoints for op.
 func add[Req, Resp any](s *Server, op auth.Op[Req, Resp], n int, answer micro.HandlerFunc) error {
 	metadata, err := describe[Req, Resp]()
 	if err != nil {
 		return fmt.Errorf("describe %s: %w", op, err)
 	}
 	group, rest, _ := strings.Cut(string(op), ".")
-	name := strings.ReplaceAll(rest, ".", "-") // names of endpoints may not hold a dot
+	name := strings.ReplaceAll(rest, ".", "-") // names of endpoints may not contain a dot
 	for range n {
 		err := s.svc.AddGroup(group).AddEndpoint(name, answer,
 			micro.WithEndpointSubject(rest), micro.WithEndpointMetadata(metadata))
@@ -145,21 +147,22 @@ func add[Req, Resp any](s *Server, op auth.Op[Req, Resp], n int, answer micro.Ha
 	return nil
 }
 
-// request is what a caller sent.
+// request is a request as the caller sent it.
 type request struct {
 	data   []byte
 	header nats.Header
 }
 
-// serving is a request while it is being answered, and the contexts that know its id and its
-// deadline: one allocation for all.
+// serving holds a request that is being answered, and the contexts with its id and its deadline,
+// in one allocation.
 type serving[Req any] struct {
 	id       requestid.Context
 	deadline deadline
 	req      Req
 }
 
-// serve answers one request of op and logs why it is refused: every request comes through here.
+// serve answers one request of op and logs the reason of a refusal. Every request that a handler
+// answers passes through serve.
 func serve[Req, Resp any](s *Server, op auth.Op[Req, Resp], r request, fn func(context.Context, Req) (Resp, error)) ([]byte, error) {
 	var in serving[Req]
 	requestid.Name(&in.id, context.Background(), r.header.Get(requestid.Header))
@@ -174,8 +177,8 @@ func serve[Req, Resp any](s *Server, op auth.Op[Req, Resp], r request, fn func(c
 	return data, err
 }
 
-// answer decodes a request, runs fn and encodes the reply. A panic of fn is its error: it ends
-// the request, not the process.
+// answer decodes a request, runs fn and encodes the reply. It returns a panic of fn as an error:
+// the panic ends the request, not the process.
 func answer[Req, Resp any](ctx context.Context, op auth.Op[Req, Resp], r request, req *Req, fn func(context.Context, Req) (Resp, error)) (data []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -192,7 +195,7 @@ func answer[Req, Resp any](ctx context.Context, op auth.Op[Req, Resp], r request
 	return strictjson.Marshal(resp)
 }
 
-// decode reads a request; an empty one is one without members.
+// decode parses a request. An empty request is an object without members.
 func decode(r request, req any) error {
 	data := r.data
 	if len(data) == 0 {
@@ -213,7 +216,7 @@ func decode(r request, req any) error {
 	return err
 }
 
-// authorizations are the values of the header Authorization in every spelling.
+// authorizations returns the values of the header Authorization in any letter case.
 func authorizations(h nats.Header) (all []string) {
 	for name, values := range h {
 		if strings.EqualFold(name, headerAuthorization) {
@@ -223,16 +226,16 @@ func authorizations(h nats.Header) (all []string) {
 	return all
 }
 
-// headerRequestInfo is the header in which the NATS server says which connection a request of a guest came
-// from. The server replaces whatever the guest has put there. Requests of clients with a key have none.
+// headerRequestInfo is the header in which the NATS server reports the connection of a guest's request. The
+// server replaces any value that the guest sends. Requests of clients with a key have no such header.
 const headerRequestInfo = "Nats-Request-Info"
 
-// originated is a request that says where it comes from.
+// originated is a request that names the client it comes from.
 type originated interface{ From() **auth.ClientInfo }
 
-// trustSource puts the address of a guest's connection in the place of what the guest says: only clients
-// with a key ask for others. An address that the server does not tell is unknown, so such guests are
-// limited as one source.
+// trustSource replaces the client that a guest names by the address of the guest's connection: only clients
+// with a key may send requests for others. If the server reports no address, the client is unknown, so
+// such guests are limited as one source.
 func trustSource(info string, client **auth.ClientInfo) {
 	if info == "" {
 		return
@@ -240,7 +243,7 @@ func trustSource(info string, client **auth.ClientInfo) {
 	var from struct {
 		Host string `json:"host"`
 	}
-	_ = json.Unmarshal([]byte(info), &from) // then it is unknown
+	_ = json.Unmarshal([]byte(info), &from) // on an error, the address is unknown
 	ip, err := netip.ParseAddr(from.Host)
 	if err != nil {
 		*client = nil
@@ -249,14 +252,15 @@ func trustSource(info string, client **auth.ClientInfo) {
 	*client = &auth.ClientInfo{IP: ip.WithZone("").String()}
 }
 
-// refuse answers a request with an error that was logged.
+// refuse answers a request with an error that is already logged.
 func (s *Server) refuse(r micro.Request, err error) {
 	if err := Refuse(r, err); err != nil {
 		s.noise.Error("reply lost", "subject", r.Subject(), "err", err)
 	}
 }
 
-// logRefusal is the one place where an error is logged, if it is ours.
+// logRefusal logs the error of a refused request: an internal error as error, an unavailable
+// dependency as warning, and any other refusal at debug level. No other function logs it.
 func (s *Server) logRefusal(ctx context.Context, subject string, err error) {
 	switch code := auth.Public(err).Code; code {
 	case auth.CodeInternal:
@@ -268,8 +272,8 @@ func (s *Server) logRefusal(ctx context.Context, subject string, err error) {
 	}
 }
 
-// Refuse replies to a request with what auth.Public tells of err, as this service does to its
-// own and as Call reads it.
+// Refuse replies to a request with auth.Public(err), in the form that this service uses and that
+// Call reads.
 func Refuse(r micro.Request, err error) error {
 	code, message, body, err := told(err)
 	if err != nil {
@@ -278,8 +282,8 @@ func Refuse(r micro.Request, err error) error {
 	return r.Error(code, message, body)
 }
 
-// told is what a reply tells of an error. The message is a fixed text, so last_error in the
-// statistics tells of nobody.
+// told returns the parts of a reply that refuses with err. The message is a fixed text, so
+// last_error in the statistics contains no data of a user.
 func told(err error) (code, message string, body []byte, _ error) {
 	public := auth.Public(err)
 	body, err = json.Marshal(public)
@@ -289,7 +293,8 @@ func told(err error) (code, message string, body []byte, _ error) {
 	return strconv.Itoa(public.Code.Status()), public.Message, body, nil
 }
 
-// isAnswerable tells whether a request says where to reply to.
+// isAnswerable reports whether the reply subject of a request is an inbox. It logs a request
+// without one.
 func (s *Server) isAnswerable(subject, reply string) bool {
 	if isInbox(reply) {
 		return true
@@ -298,17 +303,17 @@ func (s *Server) isAnswerable(subject, reply string) bool {
 	return false
 }
 
-// isInbox tells whether a reply subject is of the agreed form: an inbox, with the prefix of
-// clients that chose none, with one of a role (_INBOX_edge), or as mapped between accounts
-// (_R_). Replies go nowhere else, least of all to the subjects of events.
+// isInbox reports whether a reply subject is an inbox: with the default prefix of clients
+// (_INBOX), with the prefix of a role (_INBOX_edge), or as mapped between accounts (_R_). The
+// server replies to no other subject, in particular to no subject of events.
 func isInbox(subject string) bool {
 	first, _, ok := strings.Cut(subject, ".")
 	return ok && (first == "_INBOX" || strings.HasPrefix(first, "_INBOX_") || first == "_R_")
 }
 
-// Run answers until ctx ends. Then it takes no more requests, finishes those it has,
-// closes the connection and returns nil. A connection that closes for another reason is an
-// error.
+// Run answers requests until ctx ends. Then it accepts no more requests, finishes those in
+// flight, closes the connection and returns nil. It returns an error if the connection closes
+// for another reason.
 func (s *Server) Run(ctx context.Context) error {
 	s.slots = newSlots(s.conn.NewInbox())
 	if _, err := s.conn.Subscribe(s.slots.prefix+"*", s.acceptHandoff); err != nil {
@@ -327,12 +332,12 @@ func (s *Server) Run(ctx context.Context) error {
 		return errors.Join(errors.New("connection to NATS closed"), s.conn.LastError())
 	case <-ctx.Done():
 	}
-	offers.Wait() // before the drain, which takes in all subscriptions there are
+	offers.Wait() // before the drain, which covers only existing subscriptions
 	s.slots.close()
 	if err := s.conn.Drain(); err != nil {
 		return fmt.Errorf("drain bus: %w", err)
 	}
-	<-s.closed // Drain returns at once
+	<-s.closed // Drain returns immediately
 	s.replies.Wait()
 	return s.back.FlushTimeout(Timeout)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// startSpan begins the span of a request, on either side of the bus, unless nobody traces.
+// startSpan begins the span of a request, in the client or the server, if tracing is on.
 func startSpan(ctx context.Context, kind trace.Kind, subject string) (context.Context, trace.Span) {
 	if !trace.On() || isUpkeep(subject) && trace.ID(ctx) == "" {
 		return ctx, trace.Span{}
@@ -18,8 +18,8 @@ func startSpan(ctx context.Context, kind trace.Kind, subject string) (context.Co
 	return ctx, span
 }
 
-// isUpkeep tells whether a subject is asked for every few seconds by each verifier and each probe.
-// That is no trace of its own: there would be little else.
+// isUpkeep reports whether each verifier or each probe requests a subject every few seconds. Such a
+// request starts no trace: these traces would outnumber all others.
 func isUpkeep(subject string) bool {
 	switch subject {
 	case string(auth.Keys), string(auth.Revocations), string(auth.Health):

@@ -23,8 +23,8 @@ const (
 	defaultStaleness = 30 * time.Second
 	minStaleness     = time.Second
 	defaultRemember  = 100_000
-	// clockTolerance is how far the machine's clock may differ from the service's before the service's
-	// counts. Instances of the service differ by up to two seconds among themselves.
+	// clockTolerance is the difference between the machine's clock and the service's above which the
+	// verifier uses the service's. Instances of the service differ by up to two seconds from each other.
 	clockTolerance = 5 * time.Second
 )
 
@@ -32,31 +32,31 @@ const (
 type VerifierConfig struct {
 	Issuer   string // TOKEN_ISSUER of the service
 	Audience string // TOKEN_AUDIENCE of the service
-	// MaxStaleness is how long the verifier vouches without having read the revocations: at least a
-	// second. 0 is 30 s.
+	// MaxStaleness is how long after its last read of the revocations the verifier vouches for tokens:
+	// at least a second. 0 is 30 s.
 	MaxStaleness time.Duration
-	Remember     int          // how many verified tokens to remember; 100,000 if it is 0
+	Remember     int          // the number of verified tokens to remember; 0 is 100,000
 	Log          *slog.Logger // nil logs nothing
-	Clock        *clock.Clock // for this module's own programs and tests; nil is the machine's
+	Clock        *clock.Clock // for this module's own programs and tests; nil is the machine's clock
 }
 
-// Verifier verifies access tokens in this process: no request goes over the bus for a token,
-// and yet a session that has ended is refused within a moment.
+// Verifier verifies access tokens in this process: it sends no request per token over the bus,
+// and still refuses the tokens of a revoked session within a moment.
 //
-// It keeps the service's keys and the sessions that have ended, and reads both at the start,
-// after a reconnect and every few seconds (auth.keys, auth.revocations). The events key.rotated
-// and session.revoked make it read at once. They are hints: anybody who may publish on the bus
-// can make up a message, so none of them is believed. Before it has caught up once, and when it
-// has not for MaxStaleness, it refuses to vouch.
+// It holds the service's keys and the revoked sessions. It reads both at the start, after a
+// reconnect and every few seconds (auth.keys, auth.revocations). The events key.rotated and
+// session.revoked make it read immediately. The verifier treats them as hints and does not trust
+// their content: any client that may publish on the bus can forge a message. It refuses to vouch
+// for tokens before it has caught up once, and when it has not caught up for MaxStaleness.
 //
-// The signature of a token is checked once; afterwards the token is known by its digest until it
-// expires or its key is withdrawn.
+// The verifier checks the signature of a token once. Afterwards it recognizes the token by its
+// digest until the token expires or its key is withdrawn.
 //
-// A verifier goes by the service's clock, which each reply to auth.revocations brings, and between
-// those by this process's monotonic clock. When the machine's clock jumps it refuses to vouch
+// A verifier uses the service's clock, which each reply to auth.revocations contains, and between
+// replies this process's monotonic clock. When the machine's clock jumps, it refuses to vouch
 // until it has read all revocations again.
 //
-// Where access tokens are HS256 there are no public keys, and each token is sent to the service.
+// With HS256 access tokens there are no public keys, so the verifier sends each token to the service.
 type Verifier struct {
 	conn    *nats.Conn
 	config  VerifierConfig
@@ -65,7 +65,7 @@ type Verifier struct {
 	known   *otter.Cache[digest, *remembered]
 	hits    shardedCounter
 	misses  atomic.Uint64
-	synced  atomic.Pointer[syncPoint] // nil before it has caught up, and once it is closed
+	synced  atomic.Pointer[syncPoint] // nil before the first catch-up and after Close
 	keys    atomic.Pointer[keySet]
 	revoked revocations
 	fetches keyFetches
@@ -73,35 +73,35 @@ type Verifier struct {
 	subs  []*nats.Subscription
 	stop  context.CancelFunc
 	done  chan struct{}
-	ready chan struct{} // closed when it has caught up the first time
+	ready chan struct{} // closed after the first catch-up
 
-	hints      chan struct{}          // an event has come
-	hinted     atomic.Pointer[string] // session of the latest event, nil once the verifier has followed it
-	keysHinted atomic.Bool            // an event about keys has come
+	hints      chan struct{}          // an event has arrived
+	hinted     atomic.Pointer[string] // session of the latest event; nil once the follower has taken it
+	keysHinted atomic.Bool            // an event about keys has arrived
 	wanted     chan struct{}          // a caller waits for the keys
-	jumped     chan struct{}          // the clock has
+	jumped     chan struct{}          // the clock has jumped
 }
 
 type digest [sha256.Size]byte
 
-// remembered is a token whose signature was checked.
+// remembered is a token whose signature is verified.
 type remembered struct {
 	reply auth.VerifyReply
 	key   *verificationKey
 }
 
-// syncPoint is up to when a Verifier knows what has ended.
+// syncPoint is the time up to which a Verifier knows the revocations.
 type syncPoint struct {
 	elapsed time.Duration
 	jumps   uint64 // of the clock
 }
 
-// errClosed is why a closed Verifier does not vouch.
+// errClosed is the error of a closed Verifier.
 var errClosed = fmt.Errorf("%w: the verifier is closed", auth.ErrUnavailable)
 
-// NewVerifier begins to follow the service over conn, which stays the caller's. It works as
-// soon as Ready returns. Close must be called in the end. It returns an error for a configuration
-// that cannot be honoured.
+// NewVerifier makes a Verifier that follows the service over conn, which the caller keeps. The
+// Verifier vouches for tokens once Ready returns nil. The caller must Close it. NewVerifier returns
+// an error for an invalid configuration, or if it cannot subscribe.
 func NewVerifier(conn *nats.Conn, c VerifierConfig) (*Verifier, error) {
 	c, err := c.check()
 	if err != nil {
@@ -119,7 +119,7 @@ func NewVerifier(conn *nats.Conn, c VerifierConfig) (*Verifier, error) {
 		done:    make(chan struct{}), ready: make(chan struct{}),
 		hints: make(chan struct{}, 1), wanted: make(chan struct{}, 1), jumped: make(chan struct{}, 1),
 	}
-	// Hearing begins before catching up, so that nothing falls between.
+	// The subscriptions begin before the first catch-up, so that no event is missed in between.
 	if err := v.subscribe(); err != nil {
 		return nil, errors.Join(err, v.unsubscribe())
 	}
@@ -129,7 +129,7 @@ func NewVerifier(conn *nats.Conn, c VerifierConfig) (*Verifier, error) {
 	return v, nil
 }
 
-// check returns the configuration with its defaults.
+// check returns the configuration with its defaults, or an error if a field is invalid.
 func (c VerifierConfig) check() (VerifierConfig, error) {
 	switch {
 	case c.Issuer == "" || c.Audience == "":
@@ -175,8 +175,8 @@ func (v *Verifier) unsubscribe() (err error) {
 	return err
 }
 
-// Close ends the following. Verify and Ready return auth.ErrUnavailable from then on. Closing again
-// does nothing.
+// Close stops the verifier. Verify and Ready return auth.ErrUnavailable from then on. A second Close
+// has no effect.
 func (v *Verifier) Close() error {
 	v.stop()
 	<-v.done
@@ -190,7 +190,7 @@ func (v *Verifier) Close() error {
 }
 
 // Ready waits until the verifier has caught up the first time. It returns the context's error if
-// that ends before, and auth.ErrUnavailable for a closed verifier.
+// the context ends before, and auth.ErrUnavailable for a closed verifier.
 func (v *Verifier) Ready(ctx context.Context) error {
 	select {
 	case <-v.done:
@@ -227,8 +227,8 @@ func (v *Verifier) vouch(now clock.Reading) error {
 
 // Verify returns the content of a token that is valid now and has all the scopes. It returns
 // auth.ErrInvalidToken, auth.ErrTokenExpired, auth.ErrTokenRevoked or
-// auth.ErrInsufficientScope for any other, and auth.ErrUnavailable if it cannot vouch. The
-// slices of the reply are shared and not to be changed.
+// auth.ErrInsufficientScope for any other token, and auth.ErrUnavailable if it cannot vouch. The
+// slices of the reply are shared; the caller must not change them.
 func (v *Verifier) Verify(ctx context.Context, text string, scopes ...string) (auth.VerifyReply, error) {
 	now := v.clock.Read()
 	if err := v.vouch(now); err != nil {
@@ -247,8 +247,8 @@ func (v *Verifier) Verify(ctx context.Context, text string, scopes ...string) (a
 	return reply, nil
 }
 
-// VerifyBearer is Verify of a request's Authorization headers. It returns
-// auth.ErrUnauthenticated if there is none, and auth.ErrTwoCredentials for two.
+// VerifyBearer is Verify for the Authorization headers of a request. It returns
+// auth.ErrUnauthenticated if there is no token, and auth.ErrTwoCredentials for two.
 func (v *Verifier) VerifyBearer(ctx context.Context, headers []string, scopes ...string) (auth.VerifyReply, error) {
 	text, err := auth.BearerToken(headers)
 	if err != nil {
@@ -260,12 +260,13 @@ func (v *Verifier) VerifyBearer(ctx context.Context, headers []string, scopes ..
 	return v.Verify(ctx, text, scopes...)
 }
 
-// Answer is Verify as the answer to auth.verify.
+// Answer is Verify in the form of a handler of auth.verify.
 func (v *Verifier) Answer(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
 	return v.Verify(ctx, req.Token, req.Scopes...)
 }
 
-// read returns the content of a token, whether or not its session lives.
+// read returns the content of a token. If the verifier has public keys, read does not check whether
+// the token's session is revoked.
 func (v *Verifier) read(ctx context.Context, text string, now time.Time) (auth.VerifyReply, error) {
 	if len(*v.keys.Load()) == 0 {
 		return Call(ctx, v.conn, auth.Verify, auth.VerifyRequest{Token: text})
@@ -297,15 +298,16 @@ func (v *Verifier) read(ctx context.Context, text string, now time.Time) (auth.V
 	return reply, nil
 }
 
-// Revoke refuses a session's tokens, of which the last expires at until, without waiting for the
-// service: for a caller that has ended the session, or that has its event from the stream.
+// Revoke makes the verifier refuse a session's tokens, of which the last expires at until, without
+// waiting for the service: for a caller that has ended the session, or that has received its event
+// from the stream.
 func (v *Verifier) Revoke(sessionID string, until time.Time) {
 	now := v.clock.Read()
 	v.revoked.addSession(sessionID, now.Elapsed+remains(until, now.Wall))
 }
 
-// RevokeUser is Refuse for all sessions of a user: for a caller that has deleted the account, or
-// that has the event user.deleted from the stream.
+// RevokeUser is Revoke for all sessions of a user: for a caller that has deleted the account, or
+// that has received the event user.deleted from the stream.
 func (v *Verifier) RevokeUser(id auth.UserID, until time.Time) {
 	now := v.clock.Read()
 	v.revoked.addUser(id, now.Elapsed+remains(until, now.Wall))

@@ -7,11 +7,11 @@ import (
 
 // VerifierStats is the state of a Verifier.
 type VerifierStats struct {
-	Staleness    time.Duration // since it last caught up, or since it began if it never did
-	Revoked      int           // sessions that are refused
-	Keys         int           // of the service's key set
-	Remembered   int           // tokens whose signature need not be checked again
-	Hits, Misses uint64        // tokens that were remembered when they came, and that were not; since the start
+	Staleness    time.Duration // time since the last catch-up, or since the start if there was none
+	Revoked      int           // sessions whose tokens the verifier refuses
+	Keys         int           // number of keys in the service's key set
+	Remembered   int           // tokens whose signature is already verified
+	Hits, Misses uint64        // tokens that were remembered when they arrived, and that were not; since the start
 }
 
 // Stats returns the state of the verifier.
@@ -29,11 +29,11 @@ func (v *Verifier) Stats() VerifierStats {
 	return s
 }
 
-// shardedCounter is a count kept in several places, so that cores that verify different tokens do not
-// wait for each other. The cache's own statistics cost as much again as looking a token up.
+// shardedCounter is a count in several shards, so that cores that verify different tokens do not wait
+// for each other. The cache's own statistics would double the cost of a look-up.
 type shardedCounter [16]struct {
 	n atomic.Uint64
-	_ [56]byte // to the end of the cache line
+	_ [56]byte // fills the cache line
 }
 
 func (s *shardedCounter) add(id digest) { s[id[0]%16].n.Add(1) }

@@ -18,8 +18,8 @@ import (
 
 type key struct{}
 
-// Require lets those requests through whose header Authorization bears a valid token that has
-// all the scopes. Others get a problem (RFC 9457): 401, 403, or 503 if v cannot vouch.
+// Require passes a request on if its header Authorization contains a valid token that has all the
+// scopes. It answers any other request with a problem (RFC 9457): 401, 403, or 503 if v cannot vouch.
 func Require(v *bus.Verifier, scopes ...string) fiber.Handler {
 	return func(c *fiber.Ctx) error {
 		var headers []string
@@ -35,8 +35,8 @@ func Require(v *bus.Verifier, scopes ...string) fiber.Handler {
 	}
 }
 
-// Identity returns what the request's token says. In a request that has not come through
-// Require it panics: nobody goes on as user 0.
+// Identity returns the content of the request's token. It panics if the request did not pass
+// Require, so that no handler continues as user 0.
 func Identity(c *fiber.Ctx) auth.VerifyReply { return c.Locals(key{}).(auth.VerifyReply) }
 
 func refuse(c *fiber.Ctx, err error) error {

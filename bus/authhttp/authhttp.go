@@ -19,8 +19,8 @@ import (
 
 type key struct{}
 
-// Require lets those requests through whose header Authorization bears a valid token that has
-// all the scopes. Others get a problem (RFC 9457): 401, 403, or 503 if v cannot vouch.
+// Require passes a request on if its header Authorization contains a valid token that has all the
+// scopes. It answers any other request with a problem (RFC 9457): 401, 403, or 503 if v cannot vouch.
 func Require(v *bus.Verifier, scopes ...string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -34,8 +34,8 @@ func Require(v *bus.Verifier, scopes ...string) func(http.Handler) http.Handler 
 	}
 }
 
-// Identity returns what the request's token says. In a request that has not come through
-// Require it panics: nobody goes on as user 0.
+// Identity returns the content of the request's token. It panics if the request did not pass
+// Require, so that no handler continues as user 0.
 func Identity(ctx context.Context) auth.VerifyReply { return ctx.Value(key{}).(auth.VerifyReply) }
 
 func refuse(w http.ResponseWriter, err error) {

@@ -10,38 +10,38 @@ import (
 )
 
 const (
-	// maxMemory bounds memory-backed streams and consumers. Ours are on disk, so this is for
-	// the odd ephemeral consumer, and keeps an app from growing the process.
+	// maxMemory bounds memory-backed streams and consumers, in bytes. Our streams are on disk, so
+	// this is for the occasional ephemeral consumer, and keeps an app from growing the process.
 	maxMemory = 64 << 20
 
-	// maxDisk bounds all streams together: room for a month of events of a busy service
-	// and small enough to leave the database, which shares the disk, its space.
+	// maxDisk bounds all streams together, in bytes: large enough for a month of events of a busy
+	// service, and small enough to leave space for the database on the same disk.
 	maxDisk = 4 << 30
 
-	// maxConsumers is the most consumers a stream may have that sets no limit itself. The
-	// server's own 1000 is met by a fleet in which each instance follows the events.
+	// maxConsumers is the limit of consumers for a stream that sets no limit itself. A fleet in
+	// which each instance follows the events reaches the server's own limit of 1000.
 	maxConsumers = 10_000
 
 	// maxConnections is below the server's 65536, because the process shares its file
-	// descriptors with HTTP and the database: an app that leaks connections must not take all.
+	// descriptors with HTTP and the database: an app that leaks connections must not exhaust them.
 	maxConnections = 4096
 
-	// maxGuests bounds the connections of all guests together. The rest is for clients with keys, so
-	// that guests cannot shut out operators.
+	// maxGuests bounds the connections of all guests together. The remaining connections are for clients
+	// with keys, so that guests cannot lock out operators.
 	maxGuests = maxConnections / 4
 
-	// writeDeadline is how long a client may leave its socket unread. What it has not
-	// read meanwhile is our memory.
+	// writeDeadline is how long a client may leave its socket unread. Its unread messages
+	// occupy our memory.
 	writeDeadline = "5s"
 
-	// pingInterval and pingMax say how soon a client is let go that a network without a word keeps
-	// from us: after the third interval. Until then requests are dealt to it as to any other.
+	// pingInterval and pingMax bound when the server disconnects a client that the network cuts off
+	// silently: after the third interval. Until then the server still sends requests to that client.
 	pingInterval = "3s"
 	pingMax      = 2
 )
 
-// accountsText is the account of the service with the roles, that of the guests if there are any, and
-// that of the system.
+// accountsText is the template of the accounts: the service's with the roles, the guests' if guests are
+// admitted, and the system account.
 const accountsText = `{{define "user"}}
       {
         nkey: "{{.Key}}"
@@ -103,8 +103,8 @@ no_auth_user: "{{.Key}}" # the guest
 {{- end}}
 {{end}}`
 
-// configText is what nats-server would read from a file. Signals belong to the program and
-// have no word in this language, so options sets that.
+// configText is the configuration as nats-server would read it from a file. The configuration
+// language has no setting for signals, so options sets it.
 var configText = template.Must(template.New("nats").Funcs(template.FuncMap{"quote": quote}).Parse(
 	accountsText + `server_name: "authd"
 {{- if .Listening}}
@@ -128,11 +128,11 @@ jetstream {
 
 type configUser struct {
 	Role   Role
-	Key    string // public
-	Former bool   // on its way out
+	Key    string // the public key
+	Former bool   // the role's former key
 }
 
-// options makes the server's options: keys name the roles that have one.
+// options returns the server's options. keys are the keys of the roles, by role name.
 func options(c Config, at listener, keys map[string]nkeys.KeyPair) (*server.Options, error) {
 	users, err := configUsers(keys)
 	if err != nil {
@@ -163,7 +163,7 @@ func options(c Config, at listener, keys map[string]nkeys.KeyPair) (*server.Opti
 	return opts, nil
 }
 
-// configUsers lists the user of each role.
+// configUsers returns the user of each role.
 func configUsers(keys map[string]nkeys.KeyPair) (users []configUser, err error) {
 	for _, role := range Roles() {
 		public, err := keys[role.Name].PublicKey()
@@ -175,9 +175,9 @@ func configUsers(keys map[string]nkeys.KeyPair) (users []configUser, err error) 
 	return users, nil
 }
 
-// newGuest makes the user of clients without credentials, an nkey whose seed is thrown away: no
-// client signs for it. A random password would do the same but stands in the text in the clear, of
-// which the server warns at each start.
+// newGuest returns the user of clients without credentials, an nkey whose seed is discarded: no
+// client signs for it. A random password would have the same effect, but the configuration would
+// contain it in plain text, and the server warns of that at each start.
 func newGuest() (*configUser, error) {
 	key, err := nkeys.CreateUser()
 	if err != nil {
@@ -190,8 +190,8 @@ func newGuest() (*configUser, error) {
 	return &configUser{Role: guest(), Key: public}, nil
 }
 
-// quote writes s as a string of the configuration language. It knows these escapes only,
-// so Go's own quoting is not for it; everything else, a $ too, stands for itself.
+// quote returns s as a string of the configuration language. The language supports only these
+// escapes, so Go's own quoting does not fit; every other character, including $, is literal.
 func quote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(s) + `"`
 }

@@ -1,27 +1,28 @@
-// Package embedded is the NATS server inside the authd process, for those who have no
-// cluster: one server, one account with JetStream, seven roles. For those who have one, External
-// writes its configuration, with the same roles.
+// Package embedded is the NATS server inside the authd process, for operators without a
+// cluster: one server, one account with JetStream, seven roles. For operators with a cluster,
+// External writes its configuration, with the same roles.
 //
-// Start locks the directory, reads the seeds of the roles (making them the first time),
-// writes the configuration as text and lets the server parse it, so that what runs here is
-// what an operator could write down for a real cluster. It returns once the listener is open
-// and JetStream has recovered its streams.
+// Start locks the directory, reads the seeds of the roles (it makes them the first time),
+// writes the configuration as text and has the server parse it. So an operator could use the
+// same configuration for a real cluster. Start returns once the listener is open and JetStream
+// has recovered its streams.
 //
 //	keys.go     seeds: <Dir>/keys/{service,relay,edge,admin,app,subscriber,mailer}.nk
-//	roles.go    who may publish and subscribe what
-//	listener.go the address of the listener, and whether it lets guests in
-//	config.go   all of it put into configuration text, with the limits
-//	external.go the same for servers outside of authd
-//	nsc.go      the same in operator mode, as commands
+//	roles.go    the subjects that each role may publish and subscribe to
+//	listener.go the address of the listener, and whether it admits guests
+//	config.go   the configuration text, with the limits
+//	external.go the configuration of servers outside of authd
+//	nsc.go      the roles in operator mode, as commands
 //	log.go      the server's log into slog, its fatal errors into Start and Failed
 //
-// A client without credentials is a guest: it may ask the public subjects, hear the events and read
-// the inboxes of guests. Guests are let in on loopback alone, unless Config.Guests says otherwise.
+// A client without credentials is a guest: it may send requests to the public subjects, subscribe to
+// the events and read the inboxes of guests. The server admits guests only on loopback by default
+// (Config.Guests).
 // Other services connect with the key of the role app, and the parts of authd in their roles:
 //
 //	nats.Connect("", s.InProcess(), s.As(embedded.Service))
 //
-// The package knows neither our messages nor our streams; it only decides who reaches them.
+// The package knows neither our messages nor our streams; it only decides which clients reach them.
 package embedded
 
 import (
@@ -44,11 +45,11 @@ import (
 // Off as Config.Listen keeps the server inside the process.
 const Off = "off"
 
-// Config says where the server keeps its files and where it listens.
+// Config contains the directory of the server's files, its listener and its admission of guests.
 type Config struct {
-	Dir    string       // keys and JetStream files; made with mode 0700 if absent, one process at a time
+	Dir    string       // keys and JetStream files, for one process at a time; made with mode 0700 if absent
 	Listen string       // "host:port", where port 0 or -1 means any free one, or Off
-	Guests Guests       // which clients are let in without credentials
+	Guests Guests       // which clients are admitted without credentials
 	Log    *slog.Logger // nil logs nothing
 }
 
@@ -104,8 +105,8 @@ func (s *Server) start(c Config, at listener) error {
 	}
 	s.ns.SetLoggerV2(newLogger(c.Log, s.failed), false, false, false)
 
-	// The server's own Start comes back when the listener is open, or after a fatal error;
-	// there is nothing to poll for.
+	// The server's own Start returns when the listener is open, or after a fatal error, so
+	// polling is unnecessary.
 	s.ns.Start()
 	select {
 	case err := <-s.failed:
@@ -116,7 +117,7 @@ func (s *Server) start(c Config, at listener) error {
 	return nil
 }
 
-// startError says in the operator's words why the server did not start.
+// startError returns the reason why the server did not start, in the operator's terms.
 func startError(listen string, err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("NATS_LISTEN %s: %w (another authd or nats-server is running there?)", listen, syscall.EADDRINUSE)
@@ -147,8 +148,8 @@ func lockDir(dir string) (*flock.Flock, error) {
 	return lock, nil
 }
 
-// clientURL is where a client on this machine finds a listener at addr, "" for none. One on
-// all addresses is found on loopback, IPv4 too: Go opens it for both families.
+// clientURL returns the URL at which a client on this machine reaches a listener at addr, "" for no
+// listener. A listener on all addresses is reachable on IPv4 loopback: Go opens it for both families.
 func clientURL(addr net.Addr) string {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {
@@ -161,27 +162,27 @@ func clientURL(addr net.Addr) string {
 	return "nats://" + net.JoinHostPort(ip.String(), strconv.Itoa(tcp.Port))
 }
 
-// URL is where clients on this machine connect, such as nats://127.0.0.1:4222. It is empty
+// URL returns the URL for clients on this machine, such as nats://127.0.0.1:4222. It is empty
 // if the server does not listen.
 func (s *Server) URL() string { return s.url }
 
-// AllowsGuests reports whether clients without credentials are let in.
+// AllowsGuests reports whether the server admits clients without credentials.
 func (s *Server) AllowsGuests() bool { return s.guests }
 
-// InProcess connects without a socket.
+// InProcess returns the option to connect without a socket.
 func (s *Server) InProcess() nats.Option { return nats.InProcessServer(s.ns) }
 
-// As connects in a role: with its key and its inbox prefix.
+// As returns the option to connect in a role: with its key and its inbox prefix.
 func (s *Server) As(role string) nats.Option {
 	return asRole(role, func() (nkeys.KeyPair, error) { return s.keys[role], nil })
 }
 
-// Failed yields the error with which a running server gave up, if it ever does.
+// Failed returns a channel that receives the first fatal error of a running server.
 func (s *Server) Failed() <-chan error { return s.failed }
 
-// Health returns nil while clients can connect and JetStream works. The server switches
-// JetStream off when it may not write its files, and only a restart brings it back. A full disk
-// is another matter: it stops the stream that met it, and whoever publishes there notices.
+// Health returns nil while clients can connect and JetStream works. The server disables
+// JetStream when it may not write its files, and only a restart enables it again. Health does not
+// detect a full disk, which stops only the affected stream: publishers to that stream get an error.
 func (s *Server) Health() error {
 	if !s.ns.Running() {
 		return errors.New("embedded NATS server: stopped")
@@ -192,8 +193,8 @@ func (s *Server) Health() error {
 	return nil
 }
 
-// Shutdown disconnects all clients, closes the store and waits until both are done. Calling
-// it again does no harm.
+// Shutdown disconnects all clients, closes the store and waits until both are done. A second
+// call is harmless.
 func (s *Server) Shutdown() {
 	if s.ns != nil {
 		s.ns.Shutdown()

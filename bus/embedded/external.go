@@ -17,41 +17,41 @@ import (
 )
 
 const (
-	// system is the name of the key of the system account.
+	// system is the key name of the system account.
 	system = "sys"
 
-	// routesPassword is the file of what the servers of a cluster know each other by. It is
-	// no key: routes know passwords alone.
+	// routesPassword is the file with the password by which the servers of a cluster authenticate
+	// each other. It is not a key: routes support only passwords.
 	routesPassword = "routes.password"
 
-	// routesPort is where the servers of a cluster listen for each other.
+	// routesPort is the port on which the servers of a cluster listen for each other.
 	routesPort = 6222
 
-	// leastServers is how many a cluster needs to go on when one is lost.
+	// leastServers is the number of servers that a cluster needs to survive the loss of one.
 	leastServers = 3
 
-	// maxExternalConnections is that of a server that shares its process with nothing, and
-	// maxExternalGuests that of its guests.
+	// maxExternalConnections is the limit of connections to a server in a separate process, and
+	// maxExternalGuests the limit of its guests' connections.
 	maxExternalConnections = 10_000
 	maxExternalGuests      = maxExternalConnections / 4
 
-	// visitor is the name of the key of guests. It is kept, so that the same configuration comes out
-	// again; no client needs it.
+	// visitor is the key name of guests. The key is kept, so that a second run returns the same
+	// configuration; no client needs it.
 	visitor = "guest"
 )
 
-// External says what the configuration of NATS servers outside of authd is made from. The
-// zero value of all but Dir is one server, whose clients need credentials, without TLS.
+// External is the input for the configuration of NATS servers outside of authd. With only Dir set,
+// it is one server without TLS, whose clients need credentials.
 type External struct {
-	// Dir has the keys, <role>.nk. Those that are there are kept, so that the same
-	// configuration comes out again; a <role>.former.nk is let in beside <role>.nk. It is
-	// made with mode 0700 if absent. The keys of an embedded server are such a directory.
+	// Dir contains the keys, <role>.nk. Config keeps existing keys, so that a second run returns
+	// the same configuration. The servers admit <role>.former.nk as well as <role>.nk. Config
+	// makes Dir with mode 0700 if absent. The keys directory of an embedded server fits too.
 	Dir string
-	// Servers are the hosts of a cluster, three or more; none for a server alone.
+	// Servers are the hosts of a cluster, three or more; none for a single server.
 	Servers []string
-	// AnonymousApp lets in clients without credentials, as guests: see Guests.
+	// AnonymousApp admits clients without credentials, as guests: see Guests.
 	AnonymousApp bool
-	// TLS is the directory on the servers that has ca.pem, server.pem and server-key.pem.
+	// TLS is the directory on the servers with ca.pem, server.pem and server-key.pem; "" is without TLS.
 	TLS string
 }
 
@@ -116,9 +116,9 @@ cluster {
 # In operator mode all that follows gives way to one line: include "resolver.conf"
 {{template "accounts" .}}`))
 
-// Config makes the keys that are absent and returns the configuration, in the language of
-// nats-server. What is wrong with the fields is an error of ErrServers or of the file system;
-// after one of ErrServers nothing was made.
+// Config makes absent keys and returns the configuration, in the language of nats-server. It
+// returns an ErrServers error for invalid Servers, before it makes any file, and an error of the
+// file system or of a key file otherwise.
 func (e External) Config() (string, error) {
 	servers, err := routes(e.Servers)
 	if err != nil {
@@ -127,12 +127,12 @@ func (e External) Config() (string, error) {
 	if err := os.MkdirAll(e.Dir, 0o700); err != nil {
 		return "", fmt.Errorf("keys: %w", err)
 	}
-	// The directory is its own lock file, so that nothing but keys is left there.
+	// The directory is its own lock file, so that it contains no extra file.
 	lock := flock.New(e.Dir, flock.SetFlag(os.O_RDONLY))
 	if err := lock.Lock(); err != nil {
 		return "", fmt.Errorf("lock %s: %w", e.Dir, err)
 	}
-	defer func() { _ = lock.Close() }() // it was locked
+	defer func() { _ = lock.Close() }() // the lock is held
 
 	keys, err := loadKeys(e.Dir, e.keyNames())
 	if err != nil {
@@ -160,7 +160,7 @@ func (e External) Config() (string, error) {
 	return text.String(), nil
 }
 
-// users adds the users of the roles, with their former keys, and that of the system account.
+// users adds the users of the roles, with their former keys, of the system account and of guests.
 func (e External) users(keys map[string]nkeys.KeyPair, values map[string]any) error {
 	var users []configUser
 	for _, role := range Roles() {
@@ -192,7 +192,7 @@ func (e External) users(keys map[string]nkeys.KeyPair, values map[string]any) er
 	return nil
 }
 
-// keyNames are the names of all keys that the configuration has.
+// keyNames returns the names of all keys in the configuration.
 func (e External) keyNames() []string {
 	list := append(names(), system)
 	if e.AnonymousApp {
@@ -209,12 +209,12 @@ func publicKey(file string) (string, error) {
 	return pair.PublicKey()
 }
 
-// ErrServers is a list of servers that makes no cluster.
+// ErrServers means that a list of servers does not form a cluster.
 var ErrServers = errors.New("not the servers of a cluster")
 
 var hostname = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$`)
 
-// routes are the hosts of a cluster as URLs have them.
+// routes returns the hosts of a cluster in the form of URLs: IPv6 addresses in brackets.
 func routes(servers []string) (hosts []string, err error) {
 	if len(servers) > 0 && len(servers) < leastServers {
 		return nil, fmt.Errorf("%w: %d cannot lose one, %d can", ErrServers, len(servers), leastServers)
@@ -238,8 +238,8 @@ func routes(servers []string) (hosts []string, err error) {
 	return hosts, nil
 }
 
-// loadPassword reads a password, making it if it is absent. The caller holds a lock of its
-// directory.
+// loadPassword reads a password, and makes it if the file is absent. The caller holds a lock of
+// the file's directory.
 func loadPassword(file string) (string, error) {
 	line, err := readSecret(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -257,5 +257,5 @@ func loadPassword(file string) (string, error) {
 	return string(line), nil
 }
 
-// password is what needs no quoting, neither in the configuration nor in a URL.
+// password matches a password that needs no quoting, neither in the configuration nor in a URL.
 var password = regexp.MustCompile(`^[A-Za-z0-9]{26,}$`)

@@ -14,21 +14,21 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// SeedFile is where the key of a role lives below dir: one line, a user seed.
+// SeedFile returns the path of a role's key below dir: a file with one line, a user seed.
 func SeedFile(dir, role string) string { return seedPath(keysDir(dir), role) }
 
-// keysDir is where a server that keeps its files in dir has its keys.
+// keysDir returns the directory of the keys of a server that keeps its files in dir.
 func keysDir(dir string) string { return filepath.Join(dir, "keys") }
 
 func seedPath(folder, name string) string { return filepath.Join(folder, name+".nk") }
 
-// Credentials connects in a role with the key a server keeps in dir, from another process
-// than the server's. It makes no key, so that asking in the wrong directory is an error.
+// Credentials returns the option to connect in a role with the key that a server keeps in dir, from
+// a process other than the server's. It makes no key, so that a wrong directory is an error.
 func Credentials(dir, role string) nats.Option {
 	return asRole(role, func() (nkeys.KeyPair, error) { return readSeed(SeedFile(dir, role)) })
 }
 
-// asRole makes the option to connect in a role whose key comes from key.
+// asRole returns the option to connect in a role with the key that key returns.
 func asRole(name string, key func() (nkeys.KeyPair, error)) nats.Option {
 	return func(o *nats.Options) error {
 		role, err := lookup(name)
@@ -50,14 +50,14 @@ func asRole(name string, key func() (nkeys.KeyPair, error)) nats.Option {
 	}
 }
 
-// loadKeys reads the keys of these names from a folder, making those that are absent. The
-// caller holds a lock of it.
+// loadKeys reads the keys of these names from a folder and makes absent keys. The caller holds a
+// lock of the folder.
 func loadKeys(folder string, names []string) (map[string]nkeys.KeyPair, error) {
 	if err := makePrivate(folder); err != nil {
 		return nil, err
 	}
 	made := make([]nkeys.KeyPair, len(names))
-	var g errgroup.Group // new ones wait for the disk together
+	var g errgroup.Group // new keys wait for the disk concurrently
 	for i, name := range names {
 		g.Go(func() (err error) {
 			made[i], err = loadKey(seedPath(folder, name))
@@ -74,8 +74,8 @@ func loadKeys(folder string, names []string) (map[string]nkeys.KeyPair, error) {
 	return keys, nil
 }
 
-// makePrivate makes a directory only we can look into, or checks that it is one: who may
-// write there could replace a key whatever the mode of its file.
+// makePrivate makes a directory that only this user can access, or checks that an existing one is
+// private: a user who may write to it could replace a key, whatever the mode of its file.
 func makePrivate(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("keys: %w", err)
@@ -109,11 +109,11 @@ func readSeed(file string) (nkeys.KeyPair, error) {
 	return parseSeed(file, seed)
 }
 
-// readSecret reads the line of a file and refuses one that others could have read.
+// readSecret returns the line of a file. It refuses a file that other users may read.
 func readSecret(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err // names the file
+		return nil, err // it names the file
 	}
 	defer f.Close()
 	info, err := f.Stat()
@@ -127,7 +127,7 @@ func readSecret(file string) ([]byte, error) {
 	return bytes.TrimSpace(line), err
 }
 
-// parseSeed never puts content into an error: it may be a key all the same.
+// parseSeed returns the key of a seed. Its errors never contain the content, which may still be a key.
 func parseSeed(file string, seed []byte) (nkeys.KeyPair, error) {
 	key, err := nkeys.FromSeed(seed)
 	if err != nil {
@@ -140,7 +140,7 @@ func parseSeed(file string, seed []byte) (nkeys.KeyPair, error) {
 	return key, nil
 }
 
-// writeSeed makes a new key.
+// writeSeed makes a new key and writes its seed to file.
 func writeSeed(file string) error {
 	key, err := nkeys.CreateUser()
 	if err != nil {
@@ -153,14 +153,14 @@ func writeSeed(file string) error {
 	return writeSecret(file, seed)
 }
 
-// writeSecret writes a line that only we may read. The file appears whole or not at all; it
-// cannot replace another, because the caller found none and holds the lock.
+// writeSecret writes a line to a file that only this user may read. The file appears whole or not
+// at all. It cannot replace another file, because the caller found none and holds the lock.
 func writeSecret(file string, line []byte) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), ".new-*") // mode 0600
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // of no use once renamed
+	defer os.Remove(tmp.Name()) // fails after the rename
 	_, err = tmp.Write(append(line, '\n'))
 	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err

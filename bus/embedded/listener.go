@@ -8,26 +8,26 @@ import (
 	"time"
 )
 
-// Guests says which clients are let in without credentials. They are guests: they may ask the public
-// subjects and hear events, and one guest can read the replies to another.
+// Guests is the rule that admits clients without credentials. Such a client is a guest: it may send
+// requests to the public subjects and subscribe to events, and it can read the replies to other guests.
 type Guests int
 
 const (
-	// GuestsOnLoopback lets guests in if only this machine can connect: the listener is on a loopback
-	// address, or there is none.
+	// GuestsOnLoopback admits guests if only this machine can connect: the listener is on a loopback
+	// address, or there is no listener.
 	GuestsOnLoopback Guests = iota
-	// GuestsAnywhere lets guests in from wherever the listener can be reached.
+	// GuestsAnywhere admits guests from every host that can reach the listener.
 	GuestsAnywhere
 	// GuestsNever requires credentials of every client.
 	GuestsNever
 )
 
-// allowed reports whether guests are let in by a listener.
+// allowed reports whether a listener admits guests.
 func (g Guests) allowed(loopback bool) bool {
 	return g == GuestsAnywhere || g == GuestsOnLoopback && loopback
 }
 
-// listener is the address that the server binds, in the server's terms: any free port is -1, since 0
+// listener is the address that the server binds, in the server's terms: -1 is any free port, since 0
 // would be 4222.
 type listener struct {
 	host     string
@@ -38,8 +38,8 @@ type listener struct {
 // resolveWithin bounds the look-up of a host name in NATS_LISTEN.
 const resolveWithin = 5 * time.Second
 
-// parseListen reads a "host:port". It resolves a host name, so that the address that decides about
-// guests is the address that the server binds.
+// parseListen parses "host:port", or Off. It resolves a host name, so that the address that decides
+// about guests is the address that the server binds.
 func parseListen(ctx context.Context, listen string) (l listener, err error) {
 	if listen == Off {
 		return listener{loopback: true}, nil
@@ -65,8 +65,8 @@ func parseListen(ctx context.Context, listen string) (l listener, err error) {
 	return listener{host: ip.String(), port: port, loopback: ip.IP.IsLoopback()}, nil
 }
 
-// resolve returns the address that net.Listen would take of a host: its first IPv4 address, or else
-// its first one.
+// resolve returns the address of a host that net.Listen would choose: its first IPv4 address, or its
+// first address if it has no IPv4 address.
 func resolve(ctx context.Context, host string) (net.IPAddr, error) {
 	ctx, cancel := context.WithTimeout(ctx, resolveWithin)
 	defer cancel()
@@ -82,8 +82,8 @@ func resolve(ctx context.Context, host string) (net.IPAddr, error) {
 	return list[0], nil
 }
 
-// IsLoopback reports whether a listener at a "host:port", or at Off, can be reached from this machine
-// alone. A host name is resolved.
+// IsLoopback reports whether only this machine can reach a listener at "host:port", or at Off. It
+// resolves a host name.
 func IsLoopback(ctx context.Context, listen string) (bool, error) {
 	l, err := parseListen(ctx, listen)
 	return l.loopback, err

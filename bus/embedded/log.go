@@ -10,8 +10,8 @@ import (
 	"github.com/zyotra/auth/internal/loglimit"
 )
 
-// logger hands the server's log to slog. The server calls it with its locks held, so it
-// never calls back.
+// logger writes the server's log to slog. The server calls the logger with locks held, so the
+// logger never calls the server.
 type logger struct {
 	log    *slog.Logger
 	limit  loglimit.Limiter
@@ -25,16 +25,16 @@ func newLogger(log *slog.Logger, failed chan<- error) *logger {
 	return &logger{log: log.With("part", "nats"), failed: failed}
 }
 
-// Noticef is the server's story of its own start and stop. It is not the operator's.
+// Noticef receives the server's lines about its start and stop, which operators do not need.
 func (l *logger) Noticef(format string, v ...any) { l.print(slog.LevelDebug, format, v) }
 func (l *logger) Warnf(format string, v ...any)   { l.print(slog.LevelWarn, format, v) }
 func (l *logger) Errorf(format string, v ...any)  { l.print(slog.LevelError, format, v) }
 func (l *logger) Debugf(format string, v ...any)  { l.print(slog.LevelDebug, format, v) }
 
-// Tracef would log whole messages, passwords and all.
+// Tracef logs nothing: its lines contain whole messages, including passwords.
 func (l *logger) Tracef(string, ...any) {}
 
-// Fatalf passes the first fatal error on. It is not logged here: whoever receives it does.
+// Fatalf sends the first fatal error to failed. It does not log the error: the receiver does.
 func (l *logger) Fatalf(format string, v ...any) {
 	err := fatalError{text: fmt.Sprintf(format, v...)}
 	for _, arg := range v {
@@ -65,8 +65,8 @@ func (l *logger) print(level slog.Level, format string, v []any) {
 	l.log.Log(context.Background(), level, withoutInput(fmt.Sprintf(format, v...)), attrs...)
 }
 
-// kindOf returns what a line is counted by: its format, and for a line about a client, whose name the
-// server writes into the format, that it is about one.
+// kindOf returns the kind under which the limiter counts a line: its format, or "client" for a line about
+// a client, because the server writes the client's name into the format.
 func kindOf(format string) string {
 	if strings.Contains(format, "id:") { // as in "127.0.0.1:4222 - cid:7 - %s"
 		return "client"
@@ -74,8 +74,8 @@ func kindOf(format string) string {
 	return format
 }
 
-// withoutInput cuts off what a client has sent in place of a message of the protocol: it may be the
-// password in a request that says its own length wrongly.
+// withoutInput cuts off the invalid input of a client from a protocol error: the input may be the
+// password in a request that declares a wrong length.
 func withoutInput(text string) string {
 	for _, before := range []string{"Parse Error: ", "proto="} {
 		if i := strings.Index(text, before); i >= 0 {
@@ -85,7 +85,7 @@ func withoutInput(text string) string {
 	return text
 }
 
-// fatalError is what the server said, with the error it said it about.
+// fatalError is the server's message, with the error that caused it.
 type fatalError struct {
 	text  string
 	cause error

@@ -38,8 +38,8 @@ nsc generate creds --account SYS --name sys --output-file {{shell (print $.Dir "
 nsc generate config --mem-resolver --sys-account SYS --config-file {{shell (print $.Dir "/resolver.conf")}}
 `))
 
-// NSC returns a shell script that makes the roles by nsc, for servers in operator mode. It
-// leaves <role>.creds of each, and resolver.conf for the servers, in dir.
+// NSC returns a shell script that makes the roles with nsc, for servers in operator mode. The
+// script writes <role>.creds for each role, sys.creds, and resolver.conf for the servers to dir.
 func NSC(dir string) (string, error) {
 	var text strings.Builder
 	err := nscText.Execute(&text, map[string]any{"Dir": strings.TrimRight(dir, "/"), "Roles": Roles()})
@@ -49,9 +49,8 @@ func NSC(dir string) (string, error) {
 	return text.String(), nil
 }
 
-// list writes subjects as one word of a command; they hold no comma.
+// list returns subjects as one quoted word of a command; they contain no comma.
 func list(subjects []string) string { return shell(strings.Join(subjects, ",")) }
 
-// shell quotes a word for sh, to which only a single quote means something within such (POSIX
-// 2.2.2).
+// shell quotes a word for sh. Within single quotes, only a single quote is special (POSIX 2.2.2).
 func shell(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

@@ -15,25 +15,25 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Probe finds out what the clients of a NATS server may do that are no part of authd: strangers, who
-// have no credentials, and apps. It leaves nothing behind: its subjects are new ones on which no
-// client listens, no stream stores its messages, and it names no stream that exists. A server that
-// refuses one of its attempts logs that.
+// Probe finds the rights of clients of a NATS server that are not part of authd: strangers, who have
+// no credentials, and apps. It has no lasting effect: its subjects are new ones on which no client
+// listens, no stream stores its messages, and it names no existing stream. A server logs each attempt
+// that it refuses.
 type Probe struct {
-	URL  string        // of one server
-	TLS  []nats.Option // that the server's certificate is checked by
-	Role string        // that the caller has on the server: Service or Edge
-	Ours []nats.Option // the credentials of that role, besides those in URL
-	App  []nats.Option // the credentials of an app; nil probes what clients without credentials may do
+	URL  string        // the URL of one server
+	TLS  []nats.Option // the options that check the server's certificate
+	Role string        // the caller's role on the server: Service or Edge
+	Ours []nats.Option // the credentials of that role, in addition to URL's
+	App  []nats.Option // the credentials of an app; nil probes the rights of clients without credentials
 }
 
 const (
-	// probeConnect bounds the time until a server lets a client in, and probeWithin a whole probe.
+	// probeConnect bounds the time until a server admits a client, and probeWithin a whole probe.
 	probeConnect = 2 * time.Second
 	probeWithin  = 5 * time.Second
 )
 
-// The findings of a probe, which complete "clients may …".
+// The findings of a probe. Each completes "clients may …".
 const (
 	mayAskAsOperator = "ask auth.admin.>"
 	mayPublishEvents = "publish events"
@@ -44,14 +44,15 @@ const (
 	mayForgeReplies  = "publish to inboxes of others"
 )
 
-// attempts are the subjects of a probe. theirs maps those that others try to what it means if they
-// may; ours are those by which messages are seen to pass from one side to the other.
+// attempts are the subjects of a probe. The foreign client attempts the subjects of their…, which map
+// to the finding if the server allows the attempt. The caller's connection uses the subjects of our…,
+// which show whether messages pass between the two connections.
 type attempts struct {
 	theirSubscribe, theirPublish map[string]string
 	ourSubscribe, ourPublish     []string
 }
 
-// attempts makes the subjects, which hold a token that no other client knows.
+// attempts returns the subjects, which contain a token that no other client knows.
 func (p Probe) attempts(token string) attempts {
 	inbox := "_INBOX_" + p.Role + "." + token
 	a := attempts{
@@ -68,7 +69,7 @@ func (p Probe) attempts(token string) attempts {
 	for _, role := range []string{Edge, Service, Admin} {
 		a.theirSubscribe["_INBOX_"+role+"."+token] = mayReadReplies
 	}
-	if p.App == nil { // apps share an inbox
+	if p.App == nil { // apps share an inbox prefix
 		a.theirSubscribe["_INBOX."+token] = mayReadReplies
 	}
 	if p.Role == Service {
@@ -81,9 +82,9 @@ func (p Probe) attempts(token string) attempts {
 	return a
 }
 
-// Run returns what the clients may do: nothing if the server refuses them, or keeps them in an account
-// apart from the service. An error means that Run could not find out. It takes a few round trips, and
-// five seconds at most.
+// Run returns the findings: none if the server refuses the clients, or keeps them in an account
+// separate from the service. An error means that Run has no result. Run takes a few round trips, and
+// at most five seconds.
 func (p Probe) Run(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeWithin)
 	defer cancel()
@@ -105,7 +106,7 @@ func (p Probe) Run(ctx context.Context) ([]string, error) {
 	err = errors.Join(
 		ours.subscribe(ctx, a.ourSubscribe), theirs.subscribe(ctx, slices.Collect(maps.Keys(a.theirSubscribe))),
 		ours.publish(ctx, a.ourPublish, token), theirs.publish(ctx, slices.Collect(maps.Keys(a.theirPublish)), token),
-		ours.FlushWithContext(ctx), theirs.FlushWithContext(ctx), // each has received what the other sent
+		ours.FlushWithContext(ctx), theirs.FlushWithContext(ctx), // each side has received the other side's messages
 	)
 	if err != nil {
 		return nil, err
@@ -120,7 +121,8 @@ func (p Probe) Run(ctx context.Context) ([]string, error) {
 	return a.allowed(theirs.refused()), nil
 }
 
-// allowed returns what the attempts that were not refused mean, each once.
+// allowed returns the findings of the attempts that the server did not refuse, sorted and without
+// duplicates.
 func (a attempts) allowed(notPublish, notSubscribe map[string]bool) (findings []string) {
 	for _, tried := range []struct {
 		subjects map[string]string
@@ -136,7 +138,7 @@ func (a attempts) allowed(notPublish, notSubscribe map[string]bool) (findings []
 	return findings
 }
 
-// connectAsOther connects without the credentials that URL may hold.
+// connectAsOther connects with the credentials in App, without any credentials in URL.
 func (p Probe) connectAsOther() (*probeConn, error) {
 	u, err := url.Parse(p.URL)
 	if err != nil {
@@ -146,7 +148,7 @@ func (p Probe) connectAsOther() (*probeConn, error) {
 	return connectProbe(u.String(), p.TLS, p.App)
 }
 
-// isRefusal reports whether a server has refused to let a client in, whatever it is asked.
+// isRefusal reports whether err means that the server rejected the client's credentials.
 func isRefusal(err error) bool {
 	for _, refusal := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
 		if errors.Is(err, refusal) {
@@ -156,19 +158,19 @@ func isRefusal(err error) bool {
 	return false
 }
 
-// probeConn is a connection that notes what the server refuses. Its subscriptions hold what arrives.
+// probeConn is a connection that records the server's refusals. Its subscriptions hold received messages.
 type probeConn struct {
 	*nats.Conn
 	subs   []*nats.Subscription
-	errs   []error       // read them after closed
-	closed chan struct{} // closed after the last error was noted
+	errs   []error       // readable once closed is closed
+	closed chan struct{} // closed after the last error is recorded
 }
 
 func connectProbe(url string, options ...[]nats.Option) (c *probeConn, err error) {
 	c = &probeConn{closed: make(chan struct{})}
 	all := append(slices.Concat(options...),
 		nats.Name("authd probe"), nats.Timeout(probeConnect), nats.NoReconnect(), nats.NoEcho(),
-		// nats.go calls both from one goroutine, in the order in which things happen.
+		// nats.go calls both from one goroutine, in the order of the events.
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.errs = append(c.errs, err) }),
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 	)
@@ -176,7 +178,7 @@ func connectProbe(url string, options ...[]nats.Option) (c *probeConn, err error
 	return c, err
 }
 
-// subscribe returns when the server knows all subscriptions.
+// subscribe returns when the server has processed all subscriptions.
 func (c *probeConn) subscribe(ctx context.Context, subjects []string) error {
 	for _, subject := range subjects {
 		sub, err := c.SubscribeSync(subject)
@@ -188,8 +190,8 @@ func (c *probeConn) subscribe(ctx context.Context, subjects []string) error {
 	return c.FlushWithContext(ctx)
 }
 
-// publish returns when the server has passed on all messages. They name a stream that does not exist
-// as the one that they are for, so that no other stores them.
+// publish returns when the server has processed all messages. Each names a nonexistent stream as its
+// expected stream, so that no stream stores it.
 func (c *probeConn) publish(ctx context.Context, subjects []string, token string) error {
 	for _, subject := range subjects {
 		m := nats.NewMsg(subject)
@@ -201,7 +203,7 @@ func (c *probeConn) publish(ctx context.Context, subjects []string, token string
 	return c.FlushWithContext(ctx)
 }
 
-// received reports whether a message has arrived.
+// received reports whether any subscription has received a message.
 func (c *probeConn) received() bool {
 	return slices.ContainsFunc(c.subs, func(s *nats.Subscription) bool {
 		n, _, err := s.Pending()
@@ -209,7 +211,7 @@ func (c *probeConn) received() bool {
 	})
 }
 
-// violation finds what a server has refused in its own words.
+// violation matches the server's error for a refused subject.
 var violation = regexp.MustCompile(`for (Publish|Subscription) to "([^"]+)"`)
 
 // refused closes the connection and returns the subjects that the server refused.

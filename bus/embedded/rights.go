@@ -8,12 +8,12 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// RightsSubject is where a NATS server tells whoever asks what they may.
+// RightsSubject is the subject on which a NATS server returns the rights of the requesting user.
 const RightsSubject = "$SYS.REQ.USER.INFO"
 
-// Lacking names what a part of authd in a role needs and a user may not, as in "publish mail.>".
-// reply is what RightsSubject told that user. Where one user is everybody (alone), the inboxes of
-// the roles are not needed, but for the service's.
+// Lacking returns the rights that a part of authd in a role needs and a user lacks, such as
+// "publish mail.>". reply is the reply of RightsSubject to that user. If one user has all roles
+// (alone), the inboxes of the other roles are not needed, only the service's.
 func Lacking(role string, reply []byte, alone bool) (lacks []string, err error) {
 	needs, err := lookup(role)
 	if err != nil {
@@ -26,7 +26,7 @@ func Lacking(role string, reply []byte, alone bool) (lacks []string, err error) 
 		return nil, fmt.Errorf("rights of the user: %w", err)
 	}
 	has := told.Data.Permissions
-	if has == nil { // no bounds
+	if has == nil { // the user has no limits
 		return nil, nil
 	}
 	for _, subject := range needs.Publish.Allow {
@@ -42,14 +42,14 @@ func Lacking(role string, reply []byte, alone bool) (lacks []string, err error) 
 	return lacks, nil
 }
 
-// isNeeded tells whether a part of authd does without a right. Inboxes of others are for answers to
-// those who are there.
+// isNeeded reports whether a part of authd needs a right. The inboxes of the admin and the subscriber
+// are optional: they are for replies to clients that an installation may not have.
 func isNeeded(subject string, alone bool) bool {
 	switch {
 	case subject == RightsSubject, subject == discovery:
-		return false // to be looked at, or by
+		return false // only for inspection by operators and clients
 	case subject == "_R_.>":
-		return false // for guests, whom most servers refuse
+		return false // for guests, which most servers refuse
 	case strings.HasPrefix(subject, "_INBOX_service"):
 		return true
 	case strings.HasPrefix(subject, "_INBOX_admin"), strings.HasPrefix(subject, "_INBOX_subscriber"):
@@ -60,8 +60,8 @@ func isNeeded(subject string, alone bool) bool {
 	return true
 }
 
-// permits tells whether a right covers all that a subject matches. Of what is denied, only that
-// counts which covers it too: the roles themselves deny parts of what they allow.
+// permits reports whether a right covers all subjects that subject matches. A denied subject counts
+// only if it covers all of them too: the roles themselves deny parts of the subjects that they allow.
 func permits(p *server.SubjectPermission, subject string) bool {
 	if p == nil {
 		return true

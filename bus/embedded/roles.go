@@ -17,9 +17,9 @@ const (
 )
 
 var (
-	// events are the subjects that every client may hear.
+	// events are the subjects that every client may subscribe to.
 	events = []string{"user.>", "session.>", "apikey.>", "key.>"}
-	// public are the subjects that every client may ask.
+	// public are the subjects to which every client may send requests.
 	public = []string{
 		"auth.register", "auth.login", "auth.login.code", "auth.verify", "auth.refresh", "auth.logout",
 		"auth.keys", "auth.revocations",
@@ -27,13 +27,13 @@ var (
 	}
 )
 
-// discovery are the subjects of the services protocol: who serves this?
+// discovery are the subjects of the services protocol, on which clients look up the instances of a service.
 const discovery = "$SRV.>"
 
-// guest has the rights of clients without credentials. They are those of an app, in an account of
-// their own: the account of the service imports nothing from it, so a guest sees no inbox but those
-// of other guests, and the server stamps each of their requests with the address that it came from
-// (the header Nats-Request-Info), which no client can do for itself.
+// guest returns the role of clients without credentials. It has the rights of an app, in a separate
+// account. The service's account imports nothing from that account, so a guest can read only the inboxes
+// of guests. The server adds the source address to each guest request (the header Nats-Request-Info);
+// a client cannot set that header itself.
 func guest() Role {
 	return Role{
 		Name:        "guest",
@@ -44,42 +44,43 @@ func guest() Role {
 	}
 }
 
-// Role is a set of rights on the bus. What neither list allows is refused.
+// Role is a set of rights on the bus. The server refuses any subject that the lists do not allow.
 type Role struct {
 	Name        string
-	About       string // who it is for, in a line
+	About       string // its purpose, in one line
 	InboxPrefix string // as in nats.CustomInboxPrefix
 	Publish     Subjects
 	Subscribe   Subjects
 }
 
-// Subjects are the allowed ones, without the denied ones.
+// Subjects are the allowed subjects, without the denied subjects.
 type Subjects struct {
 	Allow []string
 	Deny  []string
 }
 
-// Roles is the table of rights, for the embedded server and, by External and NSC, for any
-// other.
+// Roles returns the table of rights, for the embedded server and, through External and NSC, for
+// other servers.
 //
-// Inboxes differ by role because a reply holds tokens: were they all under _INBOX, an app
-// could read the replies to the edge. Apps share one, as they share one user; a cluster with
-// apps that distrust each other gives each a user and a prefix.
+// Inboxes differ by role because a reply may contain tokens: with all inboxes under _INBOX, an app
+// could read the replies to the edge. Apps share one inbox prefix, as they share one user. A cluster
+// with apps that distrust each other gives each app a user and a prefix.
 //
-// Nothing here limits the reply subject in a request, and the services protocol answers its
-// own subjects without asking us. So whoever answers may publish to inboxes but not events,
-// and whoever publishes events answers nobody: service and relay are two roles.
+// These rights do not limit the reply subject in a request, and the services protocol answers its
+// own subjects without a check of ours. So the role that answers requests may publish to inboxes
+// but not events, and the role that publishes events answers no requests: service and relay are two
+// roles.
 //
-// A mail holds what lets its reader in. So nobody may subscribe to mails, and the mailer may take
-// them from their queue by one consumer alone.
+// A mail contains credentials, such as a code for a login. So no role may subscribe to mails, and
+// the mailer may take them from their queue through one consumer only.
 //
-// The parts of authd and operators may ask the server what they may (RightsSubject), which "authd
-// doctor" does. Apps may not: the server answers there on whatever subject it is told to.
+// The parts of authd and operators may query their own rights at the server (RightsSubject), as
+// "authd doctor" does. Apps may not: the server replies to any subject that the request names.
 //
-// Clients without credentials are no role of this table: see guest.
+// Clients without credentials have no role in this table: see guest.
 //
-// A subscriber can have events, and a mailer mails, sent to any subject: who pulls from a
-// stream says where to. So their keys are for services of one's own.
+// A pull request on a stream names the subject that receives the messages. So a subscriber can send
+// events, and a mailer mails, to any subject: their keys are for the operator's own services only.
 func Roles() []Role {
 	return []Role{
 		{
@@ -94,7 +95,7 @@ func Roles() []Role {
 			About:       "the HTTP side: asks for strangers",
 			InboxPrefix: "_INBOX_edge",
 			Publish:     Subjects{Allow: []string{"auth.>", RightsSubject}, Deny: []string{"auth.admin.>", "auth.users.>", "auth.place.>"}},
-			// the news its verifier needs
+			// the events that its verifier needs
 			Subscribe: Subjects{Allow: []string{"_INBOX_edge.>", "session.revoked", "user.disabled", "key.rotated"}},
 		},
 		{
@@ -104,10 +105,10 @@ func Roles() []Role {
 			Publish: Subjects{Allow: []string{
 				"_INBOX.>", "_INBOX_edge.>", "_INBOX_service.>", "_INBOX_admin.>", "_INBOX_subscriber.>", // replies
 				"_R_.>",  // replies to guests, which the server maps to their account
-				"auth.>", // an instance with the edge in it asks as the service
+				"auth.>", // an instance that includes the edge sends its requests as the service
 				RightsSubject,
-			}, Deny: []string{"auth.admin.>"}}, // which no stranger's request may lead to
-			// the events too: each instance has to hear what the others revoke
+			}, Deny: []string{"auth.admin.>"}}, // no stranger's request may lead to these subjects
+			// the events too: each instance has to receive the revocations of the other instances
 			Subscribe: Subjects{Allow: join(events, "_INBOX_service.>", "auth.>", "$SRV.>")},
 		},
 		{
@@ -129,7 +130,7 @@ func Roles() []Role {
 			About:       "services that must miss no event: events.Subscribe",
 			InboxPrefix: "_INBOX_subscriber",
 			Publish: Subjects{Allow: join(public, discovery,
-				"auth.users.snapshot", // everybody's addresses
+				"auth.users.snapshot", // the addresses of all users
 				"$JS.API.CONSUMER.INFO.AUTH_EVENTS.*", "$JS.API.CONSUMER.CREATE.AUTH_EVENTS.*",
 				"$JS.API.CONSUMER.MSG.NEXT.AUTH_EVENTS.*", "$JS.ACK.AUTH_EVENTS.>",
 			)},
@@ -140,7 +141,7 @@ func Roles() []Role {
 			About:       "sends mails, alone of all to read them",
 			InboxPrefix: "_INBOX_mailer",
 			Publish: Subjects{Allow: []string{
-				"mail.failed", // what it gave up
+				"mail.failed", // mails that it gave up
 				RightsSubject,
 				"$JS.API.CONSUMER.INFO.AUTH_MAIL.mailer", "$JS.API.CONSUMER.CREATE.AUTH_MAIL.mailer",
 				"$JS.API.CONSUMER.MSG.NEXT.AUTH_MAIL.mailer", "$JS.ACK.AUTH_MAIL.mailer.>",
@@ -150,13 +151,13 @@ func Roles() []Role {
 	}
 }
 
-// String is the value of "publish" or "subscribe". The deny list is always written: without
-// it, an empty allow list would mean everything.
+// String returns the value of "publish" or "subscribe" in the configuration. It always writes the
+// deny list: without it, an empty allow list would allow every subject.
 func (s Subjects) String() string {
 	return fmt.Sprintf("{ allow: [%s], deny: [%s] }", quoteAll(s.Allow), quoteAll(s.Denied()))
 }
 
-// Denied are the denied subjects: all of them where none is allowed.
+// Denied returns the denied subjects: all subjects if none is allowed.
 func (s Subjects) Denied() []string {
 	if len(s.Allow) == 0 {
 		return []string{">"}
@@ -172,12 +173,12 @@ func quoteAll(subjects []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// join never writes into the array behind a.
+// join appends b to a copy of a: it never writes into the array behind a.
 func join(a []string, b ...string) []string {
 	return append(a[:len(a):len(a)], b...)
 }
 
-// names are the names of all roles. Each has a key.
+// names returns the names of all roles. Each role has a key.
 func names() (list []string) {
 	for _, r := range Roles() {
 		list = append(list, r.Name)
@@ -185,7 +186,7 @@ func names() (list []string) {
 	return list
 }
 
-// lookup finds a role by its name.
+// lookup returns the role of a name, or an error if there is none.
 func lookup(name string) (Role, error) {
 	for _, r := range Roles() {
 		if r.Name == name {
