@@ -10,17 +10,17 @@ import (
 	"github.com/uptrace/bun/dialect"
 )
 
-// The ways in which a database may not be one to migrate.
+// Errors for a database that cannot be migrated.
 var (
 	ErrForeign = errors.New("the database holds tables of another program")
 	ErrRights  = errors.New("the role may not change the schema")
 )
 
-// wayOut is what to do about tables of another program.
+// wayOut is the advice for a database that holds tables of another program.
 const wayOut = `give authd a database of its own, or a schema: CREATE SCHEMA authd, and ALTER ROLE … SET search_path = authd`
 
-// checkOwn returns ErrForeign if schema_migrations or users are another program's. It changes
-// nothing.
+// checkOwn returns ErrForeign if the table schema_migrations or users belongs to another program. It
+// changes nothing.
 func checkOwn(ctx context.Context, db *bun.DB) error {
 	noted, err := columns(ctx, db, table, "id", "name", "group_id", "migrated_at")
 	if err != nil {
@@ -39,7 +39,7 @@ func checkOwn(ctx context.Context, db *bun.DB) error {
 	return nil
 }
 
-// presence is whether a table exists, and how many of some columns it has.
+// presence holds whether a table exists and how many of the named columns it has.
 type presence struct {
 	exists bool
 	found  int
@@ -59,7 +59,7 @@ func columns(ctx context.Context, db *bun.DB, table string, names ...string) (p 
 	return p, nil
 }
 
-// CheckRights returns ErrRights, with the way out, if tables cannot be made here.
+// CheckRights returns ErrRights, with advice, if the role may not create tables in the current schema.
 func CheckRights(ctx context.Context, db *bun.DB) error {
 	if db.Dialect().Name() == dialect.SQLite {
 		return nil

@@ -1,9 +1,9 @@
-// Package migrations holds the schema, as numbered steps up and down, once for Postgres
-// and once for SQLite. The numbers are the same in both folders.
+// Package migrations holds the schema as numbered up and down steps, once for Postgres and once for
+// SQLite. The numbers are the same in both folders.
 //
-// A step and the note that it was applied are one transaction, so a process that dies
-// half-way leaves nothing half done. On Postgres the instances of a service take turns by
-// an advisory lock; SQLite has one process.
+// One transaction applies a step and records it, so a process that dies during a step leaves no partial
+// change. On Postgres, an advisory lock makes the instances of a service take turns; SQLite has one
+// process.
 package migrations
 
 import (
@@ -27,13 +27,13 @@ import (
 //go:embed postgres/*.sql sqlite/*.sql
 var files embed.FS
 
-// table remembers the applied steps.
+// table is the table of the applied steps.
 const table = "schema_migrations"
 
-// lockID is the advisory lock of everyone who changes the schema: "zyotra" in ASCII.
+// lockID is the advisory lock of every process that changes the schema: "zyotra" in ASCII.
 const lockID = 0x7a796f747261
 
-// The ways in which a database and this binary may not fit.
+// Errors for a database whose schema version differs from the one of this binary.
 var (
 	ErrPending = errors.New("the database lacks migrations")
 	ErrNewer   = errors.New("the database was migrated by a newer version")
@@ -41,15 +41,14 @@ var (
 
 // Step is one migration.
 type Step struct {
-	Name      string    // as in "0001_accounts"
-	AppliedAt time.Time // zero if it is not
+	Name      string    // for example "0001_accounts"
+	AppliedAt time.Time // zero if it is not applied
 	Known     bool      // false if only a newer version knows it
 }
 
-// Up applies the steps that are missing and returns them, oldest first. If one fails,
-// those before it stay applied. It does nothing, and returns ErrNewer if the database knows steps
-// that this binary does not, ErrForeign if it holds another program's tables, and ErrRights if the
-// role may not make tables.
+// Up applies the missing steps and returns them, oldest first. If a step fails, the steps before it stay
+// applied. Up changes nothing and returns ErrNewer if the database has steps that this binary does not
+// know, ErrForeign if it holds another program's tables, and ErrRights if the role may not create tables.
 func Up(ctx context.Context, db *bun.DB) ([]string, error) {
 	finish := func(ctx context.Context, tx bun.IConn, step *migrate.Migration) error {
 		if isFolding(step.Name) {
@@ -82,8 +81,8 @@ func Up(ctx context.Context, db *bun.DB) ([]string, error) {
 	return done, err
 }
 
-// Down undoes the steps that the last Up applied, and returns them, newest first. If one
-// fails, Status tells how far it came.
+// Down undoes the steps that the last Up applied, and returns them, newest first. If a step fails, Status
+// reports which steps are still applied.
 func Down(ctx context.Context, db *bun.DB) ([]string, error) {
 	m, err := migrator(db)
 	if err != nil {
@@ -108,7 +107,7 @@ func Down(ctx context.Context, db *bun.DB) ([]string, error) {
 	return undone, err
 }
 
-// Fingerprint tells the steps of this version from those of any other: 32 hexadecimal digits.
+// Fingerprint identifies the steps of this version by a hash: 32 hexadecimal digits.
 func Fingerprint() string {
 	sum := sha256.New()
 	err := fs.WalkDir(files, ".", func(path string, entry fs.DirEntry, err error) error {
@@ -125,7 +124,7 @@ func Fingerprint() string {
 	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
 
-// Status lists all steps, oldest first, or returns ErrForeign. It changes nothing.
+// Status returns all steps, oldest first, or ErrForeign. It changes nothing.
 func Status(ctx context.Context, db *bun.DB) ([]Step, error) {
 	if err := checkOwn(ctx, db); err != nil {
 		return nil, err
@@ -164,7 +163,8 @@ func steps(list migrate.MigrationSlice, known bool) []Step {
 	return out
 }
 
-// Check returns nil if database and binary fit, and ErrPending, ErrNewer or ErrForeign if they do not.
+// Check returns nil if the database has exactly the steps of this binary, and ErrPending, ErrNewer or
+// ErrForeign if it does not.
 func Check(ctx context.Context, db *bun.DB) error {
 	list, err := Status(ctx, db)
 	if err != nil {
@@ -216,8 +216,8 @@ func migrator(db *bun.DB, options ...migrate.MigratorOption) (*migrate.Migrator,
 	return migrate.NewMigrator(db, found, options...), nil
 }
 
-// markInTransaction notes a step as applied in the step's own transaction. The migrator
-// notes it again afterwards, which then sets the time anew and nothing else.
+// markInTransaction records a step as applied, in the transaction of the step. The migrator records it
+// again afterwards, which only updates the time.
 func markInTransaction(ctx context.Context, tx bun.IConn, step *migrate.Migration) error {
 	note := fmt.Sprintf("INSERT INTO %s (name, group_id, migrated_at) VALUES ('%s', %d, '%s')",
 		table, step.Name, step.GroupID, time.Now().UTC().Format("2006-01-02 15:04:05.999999-07:00"))
@@ -236,8 +236,8 @@ func checkNewer(ctx context.Context, m *migrate.Migrator) error {
 	return nil
 }
 
-// locked runs fn while no other instance changes the schema. The lock is a transaction's,
-// so that it ends with the connection and works behind PgBouncer.
+// locked runs fn while no other instance changes the schema. A transaction holds the lock, so the lock
+// ends with the connection and works behind PgBouncer.
 func locked(ctx context.Context, db *bun.DB, fn func() error) error {
 	if db.Dialect().Name() == dialect.SQLite {
 		return fn()
@@ -250,7 +250,7 @@ func locked(ctx context.Context, db *bun.DB, fn func() error) error {
 	})
 }
 
-// isFresh tells whether nothing was ever migrated here.
+// isFresh reports whether the database has never been migrated.
 func isFresh(ctx context.Context, db *bun.DB) (bool, error) {
 	query := "SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema() AND table_name = ?"
 	if db.Dialect().Name() == dialect.SQLite {
@@ -263,7 +263,7 @@ func isFresh(ctx context.Context, db *bun.DB) (bool, error) {
 	return n == 0, nil
 }
 
-// names lists the steps of a group; the last one did not happen if err is set.
+// names returns the steps of a group, without the last one if err is set: that step failed.
 func names(group migrate.MigrationSlice, err error) []string {
 	if err != nil && len(group) > 0 {
 		group = group[:len(group)-1]

@@ -13,21 +13,21 @@ import (
 	"github.com/zyotra/auth/internal/email"
 )
 
-// foldingStep is the step that changed how the key of an address is made.
+// foldingStep is the step that changed how the key of an address is computed.
 const foldingStep = "0019"
 
-// refoldBatch is how many accounts are read at once.
+// refoldBatch is how many accounts one query reads.
 const refoldBatch = 1000
 
-// Collision is an account whose address means the same mailbox as that of another account, which
-// has the key. It keeps its former key, so no login finds it. Holder is 0 if no account has the key
-// any more: Refold then gives it to this account.
+// Collision is an account whose address means the same mailbox as the address of another account, Holder,
+// which has the key. The account UserID keeps its former key, so no login finds it. Holder is 0 if no
+// account has the key any more: Refold then gives the key to this account.
 type Collision struct {
 	UserID, Holder int64
 }
 
-// Collisions lists the accounts that share a mailbox with another one, by their ids. It reads
-// the accounts whose address is not ASCII, and changes nothing.
+// Collisions returns the accounts that share a mailbox with another account, in the order of their ids. It
+// reads the accounts whose key is not ASCII, and changes nothing.
 func Collisions(ctx context.Context, db *bun.DB) (list []Collision, err error) {
 	err = eachOutdated(ctx, db, db.Dialect().Name(), func(id int64, key string) error {
 		list, err = addCollision(ctx, db, list, id, key)
@@ -36,8 +36,8 @@ func Collisions(ctx context.Context, db *bun.DB) (list []Collision, err error) {
 	return list, err
 }
 
-// addCollision appends the account to the list, unless it has the key by now: another instance may
-// have folded its address since it was read.
+// addCollision appends the account to the list, unless it already has the key: another instance may have
+// folded its address since it was read.
 func addCollision(ctx context.Context, db bun.IConn, list []Collision, id int64, key string) ([]Collision, error) {
 	c := Collision{UserID: id}
 	err := db.QueryRowContext(ctx, "SELECT id FROM users WHERE email_key = ?", key).Scan(&c.Holder)
@@ -50,9 +50,9 @@ func addCollision(ctx context.Context, db bun.IConn, list []Collision, id int64,
 	return append(list, c), nil
 }
 
-// Refold repeats what the step did for accounts that need it: those whose key was taken then and is
-// free now, and those that an instance of the former version has registered since. It returns the
-// others, as Collisions does. It is for a database to which the step is applied.
+// Refold repeats the step's change for the accounts that need it: accounts whose key was taken then and is
+// free now, and accounts that an instance of the former version has registered since. It returns the
+// remaining collisions, as Collisions does. It is for a database to which the step is applied.
 func Refold(ctx context.Context, db *bun.DB) ([]Collision, error) {
 	return refold(ctx, db, db.Dialect().Name())
 }
@@ -74,8 +74,8 @@ func refold(ctx context.Context, db bun.IConn, name dialect.Name) (list []Collis
 	return list, err
 }
 
-// eachOutdated calls fn with every account whose key is not the one that its address has now, in
-// the order of ids. An address that is no longer taken keeps its key.
+// eachOutdated calls fn with every account whose key is not ASCII and differs from the one that its address
+// has now, in the order of ids. It skips addresses that email.Parse no longer accepts.
 func eachOutdated(ctx context.Context, db bun.IConn, name dialect.Name, fn func(id int64, key string) error) error {
 	isForeign := "email_key ~ '[^[:ascii:]]'"
 	if name == dialect.SQLite {
@@ -107,7 +107,8 @@ type newKey struct {
 	key string
 }
 
-// outdated reads the rows and returns the keys that differ, the number of rows, and the last id.
+// outdated reads the rows and returns the keys that differ and the number of rows. It sets last to the
+// last id.
 func outdated(rows *sql.Rows, last *int64) (keys []newKey, n int, err error) {
 	defer rows.Close()
 	for ; rows.Next(); n++ {

@@ -19,63 +19,63 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// This file sets up each connection to Postgres: the server it may lead to, the session settings
-// it relies on, and when the pool discards it.
+// This file sets up each connection to Postgres: the servers that it may connect to, the session settings
+// that it relies on, and when the pool discards it.
 
 const (
 	// connectTimeout bounds one attempt to reach Postgres.
 	connectTimeout = 5 * time.Second
-	// connectionLifetime bounds the age of a connection, so that every pool follows a change of
-	// DNS, of a proxy or of the role's rights.
+	// connectionLifetime bounds the age of a connection, so that every pool follows changes of DNS, of a
+	// proxy or of the role's rights.
 	connectionLifetime = 10 * time.Minute
 	connectionIdleTime = 5 * time.Minute
-	// hungAfter ends a transaction that sends nothing for as long, in Postgres's syntax. The
-	// locks of a hung client are then free for others.
+	// hungAfter is the idle time, in Postgres's syntax, after which Postgres ends a transaction and so
+	// releases the locks of a hung client.
 	hungAfter = "15s"
 )
 
-// quotingSettings are the session settings that the quoting of values depends on. bun writes
-// values into the statement's text: with another value of one of these, text that a user chose
-// could end its literal. They go into the startup message, where they override the settings of
-// the role, the database and the URL, and where PgBouncer keeps them for each of its clients.
-// Postgres reports every change of them, so checking them needs no round trip.
+// quotingSettings are the session settings that the quoting of values depends on. bun writes values into
+// the statement's text: with another value of one of these settings, text that a user chose could end its
+// literal. The startup message contains them, where they override the settings of the role, the database
+// and the URL, and where PgBouncer keeps them for each of its clients. Postgres reports every change of
+// them, so checking them needs no round trip.
 var quotingSettings = map[string]string{
 	"standard_conforming_strings": "on",
 	"client_encoding":             "UTF8",
 }
 
-// startupSettings are further settings of the startup message that the reading of values and
-// times depends on.
+// startupSettings are further settings in the startup message, which the parsing of values and times
+// depends on.
 var startupSettings = map[string]string{"datestyle": "ISO, MDY", "timezone": "UTC"}
 
-// sessionSettings follow in one round trip. The first ones make Postgres notice that this process
-// is gone although no packet says so: the machine died, or the network did. By Linux's defaults
-// it would keep the locks of such a client for two hours. The others protect the meaning of
-// statements from settings of the role or the database. Behind PgBouncer in transaction mode they
-// may reach other connections of the same user, or not all of them; docs/operations/faults.md
-// says how to set them for the role.
+// sessionSettings are sent after the startup message, in one round trip. The first ones make Postgres
+// detect that this process is gone when no packet reports it, after a failure of the machine or the
+// network. With Linux's defaults, Postgres would keep the locks of such a client for two hours. The other
+// settings protect the meaning of statements from settings of the role or the database. Behind PgBouncer
+// in transaction mode, they may reach other connections of the same user, or not all of them;
+// docs/operations/faults.md describes how to set them for the role.
 const sessionSettings = "SET idle_in_transaction_session_timeout = '" + hungAfter + "'; SET tcp_user_timeout = '" + hungAfter + "';" +
 	" SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 2;" +
 	" SET default_transaction_isolation = 'read committed'; SET bytea_output = 'hex'; SET transform_null_equals = off"
 
-// errQuoting means that values could not be written into statements safely.
+// errQuoting means that values cannot be written into statements safely.
 var errQuoting = errors.New("a setting of the database session, or of a proxy in front of it, is unsafe")
 
-// ErrReadOnly means that Postgres takes no changes: it is a standby, or set to be read-only.
+// ErrReadOnly means that Postgres accepts no writes: it is a standby, or is configured as read-only.
 var ErrReadOnly = errors.New("the database takes no changes: it is a standby, or default_transaction_read_only is on")
 
-// postgresPool opens the pool of connections to the URL. Unless the URL or PGTARGETSESSIONATTRS
-// says otherwise, connections lead to a server that takes changes; with readOnly, to any server.
+// postgresPool opens a pool of connections to the URL. Unless the URL or PGTARGETSESSIONATTRS specifies
+// otherwise, it connects to a server that accepts writes; with readOnly, to any server.
 func postgresPool(databaseURL string, readOnly bool) (*sql.DB, error) {
 	config, err := pgx.ParseConfig(databaseURL)
 	if file, ok := errors.AsType[*fs.PathError](err); ok {
-		return nil, file // of a certificate that the URL names
+		return nil, file // a certificate file that the URL names
 	}
 	if err != nil {
 		return nil, ErrURL // pgx's error repeats the URL
 	}
-	// There is nothing to prepare, and nothing that PgBouncer would lose between two
-	// transactions. See prepared for the exception.
+	// This mode prepares no statements, so PgBouncer cannot lose one between two transactions. See
+	// prepared for the exception.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
@@ -86,7 +86,7 @@ func postgresPool(databaseURL string, readOnly bool) (*sql.DB, error) {
 	case !namesTarget(databaseURL):
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
-	for name := range config.RuntimeParams { // Postgres's names have no case, the map's have
+	for name := range config.RuntimeParams { // Postgres ignores the case of names, the map does not
 		if lower := strings.ToLower(name); quotingSettings[lower]+startupSettings[lower] != "" {
 			delete(config.RuntimeParams, name)
 		}
@@ -111,20 +111,20 @@ func postgresPool(databaseURL string, readOnly bool) (*sql.DB, error) {
 	return pool, nil
 }
 
-// namesTarget reports whether the operator chose what kind of server to connect to.
+// namesTarget reports whether the operator chose the kind of server to connect to.
 func namesTarget(databaseURL string) bool {
 	u, err := url.Parse(databaseURL)
 	return os.Getenv("PGTARGETSESSIONATTRS") != "" || err == nil && u.Query().Has("target_session_attrs")
 }
 
-// outdated marks the connections of a pool that were made before the server they lead to stopped
-// taking changes. After a failover that is true of all of them as soon as one has found out.
+// outdated detects the connections of a pool that were opened before a server reported that it accepts no
+// writes. After a failover, all earlier connections are outdated as soon as one receives that error.
 type outdated struct{ since atomic.Int64 }
 
 // madeAt is the key of a connection's value of since, in its custom data.
 const madeAt = "authd.since"
 
-// prepare sets up a new connection, and refuses it if its session cannot be relied on.
+// prepare sets up a new connection, and refuses it if its session settings are unsafe.
 func (o *outdated) prepare(ctx context.Context, conn *pgx.Conn) error {
 	conn.PgConn().CustomData()[madeAt] = o.since.Load()
 	if _, err := conn.Exec(ctx, sessionSettings, pgx.QueryExecModeSimpleProtocol); err != nil {
@@ -133,7 +133,7 @@ func (o *outdated) prepare(ctx context.Context, conn *pgx.Conn) error {
 	return checkQuoting(conn.PgConn())
 }
 
-// check looks at a connection before each use. The pool replaces one that it refuses.
+// check checks a connection before each use. The pool replaces a connection that check refuses.
 func (o *outdated) check(_ context.Context, conn *pgx.Conn) error {
 	if conn.PgConn().CustomData()[madeAt] != o.since.Load() || checkQuoting(conn.PgConn()) != nil {
 		return driver.ErrBadConn
@@ -141,7 +141,7 @@ func (o *outdated) check(_ context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// checkQuoting returns an error that names the setting that values could not be quoted under.
+// checkQuoting returns an error that names the setting with which values cannot be quoted safely.
 func checkQuoting(conn *pgconn.PgConn) error {
 	for name, want := range quotingSettings {
 		if got := conn.ParameterStatus(name); got != want {

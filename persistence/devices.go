@@ -9,8 +9,8 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// KnowDevice notes that a user logged in with a device, and tells whether that is the first
-// time and others were known before.
+// KnowDevice records that a user logged in with a device. It reports whether the device is new and the
+// user has other known devices.
 func (s *Store) KnowDevice(ctx context.Context, user auth.UserID, device string, at time.Time) (isNews bool, err error) {
 	row := deviceRow{UserID: user, Device: device, CreatedAt: at}
 	added, err := changed(s.write.NewInsert().Model(&row).On("CONFLICT (user_id, device) DO NOTHING").Exec(ctx))

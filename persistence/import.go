@@ -9,9 +9,9 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// ImportRow is an account to be stored that was made elsewhere.
+// ImportRow is an account of another service, to be stored.
 type ImportRow struct {
-	ID        auth.UserID // 0: the database gives one
+	ID        auth.UserID // 0: the database assigns one
 	Email     string      // where mail is sent
 	EmailKey  string      // unique
 	Password  string      // as package password reads it
@@ -20,7 +20,7 @@ type ImportRow struct {
 	UpdatedAt time.Time
 }
 
-// UserKey says who has an id and an address.
+// UserKey is the id and the address key of a user.
 type UserKey struct {
 	ID       auth.UserID
 	EmailKey string
@@ -34,16 +34,16 @@ func (s *Store) UserKeys(ctx context.Context, ids []auth.UserID, emailKeys []str
 	return found, s.fault("select holders", err)
 }
 
-// ReserveIDs keeps the database from giving out the ids up to this one, now and later.
+// ReserveIDs permanently prevents the database from assigning ids up to last.
 func (s *Store) ReserveIDs(ctx context.Context, last auth.UserID) error {
 	return s.Tx(ctx, func(ctx context.Context, tx *Store) error {
 		return s.fault("reserve ids", s.reserve(ctx, tx.write, last))
 	})
 }
 
-// ImportUsers stores accounts and returns their ids by their email keys. One whose id or
-// address somebody has is left out. Ids that are brought along must be reserved before:
-// otherwise the database gives them out another time.
+// ImportUsers stores accounts and returns their ids by their email keys. It omits an account whose id or
+// address another account has. The caller must reserve the ids of the accounts before: otherwise the
+// database assigns them again.
 func (s *Store) ImportUsers(ctx context.Context, users []ImportRow) (map[string]auth.UserID, error) {
 	var named, unnamed []userRow
 	for _, u := range users {
@@ -73,7 +73,7 @@ func (s *Store) ImportUsers(ctx context.Context, users []ImportRow) (map[string]
 	return ids, nil
 }
 
-// insertNamed inserts rows with the ids they have, which Postgres wants to be told.
+// insertNamed inserts rows with the ids that they have. Postgres requires the overriding clause for that.
 func (s *Store) insertNamed(ctx context.Context, rows []userRow) (stored []UserKey, err error) {
 	if rows == nil {
 		return nil, nil

@@ -15,10 +15,10 @@ import (
 	"github.com/uptrace/bun"
 )
 
-// Inspect is Open for whoever only looks. What it opens on SQLite cannot change anything: a file
-// that is not there is not made, and the error is os.ErrNotExist. On Postgres it connects to a
-// standby too, and nothing keeps the caller from changes: a read-only session would, behind
-// PgBouncer, become that of others.
+// Inspect is Open for a caller that only reads. With SQLite, the Store cannot change anything, and
+// Inspect does not create a missing file but returns os.ErrNotExist. With Postgres, it also connects to
+// a standby, and the caller must not write: the Store does not prevent it, since behind PgBouncer other
+// clients would get the read-only session.
 func Inspect(ctx context.Context, url string) (*Store, error) {
 	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
 		return inspectSQLite(ctx, path)
@@ -41,25 +41,25 @@ func inspectSQLite(ctx context.Context, path string) (*Store, error) {
 	return &Store{write: db, read: db, db: db, close: db.Close, writable: new(writable), dialect: dialect{classify: sqliteFault}}, nil
 }
 
-// ServerStatus is how a database is, beside what is in it. What does not apply to a kind of database
-// is zero.
+// ServerStatus is the state of a database server, apart from its data. Fields that do not apply to a
+// kind of database are zero.
 type ServerStatus struct {
-	Version string        // as in "Postgres 17.2"
+	Version string        // for example "Postgres 17.2"
 	Latency time.Duration // of a round trip
-	Ahead   time.Duration // of its clock before ours, as exact as Latency
-	TLS     bool          // between it, or what stands before it, and us
+	Ahead   time.Duration // by which its clock is ahead of ours, as accurate as Latency
+	TLS     bool          // the connection to it, or to a proxy in front of it, is encrypted
 
-	MostConnections, Connections int // that others than superusers may have, and that there are
+	MostConnections, Connections int // limit for roles other than superusers, and current number
 
-	// Unsafe are settings by which a crash loses what was committed, as in "fsync is off".
+	// Unsafe lists settings with which a crash may lose committed data, for example "fsync is off".
 	Unsafe []string
-	// ReadOnly means that it is a standby, or set so that it takes no changes.
+	// ReadOnly means that the server is a standby.
 	ReadOnly bool
-	// Journal is how SQLite keeps its log, as in "wal".
+	// Journal is SQLite's journal mode, for example "wal".
 	Journal string
 }
 
-// ServerStatus looks how the database is.
+// ServerStatus returns the state of the database server.
 func (s *Store) ServerStatus(ctx context.Context) (ServerStatus, error) {
 	if s.db.Dialect().Name().String() == "sqlite" {
 		return s.conditionSQLite(ctx)
@@ -75,7 +75,7 @@ func (s *Store) conditionSQLite(ctx context.Context) (c ServerStatus, err error)
 	return c, s.fault("look at the database", err)
 }
 
-// postgresCondition is one statement, so that it is one round trip.
+// postgresCondition is one statement, so it costs one round trip.
 const postgresCondition = `SELECT
 	'Postgres ' || split_part(current_setting('server_version'), ' ', 1),
 	clock_timestamp(),
@@ -119,8 +119,8 @@ func isEncrypted(conn bun.Conn) (is bool, err error) {
 	return is, err
 }
 
-// QuickCheck lets SQLite look for damage and returns the first that it finds; "" if there is none.
-// It reads the whole file, which takes until ctx ends if that is long. Postgres has no such thing.
+// QuickCheck runs SQLite's check for damage and returns the first damage that it finds; "" if there is
+// none. It reads the whole file, and stops when ctx ends. Postgres has no such check.
 func (s *Store) QuickCheck(ctx context.Context) (damage string, err error) {
 	err = s.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&damage)
 	if errors.Is(err, sql.ErrNoRows) || damage == "ok" {

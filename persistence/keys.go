@@ -18,14 +18,14 @@ type keyRow struct {
 	RetiredAt  time.Time `bun:"retired_at,nullzero"`
 }
 
-// SigningKey is an Ed25519 key as it is kept.
+// SigningKey is a stored Ed25519 key.
 type SigningKey struct {
 	ID         string    // kid
 	Public     []byte    // 32 bytes
 	Sealed     []byte    // the private half, which only the master secret opens; empty once retired
 	CreatedAt  time.Time //
 	ActiveFrom time.Time // when it begins to sign
-	RetiredAt  time.Time // when somebody withdrew it; zero if nobody did
+	RetiredAt  time.Time // when it was withdrawn; zero if it was not
 }
 
 // SigningKeys returns all keys, the newest first.
@@ -51,7 +51,7 @@ func (s *Store) CreateSigningKey(ctx context.Context, k SigningKey) error {
 	return s.fault("insert signing key", err)
 }
 
-// ActivateSigningKey makes a key sign from another time on.
+// ActivateSigningKey sets the time at which a key begins to sign.
 func (s *Store) ActivateSigningKey(ctx context.Context, id string, from time.Time) error {
 	_, err := s.write.NewUpdate().Model((*keyRow)(nil)).Set("active_from = ?", from).Where("id = ?", id).Exec(ctx)
 	return s.fault("activate signing key", err)
@@ -63,14 +63,14 @@ func (s *Store) ResealSigningKey(ctx context.Context, id string, sealed []byte) 
 	return s.fault("reseal signing key", err)
 }
 
-// RetireSigningKey notes that a key is withdrawn and overwrites its private half.
+// RetireSigningKey marks a key as withdrawn and overwrites its private half.
 func (s *Store) RetireSigningKey(ctx context.Context, id string, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*keyRow)(nil)).
 		Set("retired_at = ?", at).Set("private_key = ?", []byte{}).Where("id = ?", id).Exec(ctx)
 	return s.fault("retire signing key", err)
 }
 
-// DeleteSigningKey forgets a key.
+// DeleteSigningKey deletes a key.
 func (s *Store) DeleteSigningKey(ctx context.Context, id string) error {
 	_, err := s.write.NewDelete().Model((*keyRow)(nil)).Where("id = ?", id).Exec(ctx)
 	return s.fault("delete signing key", err)

@@ -14,39 +14,38 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// Legacy reads the table of users of the service that this one follows, in Postgres. It
-// writes nothing there.
+// Legacy reads the users table of the predecessor of this service, in Postgres. It writes nothing
+// there.
 type Legacy struct {
-	Total int         // accounts that were there when it was opened
-	MaxID auth.UserID // the highest of their ids that JSON keeps exactly
+	Total int         // number of accounts when OpenLegacy read the table
+	MaxID auth.UserID // the highest of their ids that is at most MaxUserID
 
 	store   *Store
 	table   bun.Ident
-	columns string // what is selected
+	columns string // select list
 }
 
-// ImportedUser is an account as another service keeps it. Nothing in it is checked.
+// ImportedUser is an account as another service stores it. None of its values are validated.
 type ImportedUser struct {
 	ID        auth.UserID
 	Email     string
 	Name      string
 	Password  string
-	CreatedAt time.Time // zero if it is not known
-	UpdatedAt time.Time // zero if it is not known
+	CreatedAt time.Time // zero if unknown
+	UpdatedAt time.Time // zero if unknown
 }
 
-// MaxUserID is the highest id that every reader of JSON keeps exactly (RFC 8259 §6).
+// MaxUserID is the highest id that every JSON reader represents exactly (RFC 8259 §6).
 const MaxUserID auth.UserID = 1<<53 - 1
 
-// ErrTable means that a table is not one that users can be read from.
+// ErrTable means that users cannot be read from a table.
 var ErrTable = errors.New("cannot read users")
 
-// tableName is a name, with a schema before it or not.
+// tableName matches the name of a table, with or without a schema.
 var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?$`)
 
-// OpenLegacy connects to the database of the URL and finds out how the table is made. It
-// returns ErrURL, or ErrTable saying what is wrong with the table. Close must be called in
-// the end.
+// OpenLegacy connects to the database of the URL and reads the columns of the table. It returns ErrURL,
+// or ErrTable with the reason why the table cannot be read. The caller must call Close.
 func OpenLegacy(ctx context.Context, url, table string) (*Legacy, error) {
 	if !tableName.MatchString(table) {
 		return nil, fmt.Errorf("%w: %q is not the name of a table", ErrTable, table)
@@ -65,8 +64,7 @@ func OpenLegacy(ctx context.Context, url, table string) (*Legacy, error) {
 // Close closes the connections.
 func (a *Legacy) Close() error { return a.store.Close() }
 
-// After returns the next accounts, at most n of them, whose ids are above the given one, in
-// the order of their ids.
+// After returns the next accounts whose ids are above id, at most n, in the order of their ids.
 func (a *Legacy) After(ctx context.Context, id auth.UserID, n int) ([]ImportedUser, error) {
 	var rows []struct {
 		ID        auth.UserID
@@ -97,10 +95,10 @@ func orZero(t *time.Time) time.Time {
 	return t.UTC()
 }
 
-// column is one of a table: its name and its type, as Postgres writes them.
+// column is the name and the type of a table's column, as Postgres writes them.
 type column struct{ Name, Type string }
 
-// describe finds the columns and counts the accounts.
+// describe reads the columns and counts the accounts.
 func (a *Legacy) describe(ctx context.Context) error {
 	var columns []column
 	err := a.store.read.NewRaw(`SELECT attname AS name, format_type(atttypid, NULL) AS type FROM pg_attribute
@@ -123,12 +121,12 @@ func (a *Legacy) describe(ctx context.Context) error {
 	return nil
 }
 
-// quoted is a table's name as to_regclass reads it.
+// quoted returns a table's name as to_regclass reads it.
 func quoted(table bun.Ident) string {
 	return `"` + strings.ReplaceAll(string(table), ".", `"."`) + `"`
 }
 
-// selection writes what is to be selected from the columns of a table.
+// selection returns the select list for a table with the given columns.
 func selection(columns []column) (string, error) {
 	if columns == nil {
 		return "", errors.New("there is no such table")
@@ -153,7 +151,7 @@ func selection(columns []column) (string, error) {
 	}
 	name, err := text(columns, "name")
 	if err != nil {
-		name = "''" // not everybody keeps names
+		name = "''" // the column is optional
 	}
 	created, err := moment(columns, "created_at", "createdAt")
 	if err != nil {
@@ -179,7 +177,8 @@ func find(columns []column, names ...string) (column, bool) {
 	return column{}, false
 }
 
-// text reads a column, without NULLs. The column's name is one of ours, not the table's.
+// text returns an expression that reads a column as text, with "" for NULL. The name in the expression
+// is one of names, which this package chooses.
 func text(columns []column, names ...string) (string, error) {
 	c, found := find(columns, names...)
 	if !found {
@@ -188,8 +187,8 @@ func text(columns []column, names ...string) (string, error) {
 	return fmt.Sprintf("COALESCE(%q::text, '')", c.Name), nil
 }
 
-// moment reads a column of times. Those without a zone are UTC, as the ancestor wrote them;
-// infinite ones and those whose year is not of four digits are none.
+// moment returns an expression that reads a column of times. Times without a zone are UTC, as the
+// predecessor wrote them. Infinite times and times before year 1 or after year 9999 become NULL.
 func moment(columns []column, names ...string) (string, error) {
 	c, found := find(columns, names...)
 	value := fmt.Sprintf("%q", c.Name)

@@ -14,11 +14,12 @@ type lifetimeRow struct {
 	NeededUntil time.Time `bun:"needed_until"`
 }
 
-// longestLifetime is the longest lifetime of access tokens that may be valid, in microseconds.
+// longestLifetime selects the longest lifetime of access tokens that may be valid, in microseconds.
 const longestLifetime = "(SELECT COALESCE(max(a.lifetime), 0) FROM access_lifetimes AS a)"
 
-// NoteLifetime notes a lifetime of access tokens, in whole microseconds, until tokens with it have
-// expired. The latest time counts. It forgets the lifetimes that were needed until before now.
+// NoteLifetime stores a lifetime of access tokens, in whole microseconds, until the tokens with that
+// lifetime have expired. If it is stored already, the later time applies. NoteLifetime deletes the
+// lifetimes that were needed until before now.
 func (s *Store) NoteLifetime(ctx context.Context, lifetime time.Duration, until, now time.Time) error {
 	row := lifetimeRow{Lifetime: lifetime.Microseconds(), NeededUntil: until}
 	_, err := s.write.NewInsert().Model(&row).On("CONFLICT (lifetime) DO UPDATE").
@@ -30,8 +31,8 @@ func (s *Store) NoteLifetime(ctx context.Context, lifetime time.Duration, until,
 	return s.fault("forget lifetimes", err)
 }
 
-// LongestLifetime returns the longest lifetime of access tokens that may be valid, whatever this
-// process issues: 0 if none was noted.
+// LongestLifetime returns the longest lifetime of access tokens that may be valid, including those
+// that other processes issue. It returns 0 if no lifetime is stored.
 func (s *Store) LongestLifetime(ctx context.Context) (time.Duration, error) {
 	var micros int64
 	err := s.read.NewRaw("SELECT "+longestLifetime).Scan(ctx, &micros)

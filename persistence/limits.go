@@ -9,7 +9,7 @@ import (
 	"github.com/uptrace/bun"
 )
 
-// Tiers is how many times a counter keeps.
+// Tiers is the number of arrival times in a counter.
 const Tiers = 2
 
 type counterRow struct {
@@ -18,20 +18,20 @@ type counterRow struct {
 	Key    string `bun:"key,pk"`
 	First  int64  `bun:"first"`
 	Second int64  `bun:"second"`
-	IdleAt int64  `bun:"idle_at"` // the later of both: from then on the row says nothing
+	IdleAt int64  `bun:"idle_at"` // the later of both: from then on the row has no effect
 }
 
-// Counter is what is known of how often something was tried.
+// Counter is the state of a rate limit.
 type Counter struct {
 	Key string
 	Due [Tiers]time.Time // theoretical arrival times; zero if there is none
 }
 
-// HoldCounters returns the counters of the keys, which nobody else changes until the
-// transaction ends. A key that was not known has zero times. No key may be there twice.
+// HoldCounters returns the counters of the keys and locks them until the transaction ends. The counter of
+// a new key has zero times. The keys must be distinct.
 func (s *Store) HoldCounters(ctx context.Context, keys ...string) (map[string]Counter, error) {
 	rows := make([]counterRow, len(keys))
-	for i, key := range slices.Sorted(slices.Values(keys)) { // in one order for all, so that nobody waits in a circle
+	for i, key := range slices.Sorted(slices.Values(keys)) { // the same order in every transaction prevents deadlocks
 		rows[i].Key = key
 	}
 	err := s.write.NewInsert().Model(&rows).On("CONFLICT (key) DO UPDATE").Set("key = EXCLUDED.key").
@@ -46,7 +46,7 @@ func (s *Store) HoldCounters(ctx context.Context, keys ...string) (map[string]Co
 	return counters, nil
 }
 
-// SetCounters stores counters that are held.
+// SetCounters stores counters that the transaction holds.
 func (s *Store) SetCounters(ctx context.Context, counters ...Counter) error {
 	rows := make([]counterRow, len(counters))
 	for i, c := range counters {
@@ -59,8 +59,8 @@ func (s *Store) SetCounters(ctx context.Context, counters ...Counter) error {
 	return s.fault("set limits", err)
 }
 
-// DropCounters deletes the counters whose keys begin with a text of the base64url alphabet. It
-// waits for those who hold one.
+// DropCounters deletes the counters whose keys begin with prefix, which uses the base64url alphabet. It
+// waits for transactions that hold one of them.
 func (s *Store) DropCounters(ctx context.Context, prefix string) error {
 	held := s.write.NewSelect().Model((*counterRow)(nil)).Column("key").
 		Where("key >= ? AND key < ?", prefix, prefix+"~").Order("key") // in the order of HoldCounters
@@ -71,9 +71,10 @@ func (s *Store) DropCounters(ctx context.Context, prefix string) error {
 	return s.fault("delete limits", err)
 }
 
-// SweepCounters deletes counters that say nothing any more, in one small batch, and tells how
-// many it looked at: fewer than the batch means that none is left, or that somebody is changing
-// them. Those that say something yet are put off until they would not.
+// SweepCounters deletes counters that no longer have an effect, in one small batch. It returns how many
+// it read and how many it deleted. If it read fewer than the batch, none is left or other transactions
+// hold the rest. It postpones the sweep of a counter that still has an effect to the time at which the
+// effect ends.
 func (s *Store) SweepCounters(ctx context.Context, now time.Time, batch int64) (looked, deleted int, err error) {
 	err = s.Tx(ctx, func(ctx context.Context, tx *Store) error {
 		var rows []counterRow
@@ -102,7 +103,8 @@ func (s *Store) SweepCounters(ctx context.Context, now time.Time, batch int64) (
 	return looked, deleted, nil
 }
 
-// sweepCounters deletes counters that are held and puts others off.
+// sweepCounters deletes the idle counters and postpones the sweep of the used ones. The transaction must
+// hold both.
 func (s *Store) sweepCounters(ctx context.Context, idle, used []string) error {
 	if len(used) > 0 {
 		_, err := s.write.NewUpdate().Model((*counterRow)(nil)).Set("sweep_at = idle_at").Where("key IN (?)", bun.List(used)).Exec(ctx)

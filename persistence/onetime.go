@@ -29,29 +29,29 @@ type oneTimeRow struct {
 	CodeExpiresAt time.Time   `bun:"code_expires_at,nullzero"`
 }
 
-// PurposeUndo is the purpose of rows that give a user a former address back. Such a row reserves
-// the address for the user until it is deleted or expires.
+// PurposeUndo is the purpose of rows that restore a user's former address. Such a row reserves the
+// address for the user until the row is deleted or expires.
 const PurposeUndo = "undo"
 
-// OneTime is what a mail lets its reader do, once.
+// OneTime is a one-time action that a mail permits its reader.
 type OneTime struct {
-	Digest        string // of the link's token
+	Digest        string // digest of the link's token
 	Code          string // digest of the code; "" if there is none
 	Purpose       string
 	UserID        auth.UserID // 0 if there is no account yet
-	Email         string      // the address it is about
+	Email         string      // the address that the action concerns
 	EmailKey      string
-	Password      string // password of a registration, as package password writes it; "" if the row is not one
+	Password      string // password of a registration, as package password writes it; "" for other rows
 	Name          string // name of that registration
 	Locale        string // locale of that registration
 	Registration  string // digest of the secret that the browser of the registration keeps; "" if there is none
-	SessionID     string // session that asked; "" if none did
+	SessionID     string // session that requested the mail; "" if none did
 	CreatedAt     time.Time
 	ExpiresAt     time.Time
 	CodeExpiresAt time.Time // zero if there is no code
 }
 
-// AddOneTime stores what a mail lets its reader do.
+// AddOneTime stores a one-time action.
 func (s *Store) AddOneTime(ctx context.Context, o OneTime) error {
 	row := oneTimeRow{
 		Digest: o.Digest, Code: o.Code, Purpose: o.Purpose, UserID: o.UserID, Email: o.Email, EmailKey: o.EmailKey,
@@ -62,13 +62,13 @@ func (s *Store) AddOneTime(ctx context.Context, o OneTime) error {
 	return s.fault("insert one-time token", err)
 }
 
-// OneTime returns what one of the digests of a link is for, or auth.ErrNotFound if that was
-// used, voided or has expired, or is for something else.
+// OneTime returns the row that one of the digests of a link belongs to. It returns auth.ErrNotFound if
+// the row was used or voided, has expired, or has another purpose.
 func (s *Store) OneTime(ctx context.Context, purpose string, now time.Time, digests ...string) (OneTime, error) {
 	return s.oneTime(ctx, purpose, "digest IN (?) AND expires_at > ?", bun.List(digests), now)
 }
 
-// OneTimeByCode is OneTime by the digests of a code.
+// OneTimeByCode is OneTime for the digests of a code.
 func (s *Store) OneTimeByCode(ctx context.Context, purpose string, now time.Time, digests ...string) (OneTime, error) {
 	return s.oneTime(ctx, purpose, "code IN (?) AND code_expires_at > ?", bun.List(digests), now)
 }
@@ -84,19 +84,18 @@ func (s *Store) LatestRegistration(ctx context.Context, purpose, emailKey string
 	return s.oneTime(ctx, purpose, "email_key = ? AND expires_at > ? AND password <> ''", emailKey, now)
 }
 
-// Registration returns the newest unexpired row of an address that one of the digests of a
-// registration's secret belongs to, or auth.ErrNotFound.
+// Registration returns the newest unexpired row of an address that has one of the digests of a
+// registration's secret, or auth.ErrNotFound.
 func (s *Store) Registration(ctx context.Context, purpose, emailKey string, now time.Time, digests ...string) (OneTime, error) {
 	return s.oneTime(ctx, purpose, "email_key = ? AND registration IN (?) AND expires_at > ?", emailKey, bun.List(digests), now)
 }
 
-// Reservation returns the row that reserves an address for the user who had it before, or
-// auth.ErrNotFound.
+// Reservation returns the row that reserves an address for its former user, or auth.ErrNotFound.
 func (s *Store) Reservation(ctx context.Context, emailKey string, now time.Time) (OneTime, error) {
 	return s.oneTime(ctx, PurposeUndo, "email_key = ? AND expires_at > ?", emailKey, now)
 }
 
-// Reservations returns which of the addresses are reserved, and for which user.
+// Reservations returns the reserved ones of the addresses, each with its user.
 func (s *Store) Reservations(ctx context.Context, emailKeys []string, now time.Time) ([]UserKey, error) {
 	var found []UserKey
 	err := s.write.NewSelect().Model((*oneTimeRow)(nil)).ColumnExpr("user_id AS id").Column("email_key").
@@ -104,9 +103,9 @@ func (s *Store) Reservations(ctx context.Context, emailKeys []string, now time.T
 	return found, s.fault("select reservations", err)
 }
 
-// checkReserved returns auth.ErrEmailTaken if an address is reserved for another user. It has to
-// run after the statement that takes the address: that one waits for a transaction that gives
-// the address up, and so sees the reservation which the transaction made.
+// checkReserved returns auth.ErrEmailTaken if an address is reserved for another user. It must run
+// after the statement that takes the address: that statement waits for a transaction that gives up the
+// address, so checkReserved sees the reservation that the transaction made.
 func (s *Store) checkReserved(ctx context.Context, user auth.UserID, emailKey string, now time.Time) error {
 	reserved, err := s.Reservation(ctx, emailKey, now)
 	switch {
@@ -136,13 +135,14 @@ func (r oneTimeRow) oneTime() OneTime {
 	}
 }
 
-// TakeOneTime uses up a one-time token, and tells whether it did: of several at once one does.
+// TakeOneTime uses up a one-time token and reports whether it did: only one of several concurrent
+// calls does.
 func (s *Store) TakeOneTime(ctx context.Context, digest string, now time.Time) (bool, error) {
 	taken, err := changed(s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("digest = ? AND expires_at > ?", digest, now).Exec(ctx))
 	return taken, s.fault("take one-time token", err)
 }
 
-// VoidOneTimes voids what a user could do with the mails they have, but for some purposes.
+// VoidOneTimes deletes the rows of a user, except rows with one of the given purposes.
 func (s *Store) VoidOneTimes(ctx context.Context, user auth.UserID, but ...string) error {
 	q := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("user_id = ?", user)
 	if len(but) > 0 {
@@ -152,15 +152,15 @@ func (s *Store) VoidOneTimes(ctx context.Context, user auth.UserID, but ...strin
 	return s.fault("void one-time tokens", err)
 }
 
-// VoidOneTimesSince deletes the rows of a user, but for those of a purpose that are older than a time.
+// VoidOneTimesSince deletes the rows of a user, except rows of the purpose that are older than a time.
 func (s *Store) VoidOneTimesSince(ctx context.Context, user auth.UserID, purpose string, since time.Time) error {
 	_, err := s.write.NewDelete().Model((*oneTimeRow)(nil)).
 		Where("user_id = ? AND (purpose <> ? OR created_at >= ?)", user, purpose, since).Exec(ctx)
 	return s.fault("void one-time tokens", err)
 }
 
-// VoidOlder deletes the rows that a newer request with the same purpose replaces: those of the
-// user or, without one, those of the address. Registrations stay.
+// VoidOlder deletes the rows that a newer request with the same purpose replaces: the user's rows or,
+// without a user, the rows of the address that have no user. It keeps registrations.
 func (s *Store) VoidOlder(ctx context.Context, purpose string, user auth.UserID, emailKey string) error {
 	q := s.write.NewDelete().Model((*oneTimeRow)(nil)).Where("purpose = ? AND password = ''", purpose)
 	if user != 0 {
@@ -173,8 +173,8 @@ func (s *Store) VoidOlder(ctx context.Context, purpose string, user auth.UserID,
 }
 
 // MakeRoom prepares an address for one more registration. It deletes the older rows of the same
-// registration, which its password identifies, and the newest of the others beyond most-1, so
-// that those that came first stay.
+// registration, which its password identifies. It keeps the oldest most-1 other registrations and
+// deletes the rest.
 func (s *Store) MakeRoom(ctx context.Context, purpose, emailKey, password string, most int) error {
 	const registrations = "purpose = ? AND email_key = ? AND password <> ''"
 	oldest := s.write.NewSelect().Model((*oneTimeRow)(nil)).Column("digest").
@@ -191,8 +191,8 @@ func (s *Store) VoidAddress(ctx context.Context, purpose, emailKey string) error
 	return s.fault("void one-time tokens of an address", err)
 }
 
-// SweepOneTimes deletes what has expired, in one small batch, and tells how many: fewer than
-// the batch means that none is left.
+// SweepOneTimes deletes expired rows, in one small batch, and returns how many: fewer than the batch
+// means that none is left.
 func (s *Store) SweepOneTimes(ctx context.Context, now time.Time, batch int64) (int, error) {
 	over := s.write.NewSelect().Model((*oneTimeRow)(nil)).Column("digest").
 		Where("expires_at <= ?", now).Order("expires_at").Limit(batch)

@@ -35,8 +35,8 @@ type pendingRow struct {
 	bun.BaseModel `bun:"table:outbox_pending,alias:p"`
 
 	Seq     int64  `bun:"seq,pk"`
-	Subject string `bun:"subject"` // that of the event; NULL until the relay fills in what an earlier version left out
-	Urgent  bool   `bun:"urgent"`  // it goes before those that are not
+	Subject string `bun:"subject"` // subject of the event; NULL in a row of an earlier version until the relay fills it in
+	Urgent  bool   `bun:"urgent"`  // published before events that are not urgent
 }
 
 // isPending holds for an event that waits to be published.
@@ -46,8 +46,8 @@ func (r outboxRow) event() events.Event {
 	return events.Event{ID: r.ID, Type: r.Type, Subject: r.Subject, Time: r.Time.UTC(), Data: json.RawMessage(r.Data), Trace: r.Trace}
 }
 
-// Emit writes events, in their order, in the transaction that makes the change they tell of.
-// The relay of this process is woken when that ends.
+// Emit writes events, in their order, in the transaction of the change that they describe. The end of
+// the transaction wakes the relay of this process. Emit returns an error outside of a transaction.
 func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) error {
 	if s.emitted == nil {
 		return errors.New("emit: not in a transaction")
@@ -71,11 +71,11 @@ func (s *Store) Emit(ctx context.Context, at time.Time, data ...events.Data) err
 	return s.fault("insert events", s.insertPending(ctx, s.write, rows))
 }
 
-// Woken receives after transactions of this process that emitted something.
+// Woken returns a channel that receives after transactions of this process that emitted events.
 func (s *Store) Woken() <-chan struct{} { return s.woken }
 
-// tell lets this process know of events whose transaction has ended with err. If it failed
-// they may be there all the same, so the relay looks.
+// tell passes events to OnCommit if their transaction has committed, and wakes the relay. It also wakes
+// the relay if the transaction has failed with err: a commit may succeed although it returns an error.
 func (s *Store) tell(emitted []events.Data, err error) {
 	if err == nil && s.OnCommit != nil {
 		for _, d := range emitted {
@@ -88,14 +88,16 @@ func (s *Store) tell(emitted []events.Data, err error) {
 	}
 }
 
-// noteTimeout bounds noting what was published, with a database that says nothing.
+// noteTimeout bounds the statement that removes published events from the pending ones, if the database
+// does not respond.
 const noteTimeout = 5 * time.Second
 
-// Take hands unpublished events, at most n, to publish: urgent ones (events.UrgentTypes) first, then the
-// oldest. Events of one subject keep their order, so those that precede an urgent one go before it. Take notes as many of them as
-// published as that says, and tells how many it handed over. Of all instances one does so
-// at a time, and the others wait. If the note fails the events are published again. The
-// error is publish's, or the database's.
+// Take passes pending events, at most n, to publish: urgent ones (events.UrgentTypes) first, then the
+// oldest. Events of one subject keep their order, so earlier events of its subject precede an urgent one.
+// publish returns the number of events that it published, from the first; Take removes these from the
+// pending events. Take returns the number of events that it passed. One instance at a time runs Take;
+// other instances wait. If the removal fails, the events are published again. The error is publish's, the
+// database's, or both.
 func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, []events.Event) (int, error)) (taken int, err error) {
 	var failed error
 	err = s.exclusively(ctx, s, func(ctx context.Context, s *Store) error {
@@ -111,7 +113,7 @@ func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, [
 		if done, failed = publish(ctx, list); done == 0 {
 			return nil
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout) // they are out, whoever stops us
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout) // the events are published, even if ctx ends
 		defer cancel()
 		_, err = s.write.NewDelete().Model((*pendingRow)(nil)).Where("seq IN (?)", bun.List(seqs[:done])).Exec(ctx)
 		return err
@@ -119,8 +121,8 @@ func (s *Store) Take(ctx context.Context, n int, publish func(context.Context, [
 	return taken, errors.Join(failed, s.fault("take events", err))
 }
 
-// pending returns the events whose turn it is, at most n. It asks for them by number, since a join
-// could be planned as one that reads the outbox from its beginning.
+// pending returns the next events to publish, at most n. It selects them by number, since Postgres could
+// plan a join that reads the outbox from its beginning.
 func (s *Store) pending(ctx context.Context, n int) ([]outboxRow, error) {
 	seqs, err := s.turns(ctx, n)
 	if err != nil || len(seqs) == 0 {
@@ -138,15 +140,15 @@ func (s *Store) pending(ctx context.Context, n int) ([]outboxRow, error) {
 	if len(rows) == len(seqs) {
 		return rows, nil
 	}
-	// The others were deleted just when somebody let them be published once more.
+	// A sweep deleted the missing events while an operator republished them.
 	_, err = s.write.NewDelete().Model((*pendingRow)(nil)).Where("seq IN (?)", bun.List(seqs)).
 		Where("NOT EXISTS (SELECT 1 FROM outbox AS o WHERE o.seq = p.seq)").Exec(ctx)
 	return rows, err
 }
 
-// turns returns the numbers of the events whose turn it is, at most n: the urgent ones and those of
-// the same subjects that precede them, then the oldest of the rest. In general there are no more than n, and
-// one query tells them all.
+// turns returns the numbers of the next events to publish, at most n: urgent events, together with the
+// earlier events of their subjects, then the oldest of the rest. In general at most n events are pending,
+// and one query returns all of them.
 func (s *Store) turns(ctx context.Context, n int) ([]int64, error) {
 	oldest, err := s.oldestPending(ctx, n+1)
 	if err == nil && slices.ContainsFunc(oldest, func(r pendingRow) bool { return r.Subject == "" }) {
@@ -168,8 +170,8 @@ func (s *Store) oldestPending(ctx context.Context, n int) (rows []pendingRow, er
 	return rows, err
 }
 
-// inOrder returns the numbers of rows, which are sorted by number: the urgent ones and those of the same
-// subjects that precede them, then the rest.
+// inOrder returns the numbers of rows in the order of publication: urgent rows, together with the earlier
+// rows of their subjects, then the rest. The rows must be sorted by number.
 func inOrder(rows []pendingRow) []int64 {
 	last := lastOfSubjects(slices.DeleteFunc(slices.Clone(rows), func(r pendingRow) bool { return !r.Urgent }))
 	var first []pendingRow
@@ -184,7 +186,7 @@ func inOrder(rows []pendingRow) []int64 {
 	return append(inTurns(first), rest...)
 }
 
-// lastOfSubjects returns the highest number of each subject in rows, which are sorted by number.
+// lastOfSubjects returns the highest number of each subject in rows, which must be sorted by number.
 func lastOfSubjects(rows []pendingRow) map[string]int64 {
 	last := make(map[string]int64, len(rows))
 	for _, r := range rows {
@@ -193,8 +195,8 @@ func lastOfSubjects(rows []pendingRow) map[string]int64 {
 	return last
 }
 
-// sortPending fills in subject and urgency of rows that instances of an earlier version have written.
-// There are none in general, so it looks first: an update would lock SQLite at every turn of a relay.
+// sortPending fills in subject and urgency of rows that instances of an earlier version have written. In
+// general there are no such rows, so it checks first: an update would lock SQLite each time the relay runs.
 func (s *Store) sortPending(ctx context.Context) error {
 	isUnsorted, err := s.read.NewSelect().Model((*pendingRow)(nil)).Where("subject IS NULL").Exists(ctx)
 	if err != nil || !isUnsorted {
@@ -205,14 +207,14 @@ func (s *Store) sortPending(ctx context.Context) error {
 	return err
 }
 
-// turnsOfBacklog is turns for any number of waiting events.
+// turnsOfBacklog is turns for any number of pending events.
 func (s *Store) turnsOfBacklog(ctx context.Context, n int) ([]int64, error) {
 	urgent, err := s.urgent(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	seqs := inTurns(urgent)
-	if len(seqs) >= n { // some may be left out, which the rest must not overtake
+	if len(seqs) >= n { // the rest must not overtake urgent events beyond n
 		return seqs[:n], nil
 	}
 	rest := s.read.NewSelect().Model((*pendingRow)(nil)).Column("seq").Order("seq").Limit(int64(n - len(seqs)))
@@ -226,9 +228,9 @@ func (s *Store) turnsOfBacklog(ctx context.Context, n int) ([]int64, error) {
 	return append(seqs, more...), nil
 }
 
-// urgent returns the oldest urgent rows, at most n, and the rows of their subjects that precede them, at
-// most n of each. What precedes a row that is seen was committed before it, so the latter are looked for
-// when all of them have a subject.
+// urgent returns the oldest urgent rows, at most n, and the earlier rows of their subjects, at most n of
+// each. A row that precedes a visible row was committed before it, so urgent selects the earlier rows
+// second, after sortPending has given each of them a subject.
 func (s *Store) urgent(ctx context.Context, n int) (rows []pendingRow, err error) {
 	err = s.read.NewSelect().Model(&rows).Where("urgent").Order("seq").Limit(int64(n)).Scan(ctx)
 	if err := errors.Join(err, s.sortPending(ctx)); err != nil || len(rows) == 0 {
@@ -248,8 +250,9 @@ func (s *Store) urgent(ctx context.Context, n int) (rows []pendingRow, err error
 	return rows, err
 }
 
-// inTurns orders rows: the first of each subject, then the second of each, and so on. So a subject with
-// many does not hold up the others, and each keeps its own order.
+// inTurns returns the numbers of rows in round-robin order: the first of each subject, then the second of
+// each, and so on. A subject with many events does not delay the other subjects, and each subject keeps
+// its order.
 func inTurns(rows []pendingRow) []int64 {
 	slices.SortFunc(rows, func(a, b pendingRow) int { return cmp.Compare(a.Seq, b.Seq) })
 	place, count := make(map[int64]int, len(rows)), map[string]int{}
@@ -265,7 +268,7 @@ func inTurns(rows []pendingRow) []int64 {
 	return seqs
 }
 
-// Backlog tells what waits to be published.
+// Backlog returns the number of events that wait to be published, and the time of the oldest one.
 func (s *Store) Backlog(ctx context.Context) (b events.Backlog, err error) {
 	err = s.read.NewSelect().Model((*pendingRow)(nil)).ColumnExpr("count(*)").Scan(ctx, &b.Events)
 	if err != nil || b.Events == 0 {
@@ -273,17 +276,17 @@ func (s *Store) Backlog(ctx context.Context) (b events.Backlog, err error) {
 	}
 	err = s.read.NewSelect().Model((*outboxRow)(nil)).Column("time").
 		Where("seq = (SELECT min(seq) FROM outbox_pending)").Scan(ctx, &b.Oldest)
-	if errors.Is(err, sql.ErrNoRows) { // published meanwhile
+	if errors.Is(err, sql.ErrNoRows) { // published since the count
 		return events.Backlog{}, nil
 	}
 	b.Oldest = b.Oldest.UTC()
 	return b, s.fault("select oldest event", err)
 }
 
-// Republish lets events since a time be published once more, and tells how many. The stream drops
-// those it has had within its window. Mails would be sent once more: they are left out unless
-// they are what is asked for, and then nothing else is published. None of them is urgent: what happens
-// now goes before.
+// Republish marks the events since a time as pending again and returns how many. The stream drops the
+// events that it has received within its deduplication window. With mails, Republish selects only mails,
+// which are then sent again; without mails, it selects all other events. Republished events are not
+// urgent: new urgent events precede them.
 func (s *Store) Republish(ctx context.Context, since time.Time, mails bool) (int, error) {
 	compare := "type <> ?"
 	if mails {
@@ -294,13 +297,13 @@ func (s *Store) Republish(ctx context.Context, since time.Time, mails bool) (int
 	return count(result, s.fault("republish events", err))
 }
 
-// SweepOutbox deletes published events that happened before a time, in one small batch, and
-// tells how many: fewer than the batch means that none is left.
+// SweepOutbox deletes published events that happened before a time, in one small batch, and returns how
+// many: fewer than the batch means that none is left.
 func (s *Store) SweepOutbox(ctx context.Context, before time.Time, batch int64) (int, error) {
 	return s.sweepOutbox(ctx, "TRUE", before, batch)
 }
 
-// SweepMails is SweepOutbox for mails alone.
+// SweepMails is SweepOutbox for mails only.
 func (s *Store) SweepMails(ctx context.Context, before time.Time, batch int64) (int, error) {
 	return s.sweepOutbox(ctx, "type = '"+events.MailType+"'", before, batch) // spelled as in the index
 }

@@ -15,14 +15,14 @@ type pepperRow struct {
 	CreatedAt time.Time `bun:"created_at"`
 }
 
-// Pepper is a pepper that passwords were keyed with, as it is kept.
+// Pepper is a stored pepper that keys passwords.
 type Pepper struct {
-	ID        string    // of the master secret it was derived from
+	ID        string    // ID of the master secret that the pepper was derived from
 	Sealed    []byte    // the pepper, which only the master secret opens
-	CreatedAt time.Time // when it was first kept
+	CreatedAt time.Time // when it was first stored
 }
 
-// Peppers returns those that are kept.
+// Peppers returns all stored peppers, in the order of their IDs.
 func (s *Store) Peppers(ctx context.Context) ([]Pepper, error) {
 	var rows []pepperRow
 	if err := s.read.NewSelect().Model(&rows).Order("id").Scan(ctx); err != nil {
@@ -35,7 +35,7 @@ func (s *Store) Peppers(ctx context.Context) ([]Pepper, error) {
 	return peppers, nil
 }
 
-// KeepPepper stores a pepper, or seals it anew if it is kept already.
+// KeepPepper stores a pepper. If it is stored already, KeepPepper replaces its sealed form.
 func (s *Store) KeepPepper(ctx context.Context, p Pepper) error {
 	row := pepperRow{ID: p.ID, Sealed: p.Sealed, CreatedAt: p.CreatedAt}
 	_, err := s.write.NewInsert().Model(&row).On("CONFLICT (id) DO UPDATE").Set("sealed = EXCLUDED.sealed").Exec(ctx)

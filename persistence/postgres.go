@@ -41,14 +41,14 @@ func openPostgres(ctx context.Context, url string, readOnly bool) (*Store, error
 	}, nil
 }
 
-// Time is the database's clock, which all instances share. It is for Postgres alone: SQLite has
-// that of its one process.
+// Time returns the time of the database's clock, which all instances share. It is for Postgres only:
+// SQLite has one process and uses its clock.
 func (s *Store) Time(ctx context.Context) (now time.Time, err error) {
 	err = s.db.NewRaw("SELECT clock_timestamp()").Scan(ctx, &now)
 	return now, s.fault("ask the time", err)
 }
 
-// exclusivelyPostgres locks by a transaction, which ends with its connection and works
+// exclusivelyPostgres holds the lock in a transaction, which ends with its connection and works
 // behind PgBouncer.
 func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error {
 	return s.Tx(ctx, func(ctx context.Context, tx *Store) error {
@@ -62,7 +62,7 @@ func exclusivelyPostgres(ctx context.Context, s *Store, fn func(context.Context,
 	})
 }
 
-// insertPendingPostgres is one statement, as each is a round trip.
+// insertPendingPostgres uses one statement, since each statement is a round trip.
 func insertPendingPostgres(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
 	added := tx.NewInsert().Model(&rows).Returning("seq, subject, type IN (?) AS urgent", bun.List(events.UrgentTypes()))
 	_, err := tx.NewInsert().With("added", added).Table("outbox_pending", "added").Column("seq", "subject", "urgent").Exec(ctx)
@@ -81,8 +81,8 @@ func lockPostgres(ctx context.Context, tx bun.IDB, name string) error {
 	return err
 }
 
-// reservePostgres moves the sequence forward. Nobody inserts meanwhile: setval would take back
-// a number that the sequence gave out since it was read.
+// reservePostgres moves the sequence forward. It locks the table against inserts: otherwise setval
+// could take back a number that the sequence assigned after it was read.
 func reservePostgres(ctx context.Context, tx bun.IDB, last auth.UserID) error {
 	const sequence = "pg_get_serial_sequence('users', 'id')::regclass"
 	var given auth.UserID

@@ -12,17 +12,17 @@ import (
 	"github.com/uptrace/bun"
 )
 
-// prepared runs a statement that Postgres plans once for each connection, with its values
-// beside the text. For one that meets a single row, planning takes longer than all the rest.
-// nil leaves the values in the text, and the planning to each time.
+// prepared runs a statement that Postgres plans once for each connection, with the values separate from
+// the text. Planning a statement that affects a single row takes longer than the rest of its execution.
+// With a nil prepared, the values are in the text and Postgres plans each execution.
 type prepared struct {
 	*sql.DB
-	isUnknown *atomic.Bool // that what is prepared is not kept for us
+	isUnknown *atomic.Bool // a pooler does not keep prepared statements for this process
 	values    []any
 }
 
-// prepareAlone is prepare, for a statement that is its own transaction: within one, what a
-// pooler does not know would be too late to do otherwise.
+// prepareAlone is prepare for a statement that is a complete transaction. Within a larger transaction it
+// returns nil: a prepared statement that the pooler does not know would abort the transaction.
 func (s *Store) prepareAlone() *prepared {
 	if s.emitted != nil {
 		return nil
@@ -30,7 +30,7 @@ func (s *Store) prepareAlone() *prepared {
 	return s.prepare()
 }
 
-// value returns what stands for v in the text.
+// value returns the placeholder for v in the text; with a nil prepared, v.
 func (p *prepared) value(v any) any {
 	if p == nil {
 		return v
@@ -39,7 +39,7 @@ func (p *prepared) value(v any) any {
 	return bun.Safe("$" + strconv.Itoa(len(p.values)))
 }
 
-// run has the query be sent by it.
+// run makes p the connection that sends the query.
 func (p *prepared) run(q *bun.UpdateQuery) *bun.UpdateQuery {
 	if p == nil {
 		return q
@@ -47,10 +47,10 @@ func (p *prepared) run(q *bun.UpdateQuery) *bun.UpdateQuery {
 	return q.Conn(p)
 }
 
-// QueryContext sends the statement. A pooler in between may give each transaction another
-// connection and not know what was prepared on the one before (PgBouncer before 1.21, or with
-// max_prepared_statements = 0). The database says so before anything is done, and from then on
-// nothing is prepared any more.
+// QueryContext sends the statement. A pooler may use another server connection for each transaction and
+// not know the statements prepared on the previous one (PgBouncer before 1.21, or with
+// max_prepared_statements = 0). Postgres reports that before it executes the statement; QueryContext then
+// sends it unprepared, and prepares no further statements.
 func (p *prepared) QueryContext(ctx context.Context, text string, _ ...any) (*sql.Rows, error) {
 	if p.isUnknown.Load() {
 		return p.send(ctx, pgx.QueryExecModeExec, text)
@@ -67,7 +67,7 @@ func (p *prepared) send(ctx context.Context, mode pgx.QueryExecMode, text string
 	return p.DB.QueryContext(ctx, text, append([]any{mode}, p.values...)...)
 }
 
-// isNotPrepared knows invalid_sql_statement_name and duplicate_prepared_statement.
+// isNotPrepared reports whether err is invalid_sql_statement_name or duplicate_prepared_statement.
 func isNotPrepared(err error) bool {
 	var answer *pgconn.PgError
 	return errors.As(err, &answer) && (answer.Code == "26000" || answer.Code == "42P05")

@@ -11,26 +11,26 @@ import (
 )
 
 // Most of the cost of a refresh on Postgres is the round trip and the wait for the disk. Refreshes that
-// arrive while a statement is on its way wait for it, and then go as one batch in one statement. A
-// refresh that finds no other one goes at once.
+// arrive while a statement is in flight wait for it, and are then sent as one batch in one statement. A
+// refresh that finds no statement in flight is sent immediately.
 //
-// The statement of a batch skips rows that are locked, so it waits for no other transaction and cannot
-// be part of a deadlock. A refresh that the batch did not move is tried again alone, which decides as if
-// nothing had been tried. If the batch committed but its reply was lost, that retry falls within
+// The statement of a batch skips locked rows, so it waits for no other transaction and cannot be part of
+// a deadlock. A refresh that the batch did not advance is retried alone, and the retry decides as if it
+// were the first attempt. If the batch committed but its reply was lost, the retry falls within
 // REFRESH_GRACE.
 
 const (
 	// maxBatch is the most refreshes in one statement.
 	maxBatch = 64
-	// batchTimeout bounds the statement of a batch. Then each refresh is tried alone.
+	// batchTimeout bounds the statement of a batch. After it, each refresh is retried alone.
 	batchTimeout = 2 * time.Second
-	// leadTimeout is how long waiting refreshes wait for the statement on its way. Then the next leader
-	// sends a batch beside it.
+	// leadTimeout is how long waiting refreshes wait for the statement in flight. After it, the next
+	// leader sends a batch concurrently.
 	leadTimeout = 100 * time.Millisecond
 )
 
 // refreshBatcher batches the refreshes of this process. One refresh at a time leads: it sends itself and
-// those that wait.
+// the waiting refreshes.
 type refreshBatcher struct {
 	mu      sync.Mutex
 	hasLead bool // a refresh leads
@@ -41,8 +41,8 @@ type refreshBatcher struct {
 type waiter struct {
 	step    Step
 	signal  chan signal
-	session Session // after the refresh, if it is moved
-	moved   bool    // the batch carried the refresh out
+	session Session // after the refresh, if moved is set
+	moved   bool    // the batch advanced the session
 }
 
 type signal bool
@@ -52,7 +52,7 @@ const (
 	returned signal = false // the batch with the waiter has returned
 )
 
-// advance is Store.AdvanceSession.
+// advance implements Store.AdvanceSession.
 func (b *refreshBatcher) advance(ctx context.Context, s *Store, step Step) (Session, error) {
 	w := &waiter{step: step, signal: make(chan signal, 1)}
 	if !b.enqueue(w) {
@@ -89,7 +89,7 @@ func (b *refreshBatcher) lead(ctx context.Context, s *Store, w *waiter) (Session
 	}
 	bounded, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
-	_ = s.advanceBatch(bounded, batch) // a refresh that was not moved meets the error when it is tried alone
+	_ = s.advanceBatch(bounded, batch) // a refresh that did not advance gets the error of its retry
 	done()
 	for _, other := range batch[1:] {
 		other.signal <- returned
@@ -100,7 +100,7 @@ func (b *refreshBatcher) lead(ctx context.Context, s *Store, w *waiter) (Session
 	return s.advanceAlone(ctx, w.step)
 }
 
-// enqueue has w wait for the leader. It returns false, and makes w the leader, if there is none.
+// enqueue adds w to the waiting refreshes. If there is no leader, it makes w the leader and returns false.
 func (b *refreshBatcher) enqueue(w *waiter) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -141,7 +141,7 @@ func (b *refreshBatcher) promote() {
 	b.waiting = b.waiting[1:]
 }
 
-// leave removes a refresh whose caller has gone.
+// leave removes a refresh whose context has ended.
 func (b *refreshBatcher) leave(w *waiter) {
 	b.mu.Lock()
 	i := slices.Index(b.waiting, w)
@@ -151,10 +151,10 @@ func (b *refreshBatcher) leave(w *waiter) {
 	b.mu.Unlock()
 	select {
 	case sig := <-w.signal:
-		if sig == promoted { // just before it left
+		if sig == promoted { // just before the context ended
 			b.promote()
 		}
-	default: // it was waiting, or its batch is on the way
+	default: // w was waiting, or its batch is in flight
 	}
 }
 
@@ -167,13 +167,13 @@ type batchStep struct {
 	ExpiresAt  time.Time `json:"expires"`
 	IP         string    `json:"ip"`
 	Agent      string    `json:"agent"`
-	Due        int64     `json:"due"`    // microseconds, as the two below
-	Latest     int64     `json:"latest"` // that refresh_due may be
+	Due        int64     `json:"due"`    // microseconds, like Latest and Interval
+	Latest     int64     `json:"latest"` // latest permitted refresh_due
 	Interval   int64     `json:"pause"`
 }
 
-// batchSteps reads steps, without those of locked sessions. It looks each session up by its id, so no
-// plan reads the whole table. The names differ from those of columns.
+// batchSteps selects the steps of sessions that are not locked. It looks up each session by its id, so no
+// plan reads the whole table. Its names differ from the names of the table's columns.
 const batchSteps = `SELECT w.* FROM jsonb_to_recordset(?::jsonb) AS w(session text, gen bigint, way text, at timestamptz,
 expires timestamptz, ip text, agent text, due bigint, latest bigint, pause bigint) CROSS JOIN LATERAL
 (SELECT FROM login_sessions AS l WHERE l.id = w.session AND l.generation = w.gen FOR NO KEY UPDATE SKIP LOCKED) AS l`

@@ -9,15 +9,14 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// RevocationCursor is a place in the list of sessions that have ended.
+// RevocationCursor is a position in the list of sessions that have ended.
 type RevocationCursor struct {
 	At  time.Time
 	Seq int64
 }
 
-// Revocations returns sessions that ended after a place in the list, at most n, and the
-// place of the last of them. They are read from their events, which stay when their users
-// are deleted.
+// Revocations returns the sessions after a position in the list, at most n, and the position of the last
+// of them. It reads them from their events, which remain when their users are deleted.
 func (s *Store) Revocations(ctx context.Context, after RevocationCursor, n int) (list []auth.Revocation, last RevocationCursor, err error) {
 	var rows []outboxRow
 	err = s.read.NewSelect().Model(&rows).Column("seq", "time", "data").

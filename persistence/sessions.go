@@ -30,7 +30,7 @@ type sessionRow struct {
 	RevokedAt    time.Time   `bun:"revoked_at,nullzero"`
 	RevokeReason string      `bun:"revoke_reason,nullzero"`
 	Carrier      string      `bun:"carrier"`
-	SweepAt      time.Time   `bun:"sweep_at"` // no clean-up looks at it before
+	SweepAt      time.Time   `bun:"sweep_at"` // no clean-up reads the row before
 	RefreshDue   int64       `bun:"refresh_due"`
 	Epoch        int64       `bun:"epoch"`
 
@@ -38,12 +38,12 @@ type sessionRow struct {
 	Longest      int64 `bun:"longest,scanonly"` // lifetime of access tokens, in microseconds
 }
 
-// sessionColumns are all of them by name: a statement that is kept must not find another one
-// when "*" has become more.
+// sessionColumns names every column: the columns of a prepared statement must not change when "*"
+// includes a new one.
 const sessionColumns = "id, user_id, generation, amr, created_at, created_ip, created_agent, used_at, used_ip, used_agent, " +
 	"expires_at, deadline_at, revoked_at, revoke_reason, carrier, sweep_at, refresh_due, epoch"
 
-// Session is a login and what has become of it.
+// Session is a login and its current state.
 type Session struct {
 	ID         string
 	UserID     auth.UserID
@@ -54,31 +54,31 @@ type Session struct {
 	UsedAt     time.Time // when the current refresh token was issued
 	Used       auth.ClientInfo
 	ExpiresAt  time.Time // of the current refresh token
-	DeadlineAt time.Time // beyond which no refreshing leads
-	RevokedAt  time.Time // zero while its row has not been ended
+	DeadlineAt time.Time // no refresh extends the session beyond it
+	RevokedAt  time.Time // zero until the row is ended
 	Reason     auth.Reason
 	Carrier    auth.Carrier
 	RefreshDue time.Time // theoretical arrival time of a refresh; see package gcra
 
-	// UserEnded is set by Session alone: all sessions of the user have ended since this one began,
-	// or the user is disabled or deleted. The row may still wait to be ended.
+	// UserEnded means that all sessions of the user have ended since this one began, or that the user
+	// is disabled or deleted. The row may not be ended yet. Only Store.Session sets it.
 	UserEnded bool
-	// TokensEndAt is set for sessions that a statement has just ended: when the last access token
-	// of the session expires at the latest.
+	// TokensEndAt is an upper bound of the time at which the last access token of the session expires.
+	// It is set for sessions that a statement has just ended.
 	TokensEndAt time.Time
 }
 
-// HasEnded reports whether the session was ended, alone or with all of its user's. A session that
-// has expired has not ended.
+// HasEnded reports whether the session was ended, alone or together with all sessions of its user. An
+// expired session has not ended.
 func (s Session) HasEnded() bool { return !s.RevokedAt.IsZero() || s.UserEnded }
 
 // ofLiveUser holds for a session whose user is not disabled and has not ended all sessions since
-// it began. Otherwise it is false or, for a deleted user, null. With EXISTS Postgres would plan a
-// join, for which it looks up the ends of both indexes each time: planning took twice as long.
+// it began. Otherwise it is false or, for a disabled or deleted user, null. With EXISTS, Postgres
+// plans a join and looks up the ends of both indexes each time: planning took twice as long.
 const ofLiveUser = "s.epoch = (SELECT u.session_epoch FROM users AS u WHERE u.id = s.user_id AND u.disabled_at IS NULL)"
 
-// mayRefresh is ofLiveUser and, if addresses have to be verified, holds only for a user whose
-// address is. It reads the user's row once in either case.
+// mayRefresh returns ofLiveUser or, if addresses have to be verified, a condition that also requires
+// a verified address. Either condition reads the user's row once.
 func mayRefresh(verified bool) string {
 	if verified {
 		return strings.TrimSuffix(ofLiveUser, ")") + " AND u.email_verified_at IS NOT NULL)"
@@ -89,15 +89,15 @@ func mayRefresh(verified bool) string {
 // ofEpoch is ofLiveUser for the sessions of one user, whose row is read once.
 const ofEpoch = "epoch = (SELECT u.session_epoch FROM users AS u WHERE u.id = ? AND u.disabled_at IS NULL)"
 
-// expiry is when a session's refresh token expires, or null if the session was ended. Refreshes
-// compare it instead of naming revoked_at: a condition "revoked_at IS NULL" lets Postgres read all of
-// the partial index login_sessions_live, which seems cheap while it has no statistics of the table,
-// as after a restore.
+// expiry is the time at which a session's refresh token expires, or null if the session was ended.
+// Refreshes compare it instead of naming revoked_at: a condition "revoked_at IS NULL" lets Postgres
+// read all of the partial index login_sessions_live, whose estimated cost is low while Postgres has no
+// statistics of the table, for example after a restore.
 const expiry = "CASE WHEN revoked_at IS NULL THEN expires_at END"
 
-// CreateSession stores a new session: its first generation, used when it was created. The
-// transaction must hold the row of its user (HoldPassword or HoldUser), so that the session is not
-// between those that an operation ends and those that begin afterwards.
+// CreateSession stores a new session in the user's current epoch. The transaction must hold the row of
+// the user (HoldPassword or HoldUser): a concurrent operation that ends the user's sessions then
+// either ends this session or finishes before the session begins.
 func (s *Store) CreateSession(ctx context.Context, n Session) error {
 	row := sessionRow{
 		ID: n.ID, UserID: n.UserID, Generation: n.Generation, AMR: strings.Join(n.AMR, " "),
@@ -111,7 +111,7 @@ func (s *Store) CreateSession(ctx context.Context, n Session) error {
 	return s.fault("insert session", err)
 }
 
-// Session returns the session, live or ended, or auth.ErrNotFound.
+// Session returns a session, live or ended, or auth.ErrNotFound.
 func (s *Store) Session(ctx context.Context, id string) (Session, error) {
 	var row sessionRow
 	err := s.read.NewSelect().Model(&row).ColumnExpr("s.*").ColumnExpr("COALESCE("+ofLiveUser+", FALSE) AS is_of_live_user").Where("s.id = ?", id).Scan(ctx)
@@ -128,18 +128,18 @@ type Step struct {
 	SessionID  string
 	Generation int64     // of the token presented
 	At         time.Time // now
-	ExpiresAt  time.Time // of the next token, if the deadline allows as much
+	ExpiresAt  time.Time // of the next token, unless the deadline is earlier
 	Carrier    auth.Carrier
 	Client     auth.ClientInfo
 	Limit      gcra.Limit
 	Verified   bool // the address of the session's user has to be verified; the same for all steps of a process
 }
 
-// AdvanceSession moves the session of a current refresh token to its next generation, in
-// one statement, so that of several at once one succeeds. It returns the session as it is
-// then, or auth.ErrNotFound if the token is not the current one of a live session, if the
-// user has ended all sessions since it began or is disabled, or is not verified although Verified
-// requires it, or if the limit does not let it pass.
+// AdvanceSession moves the session of a current refresh token to its next generation, in one
+// statement, so that only one of several concurrent calls succeeds. It returns the updated session. It
+// returns auth.ErrNotFound if the token is not the current one of a live session, if the user has
+// ended all sessions since it began or is disabled, if Verified requires a verified address and the
+// user has none, or if the limit refuses the refresh.
 func (s *Store) AdvanceSession(ctx context.Context, step Step) (Session, error) {
 	if s.refreshes == nil {
 		return s.advanceAlone(ctx, step)
@@ -162,7 +162,7 @@ func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 		Where(mayRefresh(step.Verified)).
 		Returning(sessionColumns)
 	if limit := step.Limit; limit.Interval > 0 {
-		// What gcra.Limit says, in the database's words: to read first would be a round trip more.
+		// gcra.Limit's rule in SQL: to read the row first would cost another round trip.
 		due := p.value(micros(step.At))
 		q = q.Where("refresh_due <= ?", p.value(micros(step.At)+limit.Slack().Microseconds())).
 			Set("refresh_due = CASE WHEN refresh_due > ? THEN refresh_due ELSE ? END + ?", due, due, p.value(limit.Interval.Microseconds()))
@@ -173,23 +173,24 @@ func (s *Store) advanceAlone(ctx context.Context, step Step) (Session, error) {
 	return row.session(), nil
 }
 
-// CapRefreshDue moves a session's theoretical arrival time of a refresh back to latest if it is
-// later: see gcra.Limit.Cap.
+// CapRefreshDue moves the theoretical arrival time of a session's refresh back to latest if it is
+// later (see gcra.Limit.Cap).
 func (s *Store) CapRefreshDue(ctx context.Context, id string, latest time.Time) error {
 	_, err := s.write.NewUpdate().Model((*sessionRow)(nil)).Set("refresh_due = ?", micros(latest)).
 		Where("id = ? AND refresh_due > ?", id, micros(latest)).Exec(ctx)
 	return s.fault("cap refresh limit", err)
 }
 
-// SetUsedAt moves back when a session's current refresh token was issued, if it is still of that
-// generation and the time is later: it was written by a clock that was ahead.
+// SetUsedAt moves the issue time of a session's current refresh token back to at, if the token still
+// has that generation and the stored time is later: a clock that was ahead wrote it.
 func (s *Store) SetUsedAt(ctx context.Context, id string, generation int64, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*sessionRow)(nil)).Set("used_at = ?", at).
 		Where("id = ? AND generation = ? AND used_at > ?", id, generation, at).Exec(ctx)
 	return s.fault("set use of session", err)
 }
 
-// EndSession ends a session and returns it: none if it had ended before, or never was.
+// EndSession ends a session and returns it. It returns no session if it had ended before or does not
+// exist.
 func (s *Store) EndSession(ctx context.Context, id string, reason auth.Reason, at time.Time) ([]Session, error) {
 	return s.endSessions(ctx, reason, at, "id = ?", id)
 }
@@ -201,10 +202,10 @@ func (s *Store) liveOf(user auth.UserID, now time.Time) *bun.SelectQuery {
 }
 
 // LiveSessions returns sessions of a user that have neither ended nor expired, at most n, newest
-// first: those that are older than the session before, or from the newest on if before is "".
+// first. It returns only sessions older than the session before, unless before is "".
 func (s *Store) LiveSessions(ctx context.Context, user auth.UserID, before string, n int, now time.Time) ([]Session, error) {
 	var rows []sessionRow
-	q := s.liveOf(user, now).Order("id DESC").Limit(int64(n)) // ids sort as the times of creation do
+	q := s.liveOf(user, now).Order("id DESC").Limit(int64(n)) // ids sort by time of creation
 	if before != "" {
 		q = q.Where("id < ?", before)
 	}
@@ -218,8 +219,8 @@ func (s *Store) LiveSessions(ctx context.Context, user auth.UserID, before strin
 	return sessions, nil
 }
 
-// SessionAddresses returns the addresses that the newest live sessions of a user, at most n, were
-// begun or last used from. It may return one twice.
+// SessionAddresses returns the IP addresses from which the newest live sessions of a user, at most n,
+// were created and last used. It may return an address twice.
 func (s *Store) SessionAddresses(ctx context.Context, user auth.UserID, n int, now time.Time) ([]string, error) {
 	var rows []sessionRow
 	err := s.liveOf(user, now).Column("created_ip", "used_ip").Order("id DESC").Limit(int64(n)).Scan(ctx, &rows)
@@ -230,22 +231,22 @@ func (s *Store) SessionAddresses(ctx context.Context, user auth.UserID, n int, n
 	return addresses, s.fault("select addresses of sessions", err)
 }
 
-// EndSessionOf ends a session of a user and returns it: none if it had ended before, or is
-// not theirs.
+// EndSessionOf ends a session of a user and returns it. It returns no session if it had ended before
+// or does not belong to the user.
 func (s *Store) EndSessionOf(ctx context.Context, user auth.UserID, id string, reason auth.Reason, at time.Time) ([]Session, error) {
 	return s.endSessions(ctx, reason, at, "user_id = ? AND id = ?", user, id)
 }
 
-// EndOldestSessions ends the live sessions of a user beyond one and the keep newest of the others,
-// at most n of them, and returns those it ended. The transaction must hold the user's row.
+// EndOldestSessions ends live sessions of a user, except the session newest and the keep newest of the
+// others. It ends at most n and returns them. The transaction must hold the user's row.
 func (s *Store) EndOldestSessions(ctx context.Context, user auth.UserID, newest string, keep, n int, reason auth.Reason, at time.Time) ([]Session, error) {
 	oldest := s.liveOf(user, at).Column("id").Where("id <> ?", newest).Order("created_at DESC", "id DESC").Offset(int64(keep)).Limit(int64(n))
 	return s.endSessions(ctx, reason, at, "id IN (?)", oldest)
 }
 
-// SweepSessions deletes sessions that ended or expired before a time, in one small batch,
-// and tells how many it looked at: fewer than the batch means that none is left. It holds
-// no lock longer than a statement takes, and several at once do no harm.
+// SweepSessions deletes sessions that ended or expired before a time, in one small batch. It returns
+// how many rows it read (fewer than the batch means that none is left) and how many it deleted. It
+// holds no lock longer than one statement, and concurrent sweeps are safe.
 func (s *Store) SweepSessions(ctx context.Context, before time.Time, batch int64) (looked, deleted int, err error) {
 	var rows []sessionRow
 	err = s.read.NewSelect().Model(&rows).Column("id", "revoked_at", "expires_at").
@@ -276,8 +277,8 @@ func (s *Store) SweepSessions(ctx context.Context, before time.Time, batch int64
 	return len(rows), deleted, err
 }
 
-// endSessions ends the sessions that a condition holds for, and returns them, oldest first.
-// One that expired is ended too: an access token of it may be good for a while yet.
+// endSessions ends the sessions that meet the condition and returns them, oldest first. It also ends
+// expired sessions: one of their access tokens may still be valid.
 func (s *Store) endSessions(ctx context.Context, reason auth.Reason, at time.Time, condition string, args ...any) ([]Session, error) {
 	var rows []sessionRow
 	err := s.write.NewUpdate().Model(&rows).

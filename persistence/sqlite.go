@@ -19,9 +19,9 @@ import (
 	"github.com/zyotra/auth/events"
 )
 
-// openSQLite opens the file, made readable by its owner alone if it is new: one connection
-// writes, so that transactions wait for each other here and not in SQLite, and a pool
-// reads. With the write-ahead log neither hinders the other.
+// openSQLite opens the file; a new file is readable by its owner only. One connection writes, so
+// transactions wait for each other in this process and not in SQLite, and a pool reads. With the
+// write-ahead log, readers and the writer do not block each other.
 func openSQLite(ctx context.Context, path string) (*Store, error) {
 	if path == "" {
 		return nil, errors.New("sqlite:// needs a path")
@@ -78,13 +78,13 @@ func openPoolAt(ctx context.Context, dsn string, connections int) (*bun.DB, erro
 	return db, nil
 }
 
-// exclusivelySQLite has nothing to keep out: there is one process, and a transaction would
-// keep its writer from all others.
+// exclusivelySQLite runs fn without a lock: there is one process, and a transaction would block all
+// other writes.
 func exclusivelySQLite(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error {
 	return fn(ctx, s)
 }
 
-// insertPendingSQLite is two statements, as SQLite has no insert in another one.
+// insertPendingSQLite uses two statements, since SQLite does not support an insert within another one.
 func insertPendingSQLite(ctx context.Context, tx bun.IDB, rows []outboxRow) error {
 	if _, err := tx.NewInsert().Model(&rows).Returning("seq").Exec(ctx); err != nil {
 		return err
@@ -97,13 +97,13 @@ func insertPendingSQLite(ctx context.Context, tx bun.IDB, rows []outboxRow) erro
 	return err
 }
 
-// relaxSQLite does nothing: SQLite keeps to one way of writing within a transaction.
+// relaxSQLite does nothing: SQLite cannot change its synchronous mode within a transaction.
 func relaxSQLite(context.Context, bun.IDB) error { return nil }
 
-// lockSQLite has nothing to do: there is one writer.
+// lockSQLite does nothing: there is one writer.
 func lockSQLite(context.Context, bun.IDB, string) error { return nil }
 
-// reserveSQLite moves what AUTOINCREMENT remembers forward.
+// reserveSQLite moves the AUTOINCREMENT counter forward.
 func reserveSQLite(ctx context.Context, tx bun.IDB, last auth.UserID) error {
 	_, err := tx.NewRaw("INSERT INTO sqlite_sequence (name, seq) SELECT 'users', 0 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'users')").Exec(ctx)
 	if err != nil {

@@ -10,24 +10,24 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// faultKind is the meaning of an error of the database.
+// faultKind is the meaning of a database error.
 type faultKind int
 
 const (
-	faultOther    faultKind = iota // a mistake of the statement or of the schema
-	faultAway                      // the statement cannot be carried out now; a later try may succeed
-	faultReadOnly                  // as faultAway: the server takes no changes
-	faultFull                      // as faultAway: the disk, or a bound on the file, leaves no room
-	faultTaken                     // another row has what must be unique
+	faultOther    faultKind = iota // an error in the statement or the schema
+	faultAway                      // the database cannot execute the statement now; a later attempt may succeed
+	faultReadOnly                  // like faultAway: the server accepts no writes
+	faultFull                      // like faultAway: the disk, or the size limit of the file, leaves no space
+	faultTaken                     // another row has the same value in a unique column
 )
 
-// isAway reports whether the statement cannot be carried out now.
+// isAway reports whether the database cannot execute the statement now.
 func (f faultKind) isAway() bool { return f == faultAway || f == faultReadOnly || f == faultFull }
 
-// postgresStates gives the SQLSTATE codes (PostgreSQL, appendix A) their meaning. A code's own
-// entry comes before that of its class, the first two digits. Codes that are not here are
+// postgresStates maps SQLSTATE codes (PostgreSQL, appendix A) to their meaning. The entry of a code
+// takes precedence over the entry of its class, the first two digits. Codes without an entry are
 // faultOther: 0A and 42 (statement or schema), 22 and 23 (values, which are checked before), 2D, 3B
-// and 3D (our use of transactions and catalogs), XX (a bug of the server).
+// and 3D (our use of transactions and catalogs), XX (a bug in the server).
 var postgresStates = map[string]faultKind{
 	"23505": faultTaken,    // unique_violation
 	"25006": faultReadOnly, // read_only_sql_transaction
@@ -40,7 +40,7 @@ var postgresStates = map[string]faultKind{
 	"53": faultAway, // insufficient resources
 	"55": faultAway, // object not in prerequisite state: lock not available, recovery in progress
 	"57": faultAway, // operator intervention: shutdown, canceled, starting up
-	"58": faultAway, // system error outside of Postgres, as of a disk
+	"58": faultAway, // system error outside of Postgres, such as a disk error
 }
 
 // postgresFault classifies an error of pgx or of Postgres.
@@ -48,7 +48,7 @@ func postgresFault(err error) faultKind {
 	if errors.Is(err, pgconn.ErrReadOnlyConnection) {
 		return faultReadOnly
 	}
-	if _, refused := errors.AsType[*pgconn.ConnectError](err); refused { // for any reason
+	if _, refused := errors.AsType[*pgconn.ConnectError](err); refused { // regardless of the reason
 		return faultAway
 	}
 	if answer, ok := errors.AsType[*pgconn.PgError](err); ok {
@@ -67,7 +67,7 @@ func postgresFault(err error) faultKind {
 }
 
 // endsConnection reports whether the connection that returned err must not be used again: the
-// server ends it, shuts down, or takes no changes.
+// server closes it, shuts down, or accepts no writes.
 func endsConnection(err *pgconn.PgError) bool {
 	return strings.EqualFold(err.Severity, "FATAL") || err.Code == "25006" ||
 		strings.HasPrefix(err.Code, "08") || strings.HasPrefix(err.Code, "57P")

@@ -1,11 +1,10 @@
-// Package persistence keeps the service's rows: users, their sessions, the keys that sign
-// access tokens, and the events that tell of changes (the outbox), in Postgres or in SQLite.
+// Package persistence stores the service's rows in Postgres or in SQLite: users, their sessions, the
+// keys that sign access tokens, and the events that report changes (the outbox).
 //
-// A Store stands for the database, or for one transaction inside Tx; the queries are the
-// same. What they share is written once; what differs between the two databases stands in
-// postgres.go and sqlite.go. Rows are private to the package: what goes out are the plain
-// structs beside the queries, and auth's errors. Times go in from the caller, in UTC and
-// cut to microseconds, which both databases keep exactly.
+// A Store represents the database or, inside Tx, one transaction; the queries are the same. Both
+// databases share most code; postgres.go and sqlite.go hold the differences. Row structs are private
+// to the package: it returns the plain structs declared next to the queries, and auth's errors. The
+// caller passes times in UTC, truncated to microseconds, which both databases store exactly.
 package persistence
 
 import (
@@ -24,55 +23,54 @@ import (
 
 // Store reads and writes the service's tables, on the database or inside one transaction.
 type Store struct {
-	write bun.IDB // takes every change
+	write bun.IDB // executes every change
 	read  bun.IDB // may be another pool of connections, for reads outside of a transaction
 	db    *bun.DB
 	close func() error
 	dialect
 
-	// OnCommit, if it is set, hears of every event of this process once its change is committed,
-	// before the caller does. It must not take long.
+	// OnCommit, if it is set, receives every event of this process once its change is committed,
+	// before Tx returns. It must not take long.
 	OnCommit func(events.Data)
 
 	refreshes *refreshBatcher // nil where refreshes are not batched: in a transaction, and in SQLite
-	woken     chan struct{}   // of Woken
+	woken     chan struct{}   // returned by Woken
 	writable  *writable       // shared with the Stores of transactions
-	emitted   *[]events.Data  // in a transaction: what it has emitted
+	emitted   *[]events.Data  // events that the transaction has emitted; nil outside of one
 }
 
-// dialect is what the two databases do differently.
+// dialect holds the differences between the two databases.
 type dialect struct {
-	// forUpdate keeps a row as it is until the transaction ends; "" where only one transaction
-	// writes at a time anyway.
+	// forUpdate locks a row against changes until the transaction ends; "" where only one transaction
+	// writes at a time.
 	forUpdate string
-	// skipLocked locks the rows of a subselect and passes over those that others have locked;
-	// "" where only one transaction writes.
+	// skipLocked locks the rows of a subselect and skips rows that other transactions have locked;
+	// "" where only one transaction writes at a time.
 	skipLocked string
 	// relax is Store.Relax.
 	relax func(ctx context.Context, tx bun.IDB) error
-	// lock makes the transaction wait for others that lock the same name.
+	// lock makes the transaction wait for other transactions that hold the lock of the same name.
 	lock func(ctx context.Context, tx bun.IDB, name string) error
-	// insertPending stores events, and that they wait to be published.
+	// insertPending stores events and marks them as pending.
 	insertPending func(ctx context.Context, tx bun.IDB, rows []outboxRow) error
-	// overriding stands before the values of an insert that brings its own ids.
+	// overriding precedes the values of an insert that specifies ids.
 	overriding string
-	// reserve makes the next id that users get a higher one than last.
+	// reserve makes the next assigned user id higher than last.
 	reserve func(ctx context.Context, tx bun.IDB, last auth.UserID) error
-	// exclusively runs fn with a Store while no other instance does.
+	// exclusively runs fn with a Store while no other instance runs its fn.
 	exclusively func(ctx context.Context, s *Store, fn func(context.Context, *Store) error) error
-	// prepare makes what runs a statement that is planned once; nil where that gains nothing.
+	// prepare returns a runner for a statement that is planned once; nil where that gains nothing.
 	prepare func() *prepared
 	// classify returns the meaning of an error.
 	classify func(error) faultKind
 }
 
-// ErrURL means that a URL does not name a database. It does not repeat the URL, which may
-// hold a password.
+// ErrURL means that a URL does not name a database. It does not repeat the URL, which may contain a
+// password.
 var ErrURL = errors.New("is neither a postgres:// nor a sqlite:// URL that can be read")
 
-// Open connects to the database of the URL: postgres://… or sqlite://path. The connection
-// is tried, so a database that is away is an error here, and so is ErrURL. Close must be
-// called in the end.
+// Open connects to the database of the URL: postgres://… or sqlite://path. It tests the connection and
+// returns an error if the database is unreachable, or ErrURL. The caller must call Close.
 func Open(ctx context.Context, url string) (*Store, error) {
 	switch scheme, rest, _ := strings.Cut(url, "://"); scheme {
 	case "postgres", "postgresql":
@@ -83,11 +81,11 @@ func Open(ctx context.Context, url string) (*Store, error) {
 	return nil, ErrURL
 }
 
-// DB is the database for package migrations. Nobody else needs it.
+// DB returns the database for package migrations. No other package needs it.
 func (s *Store) DB() *bun.DB { return s.db }
 
-// Pools are the statistics of the pools of connections: of the one that writes and the one that
-// reads, or of the one that does both.
+// Pools returns the statistics of the connection pools: "write" and "read", or "all" if one pool
+// serves both.
 func (s *Store) Pools() map[string]sql.DBStats {
 	if s.read == s.write {
 		return map[string]sql.DBStats{"all": s.db.Stats()}
@@ -99,27 +97,27 @@ func (s *Store) Pools() map[string]sql.DBStats {
 	return pools
 }
 
-// Close waits for what is being asked and closes the connections.
+// Close waits for the queries in flight and closes the connections.
 func (s *Store) Close() error {
 	err := s.close()
 	s.writable.wait()
 	return err
 }
 
-// Ping returns auth.ErrUnavailable if the database does not answer.
+// Ping returns auth.ErrUnavailable if the database does not respond.
 func (s *Store) Ping(ctx context.Context) error {
 	_, err := s.read.ExecContext(ctx, "SELECT 1")
 	return s.fault("ping", err)
 }
 
-// Tx runs fn with a Store whose writes commit together. If fn fails nothing is written; if
-// the commit fails the outcome is unknown and the caller gets that error.
+// Tx runs fn with a Store whose writes commit together. If fn fails, nothing is written. If the commit
+// fails, the outcome is unknown, and Tx returns the commit's error.
 func (s *Store) Tx(ctx context.Context, fn func(ctx context.Context, tx *Store) error) error {
 	var emitted []events.Data
 	err := s.write.RunInTx(ctx, nil, func(ctx context.Context, tx bun.Tx) error {
 		return fn(ctx, &Store{write: tx, read: tx, dialect: s.dialect, writable: s.writable, emitted: &emitted})
 	})
-	if s.emitted != nil { // within another one
+	if s.emitted != nil { // within another transaction
 		*s.emitted = append(*s.emitted, emitted...)
 	} else if len(emitted) > 0 {
 		s.tell(emitted, err)
@@ -127,14 +125,14 @@ func (s *Store) Tx(ctx context.Context, fn func(ctx context.Context, tx *Store) 
 	return s.fault("transaction", err)
 }
 
-// Lock makes the transaction wait for any other that locked the same name, and others for
-// it, until it ends.
+// Lock waits until no other transaction holds the lock of the name, and holds it until the
+// transaction ends.
 func (s *Store) Lock(ctx context.Context, name string) error {
 	return s.fault("lock "+name, s.dialect.lock(ctx, s.write, name))
 }
 
-// fault says what was being done, and gives errors that callers can act on their meaning:
-// no row is auth.ErrNotFound, no database is auth.ErrUnavailable.
+// fault adds the operation to an error and maps the errors that callers act on: no row becomes
+// auth.ErrNotFound, an unavailable database becomes auth.ErrUnavailable.
 func (s *Store) fault(doing string, err error) error {
 	var known *auth.Error
 	switch {
@@ -154,13 +152,13 @@ func (s *Store) fault(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// changed tells whether a statement met a row.
+// changed reports whether a statement affected a row.
 func changed(result sql.Result, err error) (bool, error) {
 	n, err := count(result, err)
 	return n > 0, err
 }
 
-// count tells how many rows a statement met.
+// count returns how many rows a statement affected.
 func count(result sql.Result, err error) (int, error) {
 	if err != nil {
 		return 0, err
@@ -169,15 +167,15 @@ func count(result sql.Result, err error) (int, error) {
 	return int(n), err
 }
 
-// Relax lets the transaction commit before that is on disk, where the database can: if its
-// machine then crashes, what was committed last may be gone. It is for what may be lost, and
-// never for a transaction that emits.
+// Relax lets the transaction commit before the commit is on disk, if the database supports it. After a
+// crash of the database's machine, the last commits may be lost. It is for data that may be lost, and
+// never for a transaction that emits events.
 func (s *Store) Relax(ctx context.Context) error {
 	return s.fault("relax", s.dialect.relax(ctx, s.write))
 }
 
-// micros is a time as microseconds since 1970, which the database can reckon with; 0 for the
-// zero time.
+// micros returns a time as microseconds since 1970, with which the database can calculate. It returns
+// 0 for the zero time.
 func micros(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -13,8 +13,8 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// traced is a database whose statements are told as parts of the requests that need them, where
-// traces are recorded at all. What the service does by itself is not told: it looks every second.
+// traced returns db with a hook that records each statement as a span of the request that needs it, if
+// tracing is on. The hook does not record statements of background jobs, which run every second.
 func traced(db *bun.DB, system string, classify func(error) faultKind) *bun.DB {
 	if !trace.On() {
 		return db
@@ -27,11 +27,11 @@ type queryTracer struct {
 	classify func(error) faultKind
 }
 
-// spanKey is where a query keeps its span.
+// spanKey is the key of a query's span in its stash.
 type spanKey struct{}
 
-// BeforeQuery begins a span with the statement, without its values. The span is not handed on: bun
-// would take that of BEGIN for what the whole transaction is part of.
+// BeforeQuery starts a span that has the statement without its values. The returned context does not
+// carry the span: bun would make the span of BEGIN the parent of the whole transaction.
 func (q queryTracer) BeforeQuery(ctx context.Context, e *bun.QueryEvent) context.Context {
 	operation, table := strings.ToUpper(e.Operation()), ""
 	if named, ok := e.IQuery.(interface{ GetTableName() string }); ok {
@@ -51,7 +51,7 @@ func (q queryTracer) BeforeQuery(ctx context.Context, e *bun.QueryEvent) context
 	return ctx
 }
 
-// AfterQuery ends it.
+// AfterQuery ends the span.
 func (q queryTracer) AfterQuery(_ context.Context, e *bun.QueryEvent) {
 	span, _ := e.Stash[spanKey{}].(trace.Span)
 	switch {
@@ -64,13 +64,13 @@ func (q queryTracer) AfterQuery(_ context.Context, e *bun.QueryEvent) {
 	}
 }
 
-// statement is the text of a query with "?" in place of each value.
+// statement returns the text of a query with "?" in place of each value.
 func statement(e *bun.QueryEvent) string {
 	if e.IQuery == nil {
 		return e.QueryTemplate
 	}
 	text, err := e.IQuery.AppendQuery(schema.NewNopQueryGen(), nil)
-	if err != nil { // then it was not run either
+	if err != nil { // bun could not run the query either
 		return ""
 	}
 	return string(text)

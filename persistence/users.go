@@ -36,8 +36,8 @@ type NewUser struct {
 	Verified bool // mail to the address reaches the owner
 }
 
-// CreateUser stores u and returns the id the database gave it. It returns auth.ErrEmailTaken if
-// the address has an account or is reserved; the caller has to roll its transaction back then.
+// CreateUser stores u and returns the id that the database assigned. It returns auth.ErrEmailTaken if
+// the address has an account or is reserved; the caller must then roll back its transaction.
 func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) {
 	row := userRow{
 		Email: u.Email, EmailKey: u.EmailKey, Password: u.Password, Name: u.Name, Locale: u.Locale,
@@ -60,18 +60,18 @@ func (s *Store) CreateUser(ctx context.Context, u NewUser) (auth.UserID, error) 
 	return row.ID, nil
 }
 
-// Account returns what the user may know of their account, or auth.ErrNotFound.
+// Account returns the account as its user may see it, or auth.ErrNotFound.
 func (s *Store) Account(ctx context.Context, id auth.UserID) (auth.Account, error) {
 	var row userRow
 	err := s.read.NewSelect().Model(&row).ExcludeColumn("password", "email_key").Where("id = ?", id).Scan(ctx)
 	return row.account(), s.fault("select user", err)
 }
 
-// Change is what becomes of members of an account; nil leaves one as it is.
+// Change holds the new values of an account; nil leaves a value unchanged.
 type Change struct{ Name, Locale *string }
 
-// UpdateUser changes an account and returns it as it is then, or auth.ErrNotFound, also if its
-// user is disabled.
+// UpdateUser changes an account and returns the changed account. It returns auth.ErrNotFound if there
+// is no such account or its user is disabled.
 func (s *Store) UpdateUser(ctx context.Context, id auth.UserID, c Change, at time.Time) (auth.Account, error) {
 	var row userRow
 	q := s.write.NewUpdate().Model(&row).Set("updated_at = ?", at).
@@ -86,8 +86,8 @@ func (s *Store) UpdateUser(ctx context.Context, id auth.UserID, c Change, at tim
 	return row.account(), s.fault("update user", err)
 }
 
-// DeleteUser deletes an account, with all that hangs on it but its sessions, if its stored
-// password is still the given one and its user not disabled, and reports whether it did.
+// DeleteUser deletes an account and its dependent rows, except its sessions, if the stored password is
+// still the given one and the user is not disabled. It reports whether it did.
 func (s *Store) DeleteUser(ctx context.Context, id auth.UserID, password string) (bool, error) {
 	deleted, err := changed(s.write.NewDelete().Model((*userRow)(nil)).Where("id = ? AND password = ? AND disabled_at IS NULL", id, password).Exec(ctx))
 	return deleted, s.fault("delete user", err)
@@ -107,15 +107,15 @@ func (r userRow) account() auth.Account {
 	}
 }
 
-// Credentials is what a login is compared with.
+// Credentials holds the stored values that a login is checked against.
 type Credentials struct {
 	UserID   auth.UserID
 	Password string // as package password writes it
-	Disabled bool   // nobody may log in with it
+	Disabled bool   // every login is refused
 	Verified bool   // mail to the address reaches the owner
 }
 
-// Credentials returns what is stored for the address, or auth.ErrNotFound.
+// Credentials returns the stored credentials of the address, or auth.ErrNotFound.
 func (s *Store) Credentials(ctx context.Context, emailKey string) (Credentials, error) {
 	var c Credentials
 	err := s.read.NewSelect().Model((*userRow)(nil)).Column("id", "password").
@@ -124,8 +124,8 @@ func (s *Store) Credentials(ctx context.Context, emailKey string) (Credentials, 
 	return c, s.fault("select credentials", err)
 }
 
-// HoldPassword returns the stored password of a user who is not disabled, and holds the user's
-// row until the transaction ends, as HoldUser does. For any other id it returns auth.ErrNotFound.
+// HoldPassword returns the stored password of a user who is not disabled, and holds the user's row
+// until the transaction ends, as HoldUser does. It returns auth.ErrNotFound for any other id.
 func (s *Store) HoldPassword(ctx context.Context, id auth.UserID) (string, error) {
 	var password string
 	q := s.write.NewSelect().Model((*userRow)(nil)).Column("password").Where("id = ? AND disabled_at IS NULL", id)
@@ -135,24 +135,24 @@ func (s *Store) HoldPassword(ctx context.Context, id auth.UserID) (string, error
 	return password, s.fault("hold password", q.Scan(ctx, &password))
 }
 
-// ReplacePassword stores another string for the same password, and tells whether it did:
-// if the stored one is not old any more, it stays.
+// ReplacePassword stores another string for the same password and reports whether it did. It changes
+// nothing if the stored string is no longer old.
 func (s *Store) ReplacePassword(ctx context.Context, id auth.UserID, old, fresh string) (bool, error) {
 	replaced, err := changed(s.write.NewUpdate().Model((*userRow)(nil)).Set("password = ?", fresh).
 		Where("id = ? AND password = ?", id, old).Exec(ctx))
 	return replaced, s.fault("replace password", err)
 }
 
-// SetVerified notes that mail to the address reaches the user.
+// SetVerified records that mail to the address reaches the user.
 func (s *Store) SetVerified(ctx context.Context, id auth.UserID, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*userRow)(nil)).Set("email_verified_at = ?", at).Set("updated_at = ?", at).
 		Where("id = ?", id).Exec(ctx)
 	return s.fault("verify address", err)
 }
 
-// SetEmail gives a user another address, which mail reaches them at. It returns
-// auth.ErrEmailTaken if another account has it, or if it is reserved for another one; the caller
-// has to roll its transaction back then.
+// SetEmail gives a user another address, which it marks as verified. It returns auth.ErrEmailTaken if
+// the address belongs to another account or is reserved for one; the caller must then roll back its
+// transaction.
 func (s *Store) SetEmail(ctx context.Context, id auth.UserID, email, emailKey string, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*userRow)(nil)).Set("email = ?", email).Set("email_key = ?", emailKey).
 		Set("email_verified_at = ?", at).Set("updated_at = ?", at).Where("id = ?", id).Exec(ctx)
@@ -175,8 +175,8 @@ func (s *Store) UserByEmail(ctx context.Context, emailKey string) (auth.User, er
 	return s.oneUser(ctx, s.users(s.read).Where("email_key = ?", emailKey))
 }
 
-// HoldUser returns an account, which nobody else changes and no login counts on until the
-// transaction ends, or auth.ErrNotFound.
+// HoldUser returns an account, or auth.ErrNotFound, and locks its row until the transaction ends: no
+// other transaction changes the account or completes a login with it.
 func (s *Store) HoldUser(ctx context.Context, id auth.UserID) (auth.User, error) {
 	return s.holdUser(ctx, "id = ?", id)
 }
@@ -194,7 +194,7 @@ func (s *Store) holdUser(ctx context.Context, condition string, value any) (auth
 	return s.oneUser(ctx, q)
 }
 
-// Users returns accounts in the order of their ids: those behind an id, at most n.
+// Users returns the accounts with ids above after, at most n, in the order of their ids.
 func (s *Store) Users(ctx context.Context, after auth.UserID, n int) ([]auth.User, error) {
 	var rows []userRow
 	err := s.users(s.read).Where("id > ?", after).Order("id").Limit(int64(n)).Scan(ctx, &rows)
@@ -205,7 +205,7 @@ func (s *Store) Users(ctx context.Context, after auth.UserID, n int) ([]auth.Use
 	return list, s.fault("select users", err)
 }
 
-// users selects accounts without what logs in.
+// users selects accounts without the columns password and email_key.
 func (s *Store) users(from bun.IDB) *bun.SelectQuery {
 	return from.NewSelect().Model((*userRow)(nil)).ExcludeColumn("password", "email_key")
 }
@@ -220,14 +220,14 @@ func (r userRow) user() auth.User {
 	return auth.User{Account: r.account(), DisabledAt: r.DisabledAt.UTC()}
 }
 
-// SetDisabled makes a user disabled since a time, or not disabled if that is zero.
+// SetDisabled marks a user as disabled since a time, or as not disabled if since is zero.
 func (s *Store) SetDisabled(ctx context.Context, id auth.UserID, since, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*userRow)(nil)).
 		Set("disabled_at = ?", bun.NullTime{Time: since}).Set("updated_at = ?", at).Where("id = ?", id).Exec(ctx)
 	return s.fault("disable user", err)
 }
 
-// SetPassword stores another password, whatever the stored one is.
+// SetPassword stores a new password, regardless of the stored one.
 func (s *Store) SetPassword(ctx context.Context, id auth.UserID, fresh string, at time.Time) error {
 	_, err := s.write.NewUpdate().Model((*userRow)(nil)).Set("password = ?", fresh).Set("updated_at = ?", at).
 		Where("id = ?", id).Exec(ctx)

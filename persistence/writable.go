@@ -10,28 +10,28 @@ import (
 )
 
 const (
-	// probeAge is how long the result of a probe counts: however often somebody asks, there are at
-	// most two probes a second.
+	// probeAge is how long the result of a probe is valid: at most two probes a second run, regardless
+	// of the number of requests.
 	probeAge = 500 * time.Millisecond
 	// probeTimeout bounds one probe.
 	probeTimeout = 5 * time.Second
-	// fullFor is how long a change that found no room counts. A probe proves less: it may find
-	// room where a larger change finds none.
+	// fullFor is how long the database counts as full after a change found no space. A probe proves
+	// less: it may find space where a larger change finds none.
 	fullFor = 5 * time.Second
 )
 
-// writable remembers whether the database takes changes.
+// writable stores whether the database accepts writes.
 type writable struct {
 	mu      sync.Mutex
 	running chan struct{} // closed when the probe in flight ends; nil if there is none
 	at      time.Time     // end of the last probe
 	err     error         // its result
-	fullAt  time.Time     // when a change last found no room
+	fullAt  time.Time     // when a change last found no space
 }
 
-// Writable returns auth.ErrUnavailable if the database takes no changes: it is away, a standby,
-// read-only, locked by another process, or its disk is full. It updates a row of its own unless
-// that was done within probeAge, and waits for an update in flight until ctx ends.
+// Writable returns auth.ErrUnavailable if the database accepts no writes: it is unreachable, a standby,
+// read-only, locked by another process, or its disk is full. It updates a dedicated row unless a probe
+// ended within probeAge, and waits for an update in flight until ctx ends.
 func (s *Store) Writable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return s.fault("probe", err)
@@ -48,8 +48,8 @@ func (s *Store) Writable(ctx context.Context) error {
 	}
 }
 
-// begin returns the probe in flight, starting one if the last result is too old; nil if that
-// counts, which it then returns.
+// begin returns a channel that is closed when the probe in flight ends. It starts a probe if the last
+// result is older than probeAge. If the last result is still valid, it returns nil and that result.
 func (w *writable) begin(s *Store) (done <-chan struct{}, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -95,7 +95,7 @@ func (w *writable) wait() {
 	}
 }
 
-// foundNoRoom notes that a change found no room.
+// foundNoRoom records that a change found no space.
 func (w *writable) foundNoRoom() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
