@@ -16,26 +16,26 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Accounts makes accounts and shows them to their owners. All fields but Clock, Limits,
-// OneTimes, Notices, Log and Verification are required.
+// Accounts creates, returns, changes and deletes accounts on behalf of their owners. All fields but Clock,
+// Limits, OneTimes, Notices, Log and Verification are required.
 type Accounts struct {
 	Store     *persistence.Store
 	Passwords *password.Hasher
 	Sessions  *Sessions
-	Reauth    time.Duration      // how long a login is recent enough for what is sensitive; 0 never
-	Limits    *ratelimit.Limiter // of registrations and of tries at passwords; nil is none
-	OneTimes  *OneTimeTokens     // needed unless Verification is off
-	Notices   *Notices           // nil is none
-	Log       *slog.Logger       // of outcomes; nil is none
+	Reauth    time.Duration      // maximum age of a login that may delete the account without a password; 0 disables this
+	Limits    *ratelimit.Limiter // of registrations and password attempts; nil sets none
+	OneTimes  *OneTimeTokens     // required unless Verification is off
+	Notices   *Notices           // nil sends none
+	Log       *slog.Logger       // of outcomes; nil logs none
 	Clock     clock.Func
 
 	Verification Verification // of addresses
 }
 
 // Register answers auth.register: it creates an account. It returns auth.ErrEmailTaken,
-// auth.ErrRateLimited if too many came from where the request does, or an auth.ErrInvalid error
-// that names all members at fault; nothing is stored then. If addresses have to be verified
-// first, there is no account before, and the answer is the same for one that is taken.
+// auth.ErrRateLimited after too many registrations from the source, or an auth.ErrInvalid error
+// that names all invalid members; then it creates no account. With VerificationRequired it creates
+// the account only after verification, and the reply is the same for an address that is taken.
 func (a *Accounts) Register(ctx context.Context, req auth.RegisterRequest) (auth.RegisterReply, error) {
 	tried := auditEvent{subject: string(auth.Register), method: byPassword, address: req.Email, client: req.Client}
 	return audited(ctx, a.Log, tried, req, a.register)
@@ -59,7 +59,7 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 			return auth.RegisterReply{}, err
 		}
 	}
-	hash, err := a.Passwords.Hash(ctx, req.Password) // slow on purpose, so outside of a transaction
+	hash, err := a.Passwords.Hash(ctx, req.Password) // deliberately slow, so outside a transaction
 	if err != nil {
 		return auth.RegisterReply{}, err
 	}
@@ -82,7 +82,7 @@ func (a *Accounts) register(ctx context.Context, req auth.RegisterRequest, tried
 	return auth.RegisterReply{Message: "User registered successfully", UserID: id, Registration: proof}, nil
 }
 
-// create stores an account, and asks for the mail that its address may be verified by.
+// create stores an account. With VerificationOptional it also sends a mail to verify the address.
 func (a *Accounts) create(ctx context.Context, address email.Address, payload persistence.OneTime, from auth.ClientInfo) (id auth.UserID, err error) {
 	user := persistence.NewUser{
 		Email: address.Display, EmailKey: address.Key, Password: payload.Password, Name: payload.Name, Locale: payload.Locale, At: a.Clock.Now(),
@@ -104,9 +104,9 @@ func (a *Accounts) create(ctx context.Context, address email.Address, payload pe
 	return id, err
 }
 
-// enter keeps a registration until its address is verified, by the mail that it asks for: only
-// the reader of that mail learns whether the address has an account. Several registrations of
-// an address wait side by side.
+// enter keeps a registration pending until its address is verified, and sends a mail to the address.
+// Only the reader of the mail learns whether the address has an account. An address can have several
+// pending registrations.
 func (a *Accounts) enter(ctx context.Context, address email.Address, payload persistence.OneTime, from auth.ClientInfo) error {
 	return a.OneTimes.withAddressLock(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		user, to, err := a.OneTimes.occupant(ctx, tx, address)
@@ -151,8 +151,8 @@ func (a *Accounts) checkRegister(ctx context.Context, req auth.RegisterRequest) 
 	return address, from, nil
 }
 
-// Get answers auth.account.get: the account of the token's user. It returns the errors of
-// Sessions.Verify for tokens that are not valid now.
+// Get answers auth.account.get: it returns the account of the token's user. It returns the errors of
+// Sessions.Verify for a token that is not valid now.
 func (a *Accounts) Get(ctx context.Context, req auth.AccountGetRequest) (auth.Account, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
 	if err != nil {
@@ -162,7 +162,8 @@ func (a *Accounts) Get(ctx context.Context, req auth.AccountGetRequest) (auth.Ac
 	return account, gone(err)
 }
 
-// gone is the error of an account that was deleted since its token was looked at.
+// gone returns auth.ErrTokenRevoked for auth.ErrNotFound: the account was deleted after its token was
+// verified. It returns every other error unchanged.
 func gone(err error) error {
 	if errors.Is(err, auth.ErrNotFound) {
 		return auth.ErrTokenRevoked
@@ -170,8 +171,8 @@ func gone(err error) error {
 	return err
 }
 
-// Update answers auth.account.update: it changes what the request names, and returns the
-// account as it is then. It returns the errors of Sessions.Verify, auth.ErrInvalid, or
+// Update answers auth.account.update: it changes the members that the request contains, and returns
+// the resulting account. It returns the errors of Sessions.Verify, auth.ErrInvalid, or
 // auth.ErrRateLimited after too many changes of the account.
 func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (auth.Account, error) {
 	user, err := a.Sessions.user(ctx, req.Bearer)
@@ -194,7 +195,7 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 		if account, err = tx.UpdateUser(ctx, user.UserID, persistence.Change{Name: req.Name, Locale: req.Locale}, a.Clock.Now()); err != nil {
 			return err
 		}
-		if _, err := live(ctx, tx, user.SessionID); err != nil { // now that the row is held
+		if _, err := live(ctx, tx, user.SessionID); err != nil { // checked again now that the row is locked
 			return err
 		}
 		return tx.Emit(ctx, account.UpdatedAt, updated(account))
@@ -208,7 +209,7 @@ func (a *Accounts) Update(ctx context.Context, req auth.AccountUpdateRequest) (a
 	return account, nil
 }
 
-// checkUpdate names the members that are not taken.
+// checkUpdate returns an auth.ErrInvalid error that names the invalid members, or nil.
 func checkUpdate(req auth.AccountUpdateRequest) error {
 	var faults []auth.Field
 	if req.Name != nil {
@@ -227,14 +228,14 @@ func checkUpdate(req auth.AccountUpdateRequest) error {
 	return nil
 }
 
-// updated is what user.updated tells of an account.
+// updated returns the user.updated event of an account.
 func updated(a auth.Account) events.UserUpdated {
 	return events.UserUpdated{UserID: a.UserID, Name: a.Name, Locale: a.Locale, UpdatedAt: a.UpdatedAt}
 }
 
-// Delete answers auth.account.delete: the account goes, and its sessions with it. It returns
-// auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
-// auth.ErrReauthentication if there is none and the login is not recent.
+// Delete answers auth.account.delete: it deletes the account and its sessions. It returns
+// auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many attempts, and
+// auth.ErrReauthentication if the request has no password and the login is older than Reauth.
 func (a *Accounts) Delete(ctx context.Context, req auth.AccountDeleteRequest) (auth.AccountDeleteReply, error) {
 	tried := auditEvent{subject: string(auth.AccountDelete), method: byPassword, client: req.Client}
 	if req.Password == "" {
@@ -250,7 +251,7 @@ func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest,
 	}
 	tried.user = user.UserID
 	age := a.Clock.Now().Sub(user.AuthTime)
-	recent := age >= -token.Leeway && age < a.Reauth // a login ahead of the clock is of unknown age
+	recent := age >= -token.Leeway && age < a.Reauth // a login ahead of the clock has an unknown age
 	if req.Password == "" && !recent {
 		return auth.AccountDeleteReply{}, auth.ErrReauthentication
 	}
@@ -277,9 +278,9 @@ func (a *Accounts) deleteOwn(ctx context.Context, req auth.AccountDeleteRequest,
 	return auth.AccountDeleteReply{}, a.delete(ctx, user, stored, attempt)
 }
 
-// delete ends the sessions of an account and deletes it with them, if the stored password is the
-// one that was looked at; otherwise it returns auth.ErrConflict. It returns auth.ErrTokenRevoked if
-// the session that asks has ended meanwhile. It settles the try that confirmed the password.
+// delete ends the sessions of an account and deletes the account, if its stored password is still
+// password; otherwise it returns auth.ErrConflict. It returns auth.ErrTokenRevoked if the caller's
+// session has ended. It marks the attempt that confirmed the password as succeeded.
 func (a *Accounts) delete(ctx context.Context, user token.Access, password string, attempt *ratelimit.Reservation) error {
 	return a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if _, err := a.Sessions.holdFor(ctx, tx, user, password); err != nil {
@@ -312,8 +313,8 @@ func (a *Accounts) own(ctx context.Context, id auth.UserID) (account auth.Accoun
 	return account, stored, gone(err)
 }
 
-// admitted waits for a place in the hashing pool for a request of an account's owner, whose access
-// token has been verified. confirm comes next.
+// admitted waits for a place in the hashing pool for a request of the account's owner, whose access
+// token has been verified. The caller calls confirm next.
 func (a *Accounts) admitted(ctx context.Context, account auth.Account, from auth.Sender) (context.Context, func(), error) {
 	kept, faults := client(from.Client)
 	if faults != nil {
@@ -322,9 +323,9 @@ func (a *Accounts) admitted(ctx context.Context, account auth.Account, from auth
 	return a.Limits.AdmitLogin(ctx, a.Passwords.Pool, account.Email, kept, true)
 }
 
-// confirm compares the password that the account's owner gives with the stored one, which is a
-// try as a login is. ctx is that of admitted. It returns auth.ErrInvalidCredentials if it is another one, and
-// auth.ErrRateLimited after too many tries.
+// confirm compares plain with the account's stored password. The comparison counts as a login
+// attempt. ctx is the context from admitted. It returns auth.ErrInvalidCredentials for a wrong
+// password, and auth.ErrRateLimited after too many attempts.
 func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.Sender, stored, plain string) (*ratelimit.Reservation, error) {
 	kept, faults := client(from.Client)
 	if faults != nil {
@@ -344,8 +345,8 @@ func (a *Accounts) confirm(ctx context.Context, account auth.Account, from auth.
 	return attempt, nil
 }
 
-// startFree gives an account whose mailbox was just proved the password, name and locale of grants,
-// and removes everything that was set up before the proof: sessions, links, codes and known devices.
+// startFree sets the password, name and locale of payload on an account whose owner has just proved the
+// mailbox. It removes the setup from before the proof: sessions, links, codes and known devices.
 func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user auth.User, payload persistence.OneTime, reason auth.Reason) error {
 	now := a.Clock.Now()
 	if err := tx.SetPassword(ctx, user.UserID, payload.Password, now); err != nil {
@@ -369,10 +370,10 @@ func (a *Accounts) startFree(ctx context.Context, tx *persistence.Store, user au
 	return a.Sessions.takeOver(ctx, tx, user, "", reason)
 }
 
-// contain takes an account away from an intruder, who knows the password: the account has none from
-// now on, all sessions end, and a mail with a link to set another password goes to the owner.
-// Until then only mail to the address logs in. The caller has locked the user's row and voids the
-// links and codes that were sent before.
+// contain locks out an intruder who knows the password: it removes the password, ends all sessions,
+// and sends the owner a mail with a link to set a new password. Until the owner sets one, only a login
+// by mail is possible. The caller has locked the user's row and voids the links and codes that were
+// sent before.
 func (a *Accounts) contain(ctx context.Context, tx *persistence.Store, user auth.User, reason auth.Reason, from auth.ClientInfo) error {
 	now := a.Clock.Now()
 	if err := tx.SetPassword(ctx, user.UserID, "", now); err != nil {

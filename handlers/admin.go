@@ -14,22 +14,22 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// byOperators is the class of requests that operators make on the bus.
+// byOperators is the hashing pool's class for requests that operators send on the bus.
 var byOperators = password.Class{Network: byOperator, Known: true}
 
-// Admin does what operators ask for. All fields but Log and Clock are required.
+// Admin serves the requests of operators. All fields but Log and Clock are required.
 //
-// Every change holds the user's row first, as a login does; see Sessions.EndAll.
+// Every change first locks the user's row, as a login does; see Sessions.EndAll.
 type Admin struct {
 	Store    *persistence.Store
-	Accounts *Accounts // knows which passwords are taken
+	Accounts *Accounts // checks and hashes new passwords
 	Sessions *Sessions
-	Log      *slog.Logger // of outcomes; nil is none
+	Log      *slog.Logger // of outcomes; nil logs none
 	Clock    clock.Func
 }
 
-// List answers auth.admin.users.list: a page of accounts in the order of their ids. It returns
-// an auth.ErrInvalid error that names the members at fault.
+// List answers auth.admin.users.list: it returns a page of accounts in the order of their ids, or
+// an auth.ErrInvalid error that names the invalid members.
 func (a *Admin) List(ctx context.Context, req auth.AdminUsersListRequest) (auth.AdminUsersListReply, error) {
 	limit, err := pageLimit(req.After, req.Limit)
 	if err != nil {
@@ -45,7 +45,7 @@ func (a *Admin) List(ctx context.Context, req auth.AdminUsersListRequest) (auth.
 	return auth.AdminUsersListReply{Users: users, Next: next}, nil
 }
 
-// listOne is the page of those who have an address, who are one at most.
+// listOne returns the page of accounts with an address: at most one.
 func (a *Admin) listOne(ctx context.Context, req auth.AdminUsersListRequest) (auth.AdminUsersListReply, error) {
 	user, err := a.byEmail(ctx, req.Email)
 	switch {
@@ -57,8 +57,8 @@ func (a *Admin) listOne(ctx context.Context, req auth.AdminUsersListRequest) (au
 	return auth.AdminUsersListReply{Users: []auth.User{user}}, nil
 }
 
-// Get answers auth.admin.users.get: the account with an id or an address. It returns
-// auth.ErrNotFound, or auth.ErrInvalid unless there is exactly one of them.
+// Get answers auth.admin.users.get: it returns the account with an id or an address. It returns
+// auth.ErrNotFound, or auth.ErrInvalid unless the request has exactly one of the two.
 func (a *Admin) Get(ctx context.Context, req auth.AdminUsersGetRequest) (auth.AdminUsersGetReply, error) {
 	user, err := a.find(ctx, req)
 	if err != nil {
@@ -93,7 +93,7 @@ func (a *Admin) byEmail(ctx context.Context, text string) (auth.User, error) {
 	return a.Store.UserByEmail(ctx, address.Key)
 }
 
-// checkID returns an auth.ErrInvalid error for what is nobody's id.
+// checkID returns an auth.ErrInvalid error for an id that no user can have.
 func checkID(id auth.UserID) error {
 	switch {
 	case id == 0:
@@ -104,8 +104,8 @@ func checkID(id auth.UserID) error {
 	return nil
 }
 
-// Disable answers auth.admin.users.disable: the user's sessions end, and no new ones begin. It
-// returns auth.ErrNotFound. Who is disabled already stays so, since then.
+// Disable answers auth.admin.users.disable: it ends the user's sessions and prevents new ones. It
+// returns auth.ErrNotFound. A user who is already disabled keeps the earlier DisabledAt.
 func (a *Admin) Disable(ctx context.Context, req auth.AdminUsersDisableRequest) (auth.AdminUsersDisableReply, error) {
 	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersDisable), method: byOperator, user: req.UserID}, req, a.disable)
 }
@@ -131,8 +131,8 @@ func (a *Admin) disable(ctx context.Context, req auth.AdminUsersDisableRequest, 
 	return done, nil
 }
 
-// Enable answers auth.admin.users.enable: the user may log in again. It returns
-// auth.ErrNotFound. Nothing else enables a user.
+// Enable answers auth.admin.users.enable: it lets the user log in again. It returns
+// auth.ErrNotFound. No other operation enables a user.
 func (a *Admin) Enable(ctx context.Context, req auth.AdminUsersEnableRequest) (auth.AdminUsersEnableReply, error) {
 	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersEnable), method: byOperator, user: req.UserID}, req, a.enable)
 }
@@ -150,7 +150,8 @@ func (a *Admin) enable(ctx context.Context, req auth.AdminUsersEnableRequest, _ 
 	return auth.AdminUsersEnableReply{}, err
 }
 
-// EndSessions answers auth.admin.users.end_sessions. It returns auth.ErrNotFound.
+// EndSessions answers auth.admin.users.end_sessions: it ends all sessions of the user. It returns
+// auth.ErrNotFound.
 func (a *Admin) EndSessions(ctx context.Context, req auth.AdminUsersEndSessionsRequest) (auth.SessionsEnded, error) {
 	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersEndSessions), method: byOperator, user: req.UserID}, req, a.endSessions)
 }
@@ -166,9 +167,9 @@ func (a *Admin) endSessions(ctx context.Context, req auth.AdminUsersEndSessionsR
 	return done, nil
 }
 
-// SetPassword answers auth.admin.users.set_password: all sessions of the user end. It returns
-// auth.ErrNotFound, and auth.ErrInvalid for a password that is not taken. Failed logins before
-// hold nobody up any more: the user is expected to get in. A disabled user stays disabled.
+// SetPassword answers auth.admin.users.set_password: it sets a password and ends all sessions of the
+// user. It returns auth.ErrNotFound, and auth.ErrInvalid for a rejected password. It resets the rate
+// limits of failed logins, so that the user can log in. A disabled user stays disabled.
 func (a *Admin) SetPassword(ctx context.Context, req auth.AdminUsersSetPasswordRequest) (auth.SessionsEnded, error) {
 	return audited(ctx, a.Log, auditEvent{subject: string(auth.AdminUsersSetPassword), method: byOperator, user: req.UserID}, req, a.setPassword)
 }
@@ -217,7 +218,8 @@ func (a *Admin) setPassword(ctx context.Context, req auth.AdminUsersSetPasswordR
 	return done, nil
 }
 
-// change runs fn in a transaction that holds the user, as they are and as others leave them.
+// change runs fn in a transaction that has locked the user's row, and passes it the current user. It
+// returns auth.ErrInvalid for an invalid id, and auth.ErrNotFound.
 func (a *Admin) change(ctx context.Context, id auth.UserID, fn func(context.Context, *persistence.Store, auth.User, time.Time) error) error {
 	if err := checkID(id); err != nil {
 		return err

@@ -13,35 +13,36 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// How somebody says who they are, or asks to be let say so: what the log calls the method.
+// Values of the method attribute in the log: how the caller authenticates or requests a credential.
 const (
 	byPassword     = amrPassword
-	byCode         = amrCode // from a mail
+	byCode         = amrCode // of a mail
 	byLink         = "link"  // of a mail
-	byMail         = "mail"  // that is asked for
+	byMail         = "mail"  // a request for a mail
 	byAccessToken  = "access_token"
 	byRefreshToken = "refresh_token"
-	byOperator     = "operator" // who is known to the bus alone
+	byOperator     = "operator" // authenticated by the bus only
 )
 
-// auditEvent is what the log tells of a request that has to do with who somebody is: logging in and
-// out, whatever asks for a password, code or link, and what operators do to people.
+// auditEvent describes an authentication request for the log: a login, a logout, a request that takes
+// a password, code or link, or an operator's change of a user.
 type auditEvent struct {
-	subject string // that was asked
+	subject string // of the request
 	method  string
-	user    auth.UserID // whom it is about; 0 as long as that is not known
-	address string      // that was given, for those who are not known
+	user    auth.UserID // that the request is about; 0 until it is known
+	address string      // from the request; logged while user is 0
 	client  *auth.ClientInfo
 }
 
-// presents notes whom a link or a code is about.
+// presents records the user and address of a link or code.
 func (a *auditEvent) presents(one persistence.OneTime) { a.user, a.address = one.UserID, one.Email }
 
-// auditMessage is the message of the record that each attempt has.
+// auditMessage is the message of every audit record.
 const auditMessage = "authentication"
 
-// audited runs fn, which notes in the attempt what it learns, and logs what became of it: one
-// record, whatever happens. Both doors lead through here. A nil log tells nothing.
+// audited runs fn and logs one record with its outcome, also if fn panics. fn adds to the event the
+// user that it identifies. Requests over HTTP and over the bus both run through audited. A nil log
+// logs nothing.
 func audited[Req, Resp any](ctx context.Context, log *slog.Logger, a auditEvent, req Req, fn func(context.Context, Req, *auditEvent) (Resp, error)) (resp Resp, err error) {
 	err = auth.ErrInternal // if fn panics
 	defer func() { a.log(ctx, log, err) }()
@@ -72,8 +73,8 @@ func (a *auditEvent) log(ctx context.Context, log *slog.Logger, err error) {
 	log.LogAttrs(ctx, level, auditMessage, attrs...)
 }
 
-// classify is how the log tells of an error. What is not the caller's fault is failed, and why is
-// told where the request is answered.
+// classify returns the level, outcome and reason that the log records for an error. An internal or
+// unavailable error has the outcome failed; the code that sends the reply logs its cause.
 func classify(err error) (level slog.Level, outcome, reason string) {
 	if err == nil {
 		return slog.LevelInfo, "success", ""
@@ -90,7 +91,7 @@ func classify(err error) (level slog.Level, outcome, reason string) {
 	return slog.LevelInfo, "refused", reason
 }
 
-// Reasons of refusals that the caller is not told.
+// Reasons of refusals that appear in the log but not in the reply.
 const (
 	reasonUnknown       = "unknown_address"
 	reasonWrongPassword = "wrong_password"
@@ -102,7 +103,7 @@ const (
 	reasonUncertain     = "clock_uncertain"
 )
 
-// refusal is an error whose reason only the log tells.
+// refusal is an error whose reason appears in the log only.
 type refusal struct {
 	public *auth.Error
 	reason string
@@ -111,7 +112,7 @@ type refusal struct {
 func (r *refusal) Error() string { return r.public.Message + " (" + r.reason + ")" }
 func (r *refusal) Unwrap() error { return r.public }
 
-// reasonOf is why a request is refused: what only the log tells, or else the code.
+// reasonOf returns why a request is refused: the reason of a refusal, or else the error's code.
 func reasonOf(err error) string {
 	if r, ok := errors.AsType[*refusal](err); ok {
 		return r.reason
@@ -119,7 +120,7 @@ func reasonOf(err error) string {
 	return string(auth.Public(err).Code)
 }
 
-// addressOf is where a request says that it comes from, "" for what is no address.
+// addressOf returns the IP address that a request names as its source, or "" if it is not a valid address.
 func addressOf(c *auth.ClientInfo) string {
 	if c == nil {
 		return ""
@@ -131,13 +132,14 @@ func addressOf(c *auth.ClientInfo) string {
 	return ip.Unmap().WithZone("").String()
 }
 
-// maxTopLevel is the longest top-level domain that is shown; longer ones are rare, and what is
-// typed into the wrong field may be longer.
+// maxTopLevel is the longest top-level domain that masked shows, in bytes. Longer ones are rare, and
+// other text in the wrong field may be longer.
 const maxTopLevel = 12
 
-// masked is what a log may tell of an address that was typed, as in a***@e***.com: enough to
-// recognise one that is asked about. What is no address, such as a password in the wrong field, is
-// its first character. It has at most 32 bytes and nothing but letters, digits, "*", "@" and ".".
+// masked returns the form of a typed address that may be logged, such as a***@e***.com: enough to
+// recognise an address in an inquiry. Of text without an "@", such as a password in the wrong field,
+// it shows the first character. The result has at most 32 bytes, and only letters, digits, "*", "@"
+// and ".".
 func masked(address string) string {
 	local, domain, isAddress := strings.Cut(address, "@")
 	if !isAddress {
@@ -155,7 +157,7 @@ func masked(address string) string {
 	return text + "." + top
 }
 
-// first is the first character of a text if it is a letter or a digit.
+// first returns the first character of a text if it is a letter or a digit, otherwise "".
 func first(text string) string {
 	r, size := utf8.DecodeRuneInString(text)
 	if r == utf8.RuneError || !unicode.IsLetter(r) && !unicode.IsDigit(r) {

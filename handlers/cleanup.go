@@ -12,31 +12,30 @@ import (
 
 const (
 	// keepEnded is how long a session stays in the database after its end and the end of
-	// its last access token: for whoever looks into what happened yesterday.
+	// its last access token, for operators who investigate an incident of the day before.
 	keepEnded = 24 * time.Hour
-	// cleanEvery is how often an instance looks for what is over.
+	// cleanEvery is the mean interval between two clean-ups of an instance.
 	cleanEvery = 10 * time.Minute
-	// keepEvents is how long a published event can be published again. Revocations are read from
-	// events, so it is longer than access tokens may live, which is a day.
+	// keepEvents is how long a published event can be published again. Store.Revocations reads events,
+	// so it is longer than the maximum lifetime of access tokens, one day.
 	keepEvents = 7 * 24 * time.Hour
-	// keepMails is how long a mail that left the outbox can be sent again. Sealed or not, what lets
-	// somebody in is not kept for longer than it is of use.
+	// keepMails is how long a published mail can be sent again. It is short because a mail can contain
+	// a credential, which the database does not keep longer than it is useful, even sealed.
 	keepMails = 24 * time.Hour
-	// sweepBatch is how many rows one statement deletes at most, so that none takes long.
+	// sweepBatch is the maximum number of rows that one statement deletes, so that each is short.
 	sweepBatch = 500
 )
 
-// Cleanup deletes what is over: sessions that ended or expired, events and mails that were published
-// long ago, links and codes that have expired, and counters of limits that say nothing any more.
-// Every instance does it, at times of its own, and whichever comes first finds something. All
-// fields but Clock are required.
+// Cleanup deletes obsolete rows: sessions that ended or expired, events and mails that were published
+// long ago, expired links and codes, and rate limit counters that no longer delay an attempt. Every
+// instance runs it, at separate random times. All fields but Clock are required.
 type Cleanup struct {
 	Store *persistence.Store
 	Log   *slog.Logger
 	Clock clock.Func
 }
 
-// Run cleans up now and again until ctx ends. What fails is logged and tried again later.
+// Run cleans up repeatedly until ctx ends. It logs an error and retries at the next interval.
 func (c *Cleanup) Run(ctx context.Context) error {
 	for {
 		sessions, events, err := c.Once(ctx)
@@ -49,15 +48,16 @@ func (c *Cleanup) Run(ctx context.Context) error {
 			c.Log.Info("cleaned up", "sessions", sessions, "events", events)
 		}
 		select {
-		case <-time.After(cleanEvery/2 + rand.N(cleanEvery)): // instances that started together part
+		case <-time.After(cleanEvery/2 + rand.N(cleanEvery)): // spreads instances that started together
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// Once deletes all that is over by now, in small batches, and tells how much that was, but for
-// links, codes and counters, which nobody misses. If it returns an error, some may be gone.
+// Once deletes all rows that are obsolete now, in small batches. It returns the numbers of deleted
+// sessions and of deleted events and mails; it does not count links, codes and counters. If it returns
+// an error, it may have deleted some rows.
 func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	now := c.Clock.Now()
 	longest, err := c.Store.LongestLifetime(ctx)
@@ -75,7 +75,7 @@ func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	for _, sweep := range []struct {
 		rows   func(context.Context, time.Time, int64) (int, error)
 		before time.Time
-		count  *int // nil if nobody misses them
+		count  *int // nil if not counted
 	}{
 		{c.Store.SweepOutbox, now.Add(-keepEvents), &events},
 		{c.Store.SweepMails, now.Add(-keepMails), &events},
@@ -96,14 +96,14 @@ func (c *Cleanup) Once(ctx context.Context) (sessions, events int, err error) {
 	return sessions, events, nil
 }
 
-// sweepCounters tells how many it looked at, as those that it puts off are part of the batch.
+// sweepCounters returns the number of counters it examined, because a batch includes the postponed ones.
 func (c *Cleanup) sweepCounters(ctx context.Context, now time.Time, batch int64) (int, error) {
 	looked, _, err := c.Store.SweepCounters(ctx, now, batch)
 	return looked, err
 }
 
-// inBatches sweeps until a batch is not full. After each it rests for as long as that took, so
-// that what has piled up takes at most half of the database from those who wait for it.
+// inBatches sweeps until a batch is not full. After each batch it pauses for as long as the batch
+// took, so that a backlog takes at most half of the database's time from other requests.
 func inBatches(ctx context.Context, sweep func() (int, error)) error {
 	for {
 		began := time.Now()

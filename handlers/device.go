@@ -6,12 +6,12 @@ import (
 	"github.com/mileusna/useragent"
 )
 
-// maxDeviceBytes is the length of what device returns.
+// maxDeviceBytes is the maximum length of the result of device.
 const maxDeviceBytes = 128
 
-// device reads a user agent into what a person recognises, as in "Firefox 128 on Windows"
-// or "Safari 17 on iPhone", and "" if it names nothing. It is for eyes alone: a user
-// agent is whatever its sender says.
+// device returns a user agent in a form that a person recognises, such as "Firefox 128 on Windows"
+// or "Safari 17 on iPhone", or "" if it names neither. The result is for display only: the
+// sender chooses the user agent freely.
 func device(agent string) string {
 	return truncate(nameDevice(agent), maxDeviceBytes)
 }
@@ -32,7 +32,7 @@ func nameDevice(agent string) string {
 	return name + " on " + on
 }
 
-// major is a version without what changes from week to week.
+// major returns the major number of a version; the other parts change from week to week.
 func major(version string) string {
 	number, _, _ := strings.Cut(version, ".")
 	return number

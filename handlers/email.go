@@ -14,37 +14,37 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Verification says whether an address has to be proved.
+// Verification determines whether an address has to be verified.
 type Verification string
 
 // The kinds of Verification; "" is VerificationOff.
 const (
 	VerificationOff      Verification = "off"      // a registration sends no mail
-	VerificationOptional Verification = "optional" // it does, and an account can be used before
-	VerificationRequired Verification = "required" // there is no account before, and no login
+	VerificationOptional Verification = "optional" // a registration sends a mail; the account is usable before verification
+	VerificationRequired Verification = "required" // as optional, but without an account or a login before verification
 )
 
-// remindEvery is how often a login before the address was verified sends another mail.
+// remindEvery is the minimum interval between the mails that logins with an unverified address send.
 const remindEvery = time.Minute
 
-// Emails proves and changes the addresses of accounts. All fields but OneTimes, without which
-// there is no mail and everything is auth.ErrNotFound, Limits, Log and Clock are required.
+// Emails verifies and changes the addresses of accounts. Store, Accounts and Sessions are required.
+// Without OneTimes the service sends no mail, and every method returns auth.ErrNotFound.
 type Emails struct {
 	Store    *persistence.Store
 	OneTimes *OneTimeTokens
 	Accounts *Accounts
 	Sessions *Sessions
 	Limits   *ratelimit.Limiter
-	Log      *slog.Logger // of outcomes; nil is none
+	Log      *slog.Logger // of outcomes; nil logs none
 	Clock    clock.Func
 }
 
-// Verify answers auth.email.verify: it verifies the address of an account, or makes an account of
-// a registration. Beside the link or code it needs an ownership; see that type. It returns
-// auth.ErrInvalidToken for a link or code that is not good now, auth.ErrReauthentication without
-// an ownership, auth.ErrInvalid for a password that is not accepted, auth.ErrConflict if the account
-// changed at the same moment, and auth.ErrRateLimited after too many attempts. After any error
-// the link or code stays valid.
+// Verify answers auth.email.verify: it verifies the address of an account, or creates the account of
+// a pending registration. In addition to the link or code it requires an ownership; see that type. It
+// returns auth.ErrInvalidToken for a link or code that is not valid now, auth.ErrReauthentication
+// without an ownership, auth.ErrInvalid for a rejected password, auth.ErrConflict if the account
+// changed concurrently, and auth.ErrRateLimited after too many attempts. After any error the link or
+// code stays valid.
 func (e *Emails) Verify(ctx context.Context, req auth.EmailVerifyRequest) (auth.EmailVerifyReply, error) {
 	a := auditEvent{subject: string(auth.EmailVerify), method: byLink, address: req.Email, client: req.Client}
 	if req.Token == "" {
@@ -76,7 +76,7 @@ func (e *Emails) verify(ctx context.Context, req auth.EmailVerifyRequest, a *aud
 	})
 }
 
-// presented finds what a link or a code is for, and counts the try at a code.
+// presented returns the row of a link or code. It counts an attempt at a code.
 func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (persistence.OneTime, *ratelimit.Reservation, error) {
 	from, faults := client(req.Client)
 	switch {
@@ -104,15 +104,15 @@ func (e *Emails) presented(ctx context.Context, req auth.EmailVerifyRequest) (pe
 	return one, attempt, err
 }
 
-// create makes an account of the address of a registration, with the password, name and locale of
-// grants. The other registrations of the address are void then.
+// create creates the account of a registration, with the address of one and the password, name and
+// locale of payload. It voids the other registrations of the address.
 func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, payload persistence.OneTime) (auth.UserID, error) {
 	now := e.Clock.Now()
 	id, err := tx.CreateUser(ctx, persistence.NewUser{
 		Email: one.Email, EmailKey: one.EmailKey, Password: payload.Password, Name: payload.Name, Locale: payload.Locale, At: now, Verified: true,
 	})
 	switch {
-	case errors.Is(err, auth.ErrEmailTaken): // by a registration without a mail
+	case errors.Is(err, auth.ErrEmailTaken): // a registration without a mail has taken the address
 		return 0, auth.ErrInvalidToken
 	case err != nil:
 		return 0, err
@@ -129,8 +129,8 @@ func (e *Emails) create(ctx context.Context, tx *persistence.Store, one, payload
 	return id, nil
 }
 
-// Resend answers auth.email.resend: another mail to verify an address with, if that is not yet.
-// The answer is the same for any address. It returns auth.ErrRateLimited after too many.
+// Resend answers auth.email.resend: it sends another mail to verify an address that is not verified.
+// The reply is the same for every address. It returns auth.ErrRateLimited after too many requests.
 func (e *Emails) Resend(ctx context.Context, req auth.EmailResendRequest) (auth.MailSent, error) {
 	a := auditEvent{subject: string(auth.EmailResend), method: byMail, address: req.Email, client: req.Client}
 	return audited(ctx, e.Log, a, req, e.resend)
@@ -150,10 +150,10 @@ func (e *Emails) resend(ctx context.Context, req auth.EmailResendRequest, _ *aud
 	return auth.MailSent{Message: mailSent}, nil
 }
 
-// Change answers auth.email.change: a mail goes to the new address, and nothing changes before
-// it is answered. If another account has the address, its owner is told, and the answer is the
-// same. It returns auth.ErrInvalidCredentials for a wrong password, which counts as a login
-// does, auth.ErrInvalid for what is no address, and auth.ErrRateLimited.
+// Change answers auth.email.change: it sends a mail to the new address; the change takes effect when
+// the reader of the mail confirms it. If another account has the address, its owner gets a notice
+// instead, and the reply is the same. It returns auth.ErrInvalidCredentials for a wrong password,
+// which counts as a login attempt, auth.ErrInvalid for an invalid address, and auth.ErrRateLimited.
 func (e *Emails) Change(ctx context.Context, req auth.EmailChangeRequest) (auth.MailSent, error) {
 	return audited(ctx, e.Log, auditEvent{subject: string(auth.EmailChange), method: byPassword, client: req.Client}, req, e.change)
 }
@@ -175,7 +175,7 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *aud
 	if err != nil {
 		return auth.MailSent{}, err
 	}
-	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Sender) // before a mail is counted
+	ctx, leave, err := e.Accounts.admitted(ctx, account, req.Sender) // before reserveMail counts a mail
 	if err != nil {
 		return auth.MailSent{}, err
 	}
@@ -207,7 +207,8 @@ func (e *Emails) change(ctx context.Context, req auth.EmailChangeRequest, a *aud
 	return auth.MailSent{Message: mailSent}, nil
 }
 
-// askNew sends the mail that a new address is confirmed by, or tells the owner of a taken one.
+// askNew sends a mail to confirm a new address. If another account has the address, it sends a notice to
+// that account's owner instead, or a decoy if that account is disabled.
 func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.User, address email.Address, session string, from auth.ClientInfo) error {
 	other, to, err := e.OneTimes.occupant(ctx, tx, address)
 	switch {
@@ -224,14 +225,14 @@ func (e *Emails) askNew(ctx context.Context, tx *persistence.Store, user auth.Us
 	return e.OneTimes.send(ctx, tx, mailRequest{kind: events.MailTaken, to: to, client: from})
 }
 
-// Confirm answers auth.email.confirm: the account gets the address that the mail went to, and
-// all sessions end but the one that asked for it. The former address is told, with a link to
-// undo it if it was verified. Beside the link it needs a live session of the account, or its
-// password. It returns auth.ErrInvalidToken for a link that is not good now, or whose session is
-// over, auth.ErrReauthentication without a session or password, auth.ErrInvalidCredentials for a
-// wrong password, which counts as a login does, auth.ErrRateLimited, auth.ErrConflict if the password
-// changed at the same moment, and auth.ErrEmailTaken if another account was faster. After any error
-// the link stays valid.
+// Confirm answers auth.email.confirm: it gives the account the address that the mail went to, and ends
+// all sessions except the one that requested the change. It notifies the former address; if that was
+// verified, the notice has a link to undo the change. In addition to the link it requires a live
+// session of the account or its password. It returns auth.ErrInvalidToken for a link that is not valid
+// now or whose session has ended, auth.ErrReauthentication without a session or password,
+// auth.ErrInvalidCredentials for a wrong password, which counts as a login attempt,
+// auth.ErrRateLimited, auth.ErrConflict if the password changed concurrently, and auth.ErrEmailTaken
+// if another account has taken the address. After any error the link stays valid.
 func (e *Emails) Confirm(ctx context.Context, req auth.EmailConfirmRequest) (auth.EmailConfirmReply, error) {
 	return audited(ctx, e.Log, auditEvent{subject: string(auth.EmailConfirm), method: byLink, client: req.Client}, req, e.confirm)
 }
@@ -263,7 +264,7 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 			return err
 		}
 		told := mailRequest{kind: events.MailChanged, purpose: purposeUndo, to: owner(user), client: from, address: one.Email}
-		if !user.EmailVerified { // then it may be anybody's
+		if !user.EmailVerified { // an unverified address may belong to a stranger
 			told.purpose = ""
 		}
 		if err := e.OneTimes.send(ctx, tx, told); err != nil {
@@ -273,7 +274,7 @@ func (e *Emails) confirm(ctx context.Context, req auth.EmailConfirmRequest, a *a
 	})
 }
 
-// checkPending returns auth.ErrInvalidToken if the session that requested a change of address is over.
+// checkPending returns auth.ErrInvalidToken if the session that requested a change of address has ended.
 func (e *Emails) checkPending(ctx context.Context, tx *persistence.Store, change persistence.OneTime) error {
 	live, err := e.Sessions.isLive(ctx, tx, change.SessionID, change.UserID)
 	if err == nil && !live {
@@ -282,7 +283,7 @@ func (e *Emails) checkPending(ctx context.Context, tx *persistence.Store, change
 	return err
 }
 
-// move gives a user the address that a link is about.
+// move gives a user the address of a link.
 func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime) error {
 	now := e.Clock.Now()
 	if err := tx.SetEmail(ctx, user.UserID, one.Email, one.EmailKey, now); err != nil {
@@ -291,10 +292,10 @@ func (e *Emails) move(ctx context.Context, tx *persistence.Store, user auth.User
 	return tx.Emit(ctx, now, events.UserEmailChanged{UserID: user.UserID, Email: one.Email, ChangedAt: now})
 }
 
-// Undo answers auth.email.undo: the account gets its former address back and is contained, as the
-// request for the change came with the password. The other address is notified. It returns
-// auth.ErrInvalidToken for a link that is not good now, and auth.ErrEmailTaken if another account
-// has the former address.
+// Undo answers auth.email.undo: it restores the former address of the account and contains the
+// account, because the request for the change carried its password. It notifies the other address. It
+// returns auth.ErrInvalidToken for a link that is not valid now, and auth.ErrEmailTaken if another
+// account has the former address.
 func (e *Emails) Undo(ctx context.Context, req auth.EmailUndoRequest) (auth.EmailUndoReply, error) {
 	return audited(ctx, e.Log, auditEvent{subject: string(auth.EmailUndo), method: byLink, client: req.Client}, req, e.undo)
 }
@@ -309,7 +310,7 @@ func (e *Emails) undo(ctx context.Context, req auth.EmailUndoRequest, a *auditEv
 		if err := e.move(ctx, tx, user, one); err != nil {
 			return err
 		}
-		// An older link leads further back: an intruder who undoes a change must not void it.
+		// An older link restores an earlier address, so an intruder who undoes a change must not void it.
 		if err := tx.VoidOneTimesSince(ctx, user.UserID, purposeUndo, one.CreatedAt); err != nil {
 			return err
 		}

@@ -11,20 +11,19 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// endBatch is how many rows of sessions one transaction ends or deletes at most.
+// endBatch is the maximum number of session rows that one transaction ends or deletes.
 const endBatch = 1000
 
-// EndAll ends all sessions of a user in the caller's transaction, or all but keep, which must be
-// live. Every operation that ends all of a user's sessions calls it, before it changes what logs in.
+// EndAll ends all sessions of a user in the caller's transaction, or all except keep, which must be
+// live. Every operation that ends all of a user's sessions calls it, before it changes a credential.
 //
-// It raises the user's epoch, which holds the user's row as logins do: a login that began before
-// has stored its session by then, and one that comes after meets the user as the transaction
-// leaves them. From the commit on no session of a former epoch is live, and no token of it is
-// renewed. The rows of the sessions used last, at most endBatch of them, end at once with their
-// events; Endings ends the others. So the transaction takes the same time for any number of
-// sessions.
+// It raises the user's epoch, which locks the user's row, as logins do: an earlier login has
+// stored its session by then, and a later one reads the user as the transaction leaves it. After the
+// commit no session of a former epoch is live, and its tokens cannot be refreshed. The transaction
+// ends the rows of the most recently used sessions, at most endBatch, with their events; Endings ends
+// the others. So the transaction takes the same time for any number of sessions.
 //
-// It returns how many rows it ended, auth.ErrNotFound if there is no such user, and
+// It returns the number of rows it ended, auth.ErrNotFound if the user does not exist, and
 // auth.ErrTokenRevoked if keep is not live.
 func (s *Sessions) EndAll(ctx context.Context, tx *persistence.Store, user auth.UserID, keep string, reason auth.Reason) (int, error) {
 	epoch, err := tx.RaiseEpoch(ctx, user)
@@ -53,7 +52,7 @@ func (s *Sessions) EndAll(ctx context.Context, tx *persistence.Store, user auth.
 	return len(ended), s.tellEnded(ctx, tx, ended)
 }
 
-// endOfDeleted is EndAll for a user whom the transaction deletes: the rows that have ended go too.
+// endOfDeleted is EndAll for a user that the transaction deletes: it also deletes the ended rows.
 func (s *Sessions) endOfDeleted(ctx context.Context, tx *persistence.Store, user auth.UserID) error {
 	if _, err := s.EndAll(ctx, tx, user, "", auth.ReasonUserDeleted); err != nil {
 		return err
@@ -65,19 +64,19 @@ func (s *Sessions) endOfDeleted(ctx context.Context, tx *persistence.Store, user
 	return tx.AddEnding(ctx, persistence.SessionEnding{UserID: user, Reason: auth.ReasonUserDeleted})
 }
 
-// Endings ends the rows of sessions that EndAll has left, with their events. Every instance does
-// so, and after a crash another one goes on. Sessions, Log and Clock are those of the service.
+// Endings ends the session rows that EndAll has left, with their events. Every instance runs it, so
+// another instance continues after a crash. Sessions, Log and Clock are those of the service.
 type Endings struct {
 	Sessions *Sessions
 	Log      *slog.Logger
 	Clock    clock.Func
 }
 
-// endingsEvery is how often an instance looks for rows to end. Until then local verifiers accept
-// the access tokens of more than endBatch sessions that one operation ended.
+// endingsEvery is how often an instance looks for rows to end. Until Endings ends them, local
+// verifiers accept the access tokens of the sessions beyond endBatch that one operation ended.
 const endingsEvery = time.Second
 
-// Run ends what is left again and again until ctx ends. It logs what fails and tries again.
+// Run ends the remaining rows repeatedly until ctx ends. It logs an error and retries.
 func (e *Endings) Run(ctx context.Context) error {
 	tick := time.NewTicker(endingsEvery)
 	defer tick.Stop()
@@ -100,8 +99,7 @@ func (e *Endings) Run(ctx context.Context) error {
 	}
 }
 
-// Once ends all that is left and that no other instance is ending, in one transaction for each
-// batch.
+// Once ends all remaining rows that no other instance is ending, in one transaction per batch.
 func (e *Endings) Once(ctx context.Context) error {
 	left, err := e.Sessions.Store.HasEndings(ctx)
 	for left && err == nil {
@@ -110,7 +108,7 @@ func (e *Endings) Once(ctx context.Context) error {
 	return err
 }
 
-// batch ends one batch, and reports whether there was one.
+// batch ends one batch, and reports whether it found an ending.
 func (e *Endings) batch(ctx context.Context) (found bool, err error) {
 	err = e.Sessions.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		ending, err := tx.HoldEnding(ctx)
@@ -126,8 +124,9 @@ func (e *Endings) batch(ctx context.Context) (found bool, err error) {
 	return found, err
 }
 
-// end ends a batch of the rows of an ending, and removes the ending with the last one. It holds the
-// user's row first, as all do that end several sessions of a user: nobody waits in a circle.
+// end ends a batch of the rows of an ending, and removes the ending with its last batch. It locks the
+// user's row first, as every transaction does that ends several sessions of a user, to prevent a
+// deadlock.
 func (e *Endings) end(ctx context.Context, tx *persistence.Store, ending persistence.SessionEnding) error {
 	_, err := tx.HoldUser(ctx, ending.UserID)
 	isDeleted := errors.Is(err, auth.ErrNotFound)

@@ -11,19 +11,19 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Health tells whether the service can do its work. Store is required.
+// Health reports whether the service can serve requests. Store is required.
 type Health struct {
-	Store    *persistence.Store      // has to answer and to take changes
-	Needed   map[string]func() error // without which requests fail, by name
-	Expected map[string]func() error // without which requests succeed, and something waits
+	Store    *persistence.Store      // has to answer and to accept writes
+	Needed   map[string]func() error // checks of parts without which requests fail, by name
+	Expected map[string]func() error // checks of parts without which requests succeed, but events or mails wait
 }
 
-// databaseTimeout bounds the check of the database. With the age that a result of Store.Writable
-// may have, a fault shows within two seconds.
+// databaseTimeout bounds the check of the database. Including the maximum age of a result of
+// Store.Writable, Check reports a fault within two seconds.
 const databaseTimeout = 1500 * time.Millisecond
 
-// Check answers auth.health. It returns an auth.ErrUnavailable error that names the part
-// that is away, or the database if that takes no changes.
+// Check answers auth.health. It returns an auth.ErrUnavailable error that names the unreachable
+// part, or the database if it accepts no writes.
 func (h *Health) Check(ctx context.Context, _ auth.HealthRequest) (auth.HealthReply, error) {
 	if err := h.checkDatabase(ctx); err != nil {
 		return auth.HealthReply{}, err
@@ -35,7 +35,7 @@ func (h *Health) Check(ctx context.Context, _ auth.HealthRequest) (auth.HealthRe
 	}
 	reply := auth.HealthReply{Status: "ready"}
 	for _, name := range slices.Sorted(maps.Keys(h.Expected)) {
-		if h.Expected[name]() != nil { // whose fault it is has been logged there
+		if h.Expected[name]() != nil { // the part itself logs the cause
 			reply.Status, reply.Degraded = "degraded", append(reply.Degraded, name)
 		}
 	}
@@ -45,10 +45,10 @@ func (h *Health) Check(ctx context.Context, _ auth.HealthRequest) (auth.HealthRe
 // Reasons why a part fails.
 const (
 	reasonAway        = "away"
-	reasonNotWritable = "not_writable" // it answers, and takes no changes
+	reasonNotWritable = "not_writable" // it answers but accepts no writes
 )
 
-// checkDatabase returns an error unless the database answers and takes changes.
+// checkDatabase returns an error unless the database answers and accepts writes.
 func (h *Health) checkDatabase(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()

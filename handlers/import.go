@@ -15,75 +15,75 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Reasons for which an account is not imported. Operators' scripts read them, so a released
-// one keeps its spelling.
+// Reasons why an account is not imported. Operators' scripts read them, so a released reason keeps its
+// spelling.
 const (
-	SkipMalformed        = "malformed"         // its line is not what is documented
-	SkipInvalidID        = "invalid_id"        // not positive, or more than JSON keeps exactly
+	SkipMalformed        = "malformed"         // its line does not have the documented format
+	SkipInvalidID        = "invalid_id"        // not positive, or above the integers that JSON represents exactly
 	SkipInvalidEmail     = "invalid_email"     // not an address that could register
 	SkipInvalidName      = "invalid_name"      // not a name that could register
-	SkipUnusablePassword = "unusable_password" // of no scheme that is understood, malformed, or its cost is out of bounds
+	SkipUnusablePassword = "unusable_password" // malformed, of an unknown scheme, or with a cost out of bounds
 	SkipDuplicateEmail   = "duplicate_email"   // another account has the address
 	SkipIDTaken          = "id_taken"          // the id belongs to another address
 )
 
-// What else becomes of an account.
+// The other verdicts on an account.
 const (
 	takenOver = "imported"
 	present   = "present"
 )
 
 const (
-	importBatch    = 500 // accounts in one transaction: others wait for some 20 ms
-	importAttempts = 3   // at a batch that others get in the way of
+	importBatch    = 500 // accounts in one transaction, which delays other requests by about 20 ms
+	importAttempts = 3   // at a batch that conflicts with concurrent registrations
 )
 
-// Candidate is an account that was made elsewhere, as it was read there.
+// Candidate is an account of another system, as read from its export.
 type Candidate struct {
 	persistence.ImportedUser
-	NoID      bool // the database gives it one
-	Line      int  // where it was read, if that has lines
-	Malformed bool // the line could not be read; the rest is empty
+	NoID      bool // the database assigns one
+	Line      int  // line number in the export, if it has lines
+	Malformed bool // the line could not be parsed; the other fields are empty
 }
 
-// Source gives the next accounts, at most n of them, and none at its end.
+// Source returns the next accounts, at most n, and none at its end.
 type Source func(ctx context.Context, n int) ([]Candidate, error)
 
-// Skip says which account was not imported, and why. It holds nothing personal.
+// Skip identifies an account that was not imported, with the reason. It contains no personal data.
 type Skip struct {
 	Line   int         `json:"line,omitempty"`
 	ID     auth.UserID `json:"id,omitempty"`
 	Reason string      `json:"reason"`
 }
 
-// ImportCounts is how far an import came.
+// ImportCounts counts the accounts that an import has processed.
 type ImportCounts struct {
 	Read     int
 	Imported int
-	Present  int // imported before
+	Present  int // already in the database
 	Skipped  int
 }
 
-// Import takes accounts over from elsewhere, with their ids, passwords and times. What is
-// there already stays as it is, so it can be run again, and while the service runs. All
-// fields but Store may be left out. It is for one Run.
+// Import imports accounts of another system, with their ids, passwords and times. It leaves existing
+// accounts unchanged, so it can be repeated, and can run while the service runs. All fields but Store
+// are optional. An Import is for one Run.
 type Import struct {
 	Store  *persistence.Store
-	DryRun bool // tell what would be done, and store nothing
-	// WithoutPassword imports accounts whose password cannot be used, and those that have none,
-	// without it. Their owners set one by mail.
+	DryRun bool // report the result, and store nothing
+	// WithoutPassword imports accounts that have no password or an unusable one, and stores none.
+	// Their owners set one by mail.
 	WithoutPassword bool
-	Skipped         func(Skip) error   // hears of each account that is not imported
-	Progress        func(ImportCounts) // hears of each batch
+	Skipped         func(Skip) error   // if set, receives each account that is not imported
+	Progress        func(ImportCounts) // if set, receives the counts after each batch
 	Clock           clock.Func
 
 	counts  ImportCounts
-	unnamed map[string]bool // addresses of this run that came without an id
-	would   holders         // those that a dry run has met
+	unnamed map[string]bool // addresses that this run has read without an id
+	would   holders         // accounts that a dry run has found or would have stored
 }
 
-// Run imports all that the source gives. When ctx ends it stops between two batches, each of
-// which is one transaction.
+// Run imports all accounts of the source. Each batch is one transaction. When ctx ends, Run finishes
+// the current batch and stops.
 func (i *Import) Run(ctx context.Context, next Source) (ImportCounts, error) {
 	i.unnamed, i.would = map[string]bool{}, newHolders()
 	for {
@@ -100,7 +100,7 @@ func (i *Import) Run(ctx context.Context, next Source) (ImportCounts, error) {
 	}
 }
 
-// take imports a batch, counts it and tells what was skipped.
+// take imports a batch, counts it and reports the skipped accounts.
 func (i *Import) take(ctx context.Context, batch []Candidate) error {
 	now := i.Clock.Now()
 	users, verdicts := make([]persistence.ImportRow, len(batch)), make([]string, len(batch))
@@ -135,7 +135,7 @@ func (i *Import) tell(s Skip) error {
 	return i.Skipped(s)
 }
 
-// check brings an account into the form that is stored, or returns why it is skipped.
+// check returns the row of an account, or the reason why the account is skipped.
 func (i *Import) check(c Candidate, now time.Time) (user persistence.ImportRow, reason string) {
 	address, err := email.Parse(c.Email)
 	switch {
@@ -155,8 +155,8 @@ func (i *Import) check(c Candidate, now time.Time) (user persistence.ImportRow, 
 		c.Password = ""
 	}
 	if c.NoID {
-		// The database cannot tell a second line of an address from a first one that was
-		// imported before.
+		// The database cannot distinguish a second line with the address from a first one that
+		// an earlier run imported.
 		if i.unnamed[address.Key] {
 			return user, SkipDuplicateEmail
 		}
@@ -169,7 +169,7 @@ func (i *Import) check(c Candidate, now time.Time) (user persistence.ImportRow, 
 	}, ""
 }
 
-// known is a time as it is stored, or another one if it is none, or none that JSON can tell:
+// known returns a time as it is stored, or otherwise if the time is zero or JSON cannot represent it:
 // RFC 3339 has four digits for the year.
 func known(t, otherwise time.Time) time.Time {
 	t = t.UTC().Truncate(time.Microsecond)
@@ -179,8 +179,8 @@ func known(t, otherwise time.Time) time.Time {
 	return t
 }
 
-// store stores those users that have no verdict yet, and returns everyone's. It tries again
-// if somebody registers one of the addresses meanwhile.
+// store stores the users that have no verdict yet, and returns the verdicts of all. It retries, up to
+// importAttempts in total, if a concurrent registration takes one of the addresses.
 func (i *Import) store(ctx context.Context, users []persistence.ImportRow, checked []string) (verdicts []string, err error) {
 	if err := i.reserve(ctx, users); err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func (i *Import) store(ctx context.Context, users []persistence.ImportRow, check
 	return verdicts, err
 }
 
-// reserve keeps the ids of a batch from being given to those who register.
+// reserve prevents the database from assigning the ids of a batch to new registrations.
 func (i *Import) reserve(ctx context.Context, users []persistence.ImportRow) error {
 	if i.DryRun {
 		return nil
@@ -209,8 +209,8 @@ func (i *Import) reserve(ctx context.Context, users []persistence.ImportRow) err
 	return i.Store.ReserveIDs(ctx, last)
 }
 
-// storeIn fills in the verdicts that are missing and stores whom they say. It returns
-// auth.ErrConflict if somebody came in between.
+// storeIn fills in the missing verdicts and stores the users to import. It returns auth.ErrConflict if
+// another transaction has taken or reserved one of the ids or addresses since holders read them.
 func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []persistence.ImportRow, verdicts []string) error {
 	holders, err := i.holders(ctx, tx, users)
 	if err != nil {
@@ -240,7 +240,7 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 	for n, u := range fresh {
 		keys[n] = u.EmailKey
 	}
-	reserved, err := tx.Reservations(ctx, keys, i.Clock.Now()) // made since holders looked
+	reserved, err := tx.Reservations(ctx, keys, i.Clock.Now()) // made since holders read them
 	if err == nil && (len(ids) < len(fresh) || len(reserved) > 0) {
 		err = auth.ErrConflict
 	}
@@ -254,13 +254,13 @@ func (i *Import) storeIn(ctx context.Context, tx *persistence.Store, users []per
 	return tx.Emit(ctx, i.Clock.Now(), data...)
 }
 
-// holders finds out who has the ids and addresses of a batch, or for whom they are reserved. A dry run adds whom it would
-// have stored before.
+// holders returns the accounts that have the ids and addresses of a batch or for which the addresses
+// are reserved. In a dry run it includes the accounts that the run would have stored so far.
 func (i *Import) holders(ctx context.Context, tx *persistence.Store, users []persistence.ImportRow) (holders, error) {
 	var ids []auth.UserID
 	var keys []string
 	for _, u := range users {
-		ids, keys = append(ids, u.ID), append(keys, u.EmailKey) // empty ones are nobody's
+		ids, keys = append(ids, u.ID), append(keys, u.EmailKey) // no account has an empty id or address
 	}
 	stored, err := tx.UserKeys(ctx, ids, keys)
 	found := i.would
@@ -277,9 +277,9 @@ func (i *Import) holders(ctx context.Context, tx *persistence.Store, users []per
 	return found, err
 }
 
-// holders says who has an address, and which ids somebody has.
+// holders maps each taken address to the id of its account, and has the taken ids.
 type holders struct {
-	byKey map[string]auth.UserID // 0 for one that the database has not given yet
+	byKey map[string]auth.UserID // 0 if the database has not assigned an id yet
 	ids   map[auth.UserID]bool
 }
 
@@ -290,7 +290,7 @@ func (h holders) add(id auth.UserID, emailKey string) {
 	h.ids[id] = true
 }
 
-// verdict says what becomes of an account.
+// verdict returns the verdict on an account: takenOver, present or the reason why it is skipped.
 func (h holders) verdict(u persistence.ImportRow) string {
 	id, registered := h.byKey[u.EmailKey]
 	switch {

@@ -13,24 +13,24 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// amrCode is how a login by a code from a mail is told (RFC 8176 §2).
+// amrCode is the authentication method reference of a login by a code from a mail (RFC 8176 §2).
 const amrCode = "otp"
 
-// CodeLogins lets people in who prove that they read the mail to their address. All fields but
-// Limits, Log and Clock are required, and OneTimes if it is On.
+// CodeLogins logs in users by a code that it mails to their address. Accounts and Sessions are
+// required, and OneTimes if it is On.
 type CodeLogins struct {
-	On       bool // otherwise everything is auth.ErrNotFound
+	On       bool // otherwise Login returns auth.ErrNotFound
 	OneTimes *OneTimeTokens
 	Accounts *Accounts
 	Sessions *Sessions
 	Limits   *ratelimit.Limiter
-	Log      *slog.Logger // of outcomes; nil is none
+	Log      *slog.Logger // of outcomes; nil logs none
 	Clock    clock.Func
 }
 
-// Login answers auth.login.code: without a code it sends one, with the same answer for any
-// address, and with it it begins a session. Whatever is wrong with address or code, the answer
-// is auth.ErrInvalidCredentials; after too many tries it is auth.ErrRateLimited.
+// Login answers auth.login.code: without a code in the request it sends one, with the same reply for
+// every address; with a code it begins a session. It returns auth.ErrInvalidCredentials for every
+// wrong address or code, and auth.ErrRateLimited after too many attempts.
 func (c *CodeLogins) Login(ctx context.Context, req auth.LoginCodeRequest) (auth.LoginCodeReply, error) {
 	a := auditEvent{subject: string(auth.LoginCode), method: byCode, address: req.Email, client: req.Client}
 	if req.Code == "" {
@@ -72,7 +72,7 @@ func (c *CodeLogins) login(ctx context.Context, req auth.LoginCodeRequest, a *au
 }
 
 func (c *CodeLogins) send(ctx context.Context, req auth.LoginCodeRequest) (auth.LoginCodeReply, error) {
-	if req.Carrier != "" { // a code has none
+	if req.Carrier != "" { // a request to send a code has no carrier
 		return auth.LoginCodeReply{}, auth.ErrInvalid.With(auth.Field{Field: "code", Reason: reasonRequired})
 	}
 	from, err := c.OneTimes.reserveMail(ctx, c.Limits, req.Email, req.Client)
@@ -85,7 +85,7 @@ func (c *CodeLogins) send(ctx context.Context, req auth.LoginCodeRequest) (auth.
 	return auth.LoginCodeReply{Message: mailSent}, nil
 }
 
-// begin uses up a code for a session.
+// begin redeems a code and stores a new session.
 func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from source, attempt *ratelimit.Reservation, a *auditEvent) (session persistence.Session, err error) {
 	one, err := c.OneTimes.findCode(ctx, purposeLogin, email.ParseOrZero(req.Email), req.Code)
 	if err != nil {
@@ -105,8 +105,8 @@ func (c *CodeLogins) begin(ctx context.Context, req auth.LoginCodeRequest, from 
 	return session, err
 }
 
-// proved verifies the address of an account that was not verified. The account keeps its password,
-// name and locale only if the caller made its registration; otherwise a stranger may have.
+// proved verifies an unverified address of an account. The account keeps its password, name and
+// locale only if the caller made its registration; otherwise a stranger may have made it.
 func (c *CodeLogins) proved(ctx context.Context, tx *persistence.Store, user auth.User, secret string) error {
 	if user.EmailVerified {
 		return nil

@@ -11,17 +11,17 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// mailRow is what sealed mails are bound to.
+// mailRow is the row name that sealed mails are bound to.
 const mailRow = "outbox/" + events.MailType
 
-// Mails asks for mails. They leave by a queue, not by a request: a mail is an event in the
-// outbox, committed together with what causes it, and is sent by whoever takes it from the
-// stream AUTH_MAIL.
+// Mails requests, seals and opens mails. No request sends a mail itself: a mail is an event in the
+// outbox, committed together with the change that causes it, and a mailer takes it from the stream
+// AUTH_MAIL and sends it.
 type Mails struct {
-	Keys secret.Keys // what seals mails is derived from them
+	Keys secret.Keys // the keys that seal mails are derived from them
 }
 
-// request asks for mails in the transaction of the change that causes them.
+// request stores mails in the outbox, in the transaction of the change that causes them.
 func (m *Mails) request(ctx context.Context, tx *persistence.Store, at time.Time, mails ...events.Mail) error {
 	data := make([]events.Data, len(mails))
 	for i, mail := range mails {
@@ -38,7 +38,7 @@ func (m *Mails) request(ctx context.Context, tx *persistence.Store, at time.Time
 	return tx.Emit(ctx, at, data...)
 }
 
-// Seal seals a mail in JSON, as it waits in the outbox and as it is kept when it was given up.
+// Seal seals a mail in JSON, for the outbox and for the storage of abandoned mails.
 func (m *Mails) Seal(plain []byte) ([]byte, error) {
 	sealed, err := m.Keys.Seal(plain, mailRow)
 	if err != nil {
@@ -47,8 +47,8 @@ func (m *Mails) Seal(plain []byte) ([]byte, error) {
 	return sealed, nil
 }
 
-// Reseal returns an event as it is published: a mail sealed for the mailers, any other as it is. It returns
-// events.ErrNobody for a mail to nobody. It is for the relay.
+// Reseal returns an event in its published form: it seals a mail for the mailers, and returns any other
+// event unchanged. It returns events.ErrNobody for a mail of kind events.MailNone. The relay calls it.
 func (m *Mails) Reseal(e events.Event) (events.Event, error) {
 	e, err := m.Open(e)
 	if err != nil || e.Type != events.MailType {
@@ -57,13 +57,13 @@ func (m *Mails) Reseal(e events.Event) (events.Event, error) {
 	return events.SealMail(e, m.Keys[0].Derive(secret.LabelMail))
 }
 
-// Read returns the mail of an event that was published. It is for the mailer.
+// Read returns the mail of a published event. The mailer calls it.
 func (m *Mails) Read(e events.Event) (events.Mail, error) {
 	return events.OpenMail(e, m.Keys.DeriveAll(secret.LabelMail)...)
 }
 
-// Open returns an event of the outbox: a mail without its seal, any other as it is. It returns
-// events.ErrNobody for a mail to nobody.
+// Open opens an event of the outbox: it unseals a mail, and returns any other event unchanged. It
+// returns events.ErrNobody for a mail of kind events.MailNone.
 func (m *Mails) Open(e events.Event) (events.Event, error) {
 	if e.Type != events.MailType {
 		return e, nil

@@ -12,15 +12,15 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Notices tells owners by mail what happened to their account, with a link to say that it was
-// not them. A nil one tells nothing.
+// Notices notifies owners by mail of changes and logins of their account, with a link to report that
+// they did not make them. A nil Notices sends nothing.
 type Notices struct {
 	OneTimes  *OneTimeTokens
-	NewDevice bool // tell of logins with devices that were not seen before
+	NewDevice bool // send notices of logins with new devices
 	Limits    *ratelimit.Limiter
 }
 
-// passwordChanged is part of a change of the password.
+// passwordChanged sends the notice of a change of the password, in its transaction.
 func (n *Notices) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.ClientInfo) error {
 	if n == nil {
 		return nil
@@ -28,7 +28,8 @@ func (n *Notices) passwordChanged(ctx context.Context, tx *persistence.Store, us
 	return n.send(ctx, tx, noticeOfChange, events.MailPasswordChanged, user, from)
 }
 
-// login is part of a login. The first device of an account is no news.
+// login sends the notice of a login with a new device, in the transaction of the login. It sends none
+// for the first device of an account.
 func (n *Notices) login(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
 	if n == nil || !n.NewDevice {
 		return nil
@@ -50,8 +51,8 @@ const (
 	noticeOfChange = "notice of change" // of the password
 )
 
-// send asks for a notice, unless there were too many of its kind: an intruder must not be able to
-// bury the owner's mailbox.
+// send requests a notice unless its counter has reached the limit: an intruder must not be able to
+// flood the owner's mailbox.
 func (n *Notices) send(ctx context.Context, tx *persistence.Store, counter string, kind events.MailKind, user auth.User, from auth.ClientInfo) error {
 	ok, err := n.Limits.ReserveNotice(ctx, tx, counter, user.Email)
 	if err != nil || !ok {
@@ -60,7 +61,8 @@ func (n *Notices) send(ctx context.Context, tx *persistence.Store, counter strin
 	return n.OneTimes.send(ctx, tx, mailRequest{kind: kind, purpose: purposeNotMe, to: owner(user), client: from})
 }
 
-// deviceKind is what makes a device a new one: not its versions, which change from week to week.
+// deviceKind returns the part of a user agent that identifies a device: the names of browser and system,
+// without versions, which change from week to week.
 func deviceKind(agent string) string {
 	ua := useragent.Parse(agent)
 	return strings.TrimSpace(ua.Name + " on " + ua.OS)

@@ -30,8 +30,8 @@ const (
 	purposeUndo   = persistence.PurposeUndo
 	purposeNotMe  = "not_me"
 	purposeLogin  = "login"
-	purposeDecoy  = "decoy" // of a row that stands in for an account that does not exist
-	// purposeRecover is purposeReset after a containment: no request of a stranger voids it.
+	purposeDecoy  = "decoy" // of the row stored for an address without an account
+	// purposeRecover is purposeReset after a containment: a stranger's request does not void it.
 	purposeRecover = "recover"
 )
 
@@ -49,41 +49,41 @@ var pages = map[string]string{
 	purposeRecover: "/password/reset",
 }
 
-// undoPurposes are the purposes of links that an owner has against an intruder. An intruder must not be able
-// to void them, neither by another password or address nor by requests for more mails.
+// undoPurposes are the purposes of links that an owner uses against an intruder. An intruder must not be able
+// to void them by changing the password or address, or by requesting more mails.
 var undoPurposes = []string{purposeUndo, purposeNotMe, purposeRecover}
 
-// maxRegistrations is how many registrations of one address wait side by side. By default the limits
-// of mails let fewer through while a link lives, so that no stranger can void the owner's.
+// maxRegistrations is the maximum number of pending registrations of one address. With the default rate limits
+// of mails there are fewer within the lifetime of a link, so a stranger cannot void the owner's registration.
 const maxRegistrations = 300
 
 // codeDigits is the length of a code: 26 bits.
 const codeDigits = 8
 
-// mailSent is the message of whatever answers alike whether there is an account or not.
+// mailSent is the message of replies that do not reveal whether the account exists.
 const mailSent = "If there is an account for it, a mail is on its way"
 
 // OneTimeTokens makes and redeems the links and codes in mails. All fields but Clock are required. A nil
 // OneTimeTokens means that the service sends no mail.
 //
-// A link has 130 random bits, a code eight digits. The database keeps a digest of each, keyed with a
-// secret and bound to its purpose; the digest of a code is bound to its address too. A transaction that
-// makes, redeems or voids a link or code locks first the address, then the user, then the row.
+// A link has 130 random bits, a code eight digits. The database stores a digest of each, keyed with a
+// secret and bound to its purpose; the digest of a code is also bound to its address. A transaction that
+// makes, redeems or voids a link or code locks the address first, then the user, then the row.
 type OneTimeTokens struct {
 	Store     *persistence.Store
 	Mails     *Mails
-	Base      string        // PUBLIC_URL, without a slash at its end
+	Base      string        // PUBLIC_URL, without a trailing slash
 	VerifyTTL time.Duration // of links that prove an address
-	ResetTTL  time.Duration // of links to set another password
-	AlarmTTL  time.Duration // of links that take something back
+	ResetTTL  time.Duration // of links to set a new password
+	AlarmTTL  time.Duration // of links that undo a change or contain the account
 	CodeTTL   time.Duration
 	Clock     clock.Func
 }
 
-// recipient is who gets a mail: an account, or an address that has none yet.
+// recipient is the recipient of a mail: an account, or an address without an account.
 type recipient struct {
 	address email.Address
-	user    auth.User // zero if there is no account that a mail may go to
+	user    auth.User // zero if no account may receive the mail
 }
 
 // mailRequest is a mail to send, and the link or code in it.
@@ -109,8 +109,8 @@ func (o *OneTimeTokens) ttl(purpose string) time.Duration {
 	return o.VerifyTTL
 }
 
-// send requests a mail in the transaction, which has to hold the address and the user. It voids earlier links
-// and codes of the same purpose, except those of undoPurposes.
+// send requests a mail in the transaction, which must have locked the address and the user. It voids earlier
+// links and codes of the same purpose, except those of undoPurposes.
 func (o *OneTimeTokens) send(ctx context.Context, tx *persistence.Store, a mailRequest) error {
 	now := o.Clock.Now()
 	mail := events.Mail{
@@ -140,7 +140,7 @@ func (o *OneTimeTokens) send(ctx context.Context, tx *persistence.Store, a mailR
 	return o.Mails.request(ctx, tx, now, mail)
 }
 
-// sendDecoy does the work of send for an address without a recipient, so that the reply takes as long, and
+// sendDecoy does the work of send for an address without a recipient, so that the reply takes equally long. It
 // sends no mail.
 func (o *OneTimeTokens) sendDecoy(ctx context.Context, tx *persistence.Store, to email.Address) error {
 	token, err := o.decoy(ctx, tx, to)
@@ -153,15 +153,16 @@ func (o *OneTimeTokens) sendDecoy(ctx context.Context, tx *persistence.Store, to
 	})
 }
 
-// decoy stores a row that no token redeems, since storing takes time, and returns the token of its link.
+// decoy stores a row that no token redeems, so that the reply takes as long as a real one, and returns the
+// token of its link.
 func (o *OneTimeTokens) decoy(ctx context.Context, tx *persistence.Store, to email.Address) (token string, err error) {
 	one, token, _ := o.make(mailRequest{purpose: purposeDecoy, to: recipient{address: email.Address{Key: to.Key}}}, o.Clock.Now())
 	return token, o.replace(ctx, tx, one)
 }
 
-// replace stores a row in place of the older ones of its purpose. It never replaces rows of undoPurposes, and
-// replaces a registration only for a newer mail of the same one: a stranger must not be able to void a
-// link that the owner of the mailbox asked for.
+// replace stores a row and deletes the older rows of its purpose. It never deletes rows of undoPurposes. It
+// deletes a registration only for a newer mail of the same registration, or to keep maxRegistrations: a stranger
+// must not be able to void a link that the owner of the mailbox requested.
 func (o *OneTimeTokens) replace(ctx context.Context, tx *persistence.Store, one persistence.OneTime) error {
 	if one.Password != "" {
 		if err := tx.MakeRoom(ctx, one.Purpose, one.EmailKey, one.Password, maxRegistrations); err != nil {
@@ -177,7 +178,7 @@ func (o *OneTimeTokens) replace(ctx context.Context, tx *persistence.Store, one 
 	return tx.AddOneTime(ctx, one)
 }
 
-// make returns the row of a mail request, and its token and, for purposes that allow typing, its code.
+// make returns the row of a mail request, its token and, for purposeVerify and purposeLogin, its code.
 func (o *OneTimeTokens) make(a mailRequest, now time.Time) (one persistence.OneTime, token, code string) {
 	one = a.payload
 	token = rand.Text()
@@ -199,7 +200,7 @@ func newCode() string {
 	return fmt.Sprintf("%0*d", codeDigits, n)
 }
 
-// newRegistration makes the secret that proves later which caller made a registration, and its
+// newRegistration returns the secret that later proves which caller made a registration, and its
 // digest. The secret has 130 random bits and is bound to the address.
 func (o *OneTimeTokens) newRegistration(emailKey string) (proof *auth.RegistrationProof, digest string) {
 	secret := rand.Text()
@@ -207,8 +208,8 @@ func (o *OneTimeTokens) newRegistration(emailKey string) (proof *auth.Registrati
 	return proof, o.digests(labelRegistration, emailKey, secret)[0]
 }
 
-// registration returns the registration of an address that a secret belongs to, if it has not
-// expired. ok is false if there is none. A row without a password is the one that made the account.
+// registration returns the unexpired registration of an address that a secret belongs to. ok is false if
+// there is none. A row without a password is the registration that made the account.
 func (o *OneTimeTokens) registration(ctx context.Context, from *persistence.Store, emailKey, secret string) (one persistence.OneTime, ok bool, err error) {
 	if secret == "" {
 		return persistence.OneTime{}, false, nil
@@ -269,9 +270,9 @@ func asInvalidToken(err error) error {
 	return err
 }
 
-// take redeems a row and runs fn in one transaction; if fn fails, the link or code stays valid. fn gets the
-// locked user, or the zero User if the address has no account. It returns auth.ErrInvalidToken if another
-// request has redeemed the row, the user is disabled, or the user has another address by now.
+// take redeems a row and runs fn in one transaction; if fn fails, the link or code stays valid. fn receives the
+// locked user, or the zero User if the address has no account. take returns auth.ErrInvalidToken if another
+// request has redeemed the row, the user is disabled or deleted, or the user's address has changed.
 func (o *OneTimeTokens) take(ctx context.Context, one persistence.OneTime, fn func(context.Context, *persistence.Store, auth.User) error) error {
 	return o.withAddressLock(ctx, one.EmailKey, func(ctx context.Context, tx *persistence.Store) error {
 		user, err := o.holder(ctx, tx, one)
@@ -289,7 +290,8 @@ func (o *OneTimeTokens) take(ctx context.Context, one persistence.OneTime, fn fu
 	})
 }
 
-// holder locks the user of a link or code.
+// holder locks and returns the user of a link or code, or the zero User if the address has no account. For a
+// row with a user it returns auth.ErrInvalidToken as take does.
 func (o *OneTimeTokens) holder(ctx context.Context, tx *persistence.Store, one persistence.OneTime) (auth.User, error) {
 	if one.UserID == 0 {
 		user, err := tx.HoldUserByEmail(ctx, one.EmailKey)
@@ -308,8 +310,8 @@ func (o *OneTimeTokens) holder(ctx context.Context, tx *persistence.Store, one p
 	return user, nil
 }
 
-// withAddressLock runs fn in a transaction that locks an address: no other transaction makes or redeems links
-// and codes for it meanwhile.
+// withAddressLock runs fn in a transaction that locks an address: until the transaction ends, no other
+// transaction makes or redeems links and codes for the address.
 func (o *OneTimeTokens) withAddressLock(ctx context.Context, emailKey string, fn func(context.Context, *persistence.Store) error) error {
 	return o.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if err := tx.Lock(ctx, "mailbox/"+emailKey); err != nil {
@@ -319,8 +321,8 @@ func (o *OneTimeTokens) withAddressLock(ctx context.Context, emailKey string, fn
 	})
 }
 
-// recipientFor locks the account of an address for a mail to it. ok is false if the address has no account, or
-// a disabled one.
+// recipientFor locks the account of an address and returns it as the recipient of a mail. ok is false if the
+// address has no account or a disabled one.
 func (o *OneTimeTokens) recipientFor(ctx context.Context, tx *persistence.Store, address email.Address) (to recipient, ok bool, err error) {
 	user, err := tx.HoldUserByEmail(ctx, address.Key)
 	switch {
@@ -332,9 +334,9 @@ func (o *OneTimeTokens) recipientFor(ctx context.Context, tx *persistence.Store,
 	return recipient{email.Address{Display: user.Email, Key: address.Key}, user}, true, nil
 }
 
-// occupant locks the account that keeps an address from others: the one that has it, or the one
-// that it is reserved for. to is where a mail about the address goes. It returns auth.ErrNotFound if
-// the address is free.
+// occupant locks and returns the account that occupies an address: the account that has the address or holds
+// its reservation. to is the recipient of a mail about the address. It returns auth.ErrNotFound if the
+// address is free.
 func (o *OneTimeTokens) occupant(ctx context.Context, tx *persistence.Store, address email.Address) (user auth.User, to recipient, err error) {
 	reserved, err := tx.Reservation(ctx, address.Key, o.Clock.Now())
 	if errors.Is(err, auth.ErrNotFound) {
@@ -348,12 +350,13 @@ func (o *OneTimeTokens) occupant(ctx context.Context, tx *persistence.Store, add
 	return user, recipient{email.Address{Display: reserved.Email, Key: reserved.EmailKey}, user}, err
 }
 
-// owner returns the owner of an account at its stored address.
+// owner returns the recipient for an account at its stored address.
 func owner(user auth.User) recipient { return recipient{email.ParseOrZero(user.Email), user} }
 
 func always(persistence.OneTime) bool { return true }
 
-// reserveMail counts a request for a mail and returns its client.
+// reserveMail counts a request for a mail against the rate limits and returns its client. It returns
+// auth.ErrInvalid for a client that is not valid, and the errors of ReserveMail.
 func (o *OneTimeTokens) reserveMail(ctx context.Context, limits *ratelimit.Limiter, address string, c *auth.ClientInfo) (auth.ClientInfo, error) {
 	from, faults := client(c)
 	if faults != nil {
@@ -363,9 +366,9 @@ func (o *OneTimeTokens) reserveMail(ctx context.Context, limits *ratelimit.Limit
 	return from, err
 }
 
-// verifyAgain sends another mail to verify an address if its account is not verified or a registration is
-// pending; the mail belongs to the newest registration. wanted decides by the last mail of the account or
-// registration, which is zero if none is valid any more.
+// verifyAgain sends another mail to verify an address if its account is not verified, or if it has no account
+// and a registration is pending; the mail then belongs to the newest registration. wanted decides by the last
+// mail of the account or registration, which is zero if none is still valid. Otherwise it sends a decoy.
 func (o *OneTimeTokens) verifyAgain(ctx context.Context, address email.Address, from auth.ClientInfo, wanted func(last persistence.OneTime) bool) error {
 	return o.withAddressLock(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {
 		to, reached, err := o.recipientFor(ctx, tx, address)
@@ -395,7 +398,8 @@ func (o *OneTimeTokens) verifyAgain(ctx context.Context, address email.Address, 
 	})
 }
 
-// sendIfReached sends a mail to the account of an address, or a decoy if there is none.
+// sendIfReached sends a mail to the account of an address, or a decoy if the address has no account or a
+// disabled one.
 func (o *OneTimeTokens) sendIfReached(ctx context.Context, text string, a mailRequest) error {
 	address := email.ParseOrZero(text)
 	return o.withAddressLock(ctx, address.Key, func(ctx context.Context, tx *persistence.Store) error {

@@ -9,29 +9,30 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// ownership is what the reader of a mail shows about the account of its address, and what follows
-// for the account. The mail proves the mailbox alone. It puts no password in force that the owner
-// of the mailbox did not choose: a stranger may have registered the address.
+// ownership is the proof, beyond the mailbox, that a request presents for the account of an address, and the
+// consequence for the account. The mail alone proves only the mailbox. It does not activate a password that the
+// owner of the mailbox did not choose: a stranger may have registered the address.
 type ownership struct {
 	user   auth.UserID // account of the address when ownership was established; 0 if there was none
-	stored string      // password of that account, as it was stored then
+	stored string      // stored password of that account at that time
 
-	// keeps means that the account stays as it is. Otherwise it starts with grants and without what was
-	// set up before.
+	// keeps means that the account stays unchanged. Otherwise it starts with payload and loses its earlier
+	// setup.
 	keeps   bool
-	session string // live session that showed the ownership; "" if something else did
+	session string // live session that proved the ownership; "" if another proof did
 	payload persistence.OneTime
 }
 
-// errNoOwnership means that a mail was answered without a session, a registration's secret or a
+// errNoOwnership means that a request presents a link or code without a session, a registration's secret or a
 // password.
 var errNoOwnership = auth.ErrReauthentication.With(auth.Field{Field: "password", Reason: reasonRequired})
 
-// establish looks for the ownership that a request shows: a live session of the account, the secret
-// of a registration, or a password, in this order. A session or secret that does not fit counts as
-// none. establish runs outside of a transaction, as passwords are hashed; prove checks that the
-// account is still the same. It returns errNoOwnership, auth.ErrInvalid for a password that is not
-// accepted, auth.ErrRateLimited, and auth.ErrOverloaded.
+// establish returns the ownership that a request proves by a live session of the account, the secret
+// of a registration, or a password, in this order, and the reservation of the attempt. It ignores a session
+// or secret that does not match. establish runs outside of a transaction because it hashes passwords; prove
+// checks that the account has not changed. It returns errNoOwnership, auth.ErrInvalidToken if another request
+// has used the link or code, auth.ErrInvalid for a rejected password, auth.ErrRateLimited, and
+// auth.ErrOverloaded.
 func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one persistence.OneTime, attempt *ratelimit.Reservation) (ownership, *ratelimit.Reservation, error) {
 	account, err := e.Store.Credentials(ctx, one.EmailKey)
 	if err != nil && !errors.Is(err, auth.ErrNotFound) {
@@ -56,13 +57,13 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 	case req.Password == "":
 		return ownership{}, nil, e.withoutOwnership(ctx, one)
 	}
-	from, _ := client(req.Client)                                                          // which presented has checked
+	from, _ := client(req.Client)                                                          // present has checked it
 	ctx, leave, err := e.Accounts.Passwords.Pool.Enter(ctx, ratelimit.ClassOf(from, true)) // the link or code proves the mailbox
 	if err != nil {
 		return ownership{}, nil, err
 	}
 	defer leave()
-	if attempt == nil { // the token of a link, which nobody guesses: its holder must not hash without end
+	if attempt == nil { // a link's token cannot be guessed, but its holder must not hash without limit
 		if attempt, err = e.Limits.ReserveLink(ctx, one.Digest, from); err != nil {
 			return ownership{}, nil, err
 		}
@@ -71,8 +72,8 @@ func (e *Emails) establish(ctx context.Context, req auth.EmailVerifyRequest, one
 	return own, attempt, err
 }
 
-// withoutOwnership returns errNoOwnership, or auth.ErrInvalidToken if another request has used the
-// link or code meanwhile: with it goes the registration that the secret of this request belongs to.
+// withoutOwnership returns errNoOwnership, or auth.ErrInvalidToken if another request has used the link or
+// code since: that request also removed the registration that the secret of this request belongs to.
 func (e *Emails) withoutOwnership(ctx context.Context, one persistence.OneTime) error {
 	if _, err := e.Store.OneTime(ctx, purposeVerify, e.Clock.Now(), one.Digest); err != nil {
 		return asInvalidToken(err)
@@ -80,7 +81,7 @@ func (e *Emails) withoutOwnership(ctx context.Context, one persistence.OneTime) 
 	return errNoOwnership
 }
 
-// ownSession returns the id of the session of an access token if it is a live one of the user,
+// ownSession returns the id of the session of an access token if the session is live and belongs to the user,
 // and "" otherwise.
 func (e *Emails) ownSession(ctx context.Context, token string, user auth.UserID) (string, error) {
 	if token == "" || user == 0 {
@@ -96,8 +97,8 @@ func (e *Emails) ownSession(ctx context.Context, token string, user auth.UserID)
 	return access.SessionID, nil
 }
 
-// registered notes that the request comes from the maker of a registration: the one that made the
-// account, or one that waits.
+// registered records that the request comes from the maker of a registration: either the registration that made
+// the account, or a pending one.
 func (own *ownership) registered(one persistence.OneTime) {
 	own.keeps = one.Password == ""
 	own.payload = granted(one)
@@ -108,8 +109,8 @@ func granted(one persistence.OneTime) persistence.OneTime {
 	return persistence.OneTime{Password: one.Password, Name: one.Name, Locale: one.Locale}
 }
 
-// byPassword establishes the ownership by a password: the account's own, that of the registration
-// that the mail belongs to, or a new one.
+// byPassword establishes the ownership by a password: the account's, the password of the registration
+// that the mail belongs to, or a new one. It returns auth.ErrInvalid for a new password that is rejected.
 func (e *Emails) byPassword(ctx context.Context, own *ownership, one persistence.OneTime, plain string) error {
 	for _, stored := range []string{own.stored, one.Password} {
 		if stored == "" {
@@ -134,9 +135,9 @@ func (e *Emails) byPassword(ctx context.Context, own *ownership, one persistence
 	return err
 }
 
-// prove makes an account of a registration, or verifies the address of an account, and returns its
-// id. It returns auth.ErrInvalidToken if the account is verified or disabled, and auth.ErrConflict
-// if it changed since its ownership was established.
+// prove creates the account of a registration, or verifies the address of an account, and returns the
+// account's id. It returns auth.ErrInvalidToken if the account is verified or disabled, auth.ErrConflict if
+// it changed since its ownership was established, and errNoOwnership if the session has ended since.
 func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.User, one persistence.OneTime, own ownership) (auth.UserID, error) {
 	switch {
 	case user.EmailVerified, !user.DisabledAt.IsZero():
@@ -155,10 +156,10 @@ func (e *Emails) prove(ctx context.Context, tx *persistence.Store, user auth.Use
 	return user.UserID, e.Accounts.startFree(ctx, tx, user, own.payload, auth.ReasonEmailChanged)
 }
 
-// establishOwner is establish for a change of address. The account has an owner, so no new password
-// is accepted: a live session of the account shows the ownership, or the current password, which
-// counts as an attempt to log in. It returns auth.ErrInvalidToken if the session that requested the
-// change is over, errNoOwnership, auth.ErrInvalidCredentials, auth.ErrRateLimited, and auth.ErrOverloaded.
+// establishOwner is establish for a change of address. The account has an owner, so it does not accept a new
+// password: a live session of the account proves the ownership, or the current password, which counts as a
+// login attempt. It returns auth.ErrInvalidToken if the session that requested the change has ended,
+// errNoOwnership, auth.ErrInvalidCredentials, auth.ErrRateLimited, and auth.ErrOverloaded.
 func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmRequest, one persistence.OneTime) (ownership, *ratelimit.Reservation, error) {
 	if err := e.checkPending(ctx, e.Store, one); err != nil {
 		return ownership{}, nil, err
@@ -193,8 +194,8 @@ func (e *Emails) establishOwner(ctx context.Context, req auth.EmailConfirmReques
 	return own, attempt, nil
 }
 
-// recheck holds the account that an ownership was established for. It returns auth.ErrConflict if
-// another password is stored since, and errNoOwnership if the session that showed the ownership is over.
+// recheck locks the account that an ownership was established for. It returns auth.ErrConflict if the stored
+// password has changed since, and errNoOwnership if the session that proved the ownership has ended.
 func (e *Emails) recheck(ctx context.Context, tx *persistence.Store, own ownership) error {
 	stored, err := tx.HoldPassword(ctx, own.user)
 	switch {

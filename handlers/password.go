@@ -10,11 +10,11 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// ChangePassword answers auth.password.change: it needs the current password, however recent
-// the login. All sessions end, and a new one takes the place of the one that asks, with the same
-// carrier: tokens that somebody else holds of the former one are refused. It returns
-// auth.ErrInvalidCredentials for a wrong password, auth.ErrRateLimited after too many tries, and
-// auth.ErrInvalid for a new password that is not taken.
+// ChangePassword answers auth.password.change: it sets a new password. It requires the current password,
+// even after a recent login. All sessions end, and a new session with the same carrier replaces the caller's,
+// so that a copy of the former session's tokens is refused. It returns auth.ErrInvalidCredentials for a wrong
+// password, auth.ErrRateLimited after too many attempts, and auth.ErrInvalid for a new password that is
+// rejected.
 func (a *Accounts) ChangePassword(ctx context.Context, req auth.PasswordChangeRequest) (auth.PasswordChangeReply, error) {
 	tried := auditEvent{subject: string(auth.PasswordChange), method: byPassword, client: req.Client}
 	return audited(ctx, a.Log, tried, req, a.changePassword)
@@ -26,7 +26,7 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 		return auth.PasswordChangeReply{}, err
 	}
 	tried.user = user.UserID
-	if err := a.Sessions.checkVerified(ctx, user.UserID); err != nil { // the new session is not to outlive what refreshing ends
+	if err := a.Sessions.checkVerified(ctx, user.UserID); err != nil { // otherwise the new session would outlive one that refresh refuses
 		return auth.PasswordChangeReply{}, err
 	}
 	account, stored, err := a.own(ctx, user.UserID)
@@ -49,7 +49,7 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 	if err != nil {
 		return auth.PasswordChangeReply{}, err
 	}
-	from, _ := client(req.Client) // which confirm has looked at
+	from, _ := client(req.Client) // confirm has checked it
 	var ended int
 	var session persistence.Session
 	err = a.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
@@ -76,8 +76,8 @@ func (a *Accounts) changePassword(ctx context.Context, req auth.PasswordChangeRe
 	return auth.PasswordChangeReply{SessionsEnded: auth.SessionsEnded{Ended: ended}, Carrier: session.Carrier, Tokens: tokens}, nil
 }
 
-// renewPassword stores another password of an account, whose row is held, ends all of its sessions
-// and tells the owner. It returns how many sessions ended.
+// renewPassword stores a new password of an account, ends all of its sessions and notifies the owner. The
+// transaction must hold the account's row. It returns the count of EndAll.
 func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, account auth.Account, fresh string, from auth.ClientInfo) (int, error) {
 	now := a.Clock.Now()
 	if err := tx.SetPassword(ctx, account.UserID, fresh, now); err != nil {
@@ -93,8 +93,8 @@ func (a *Accounts) renewPassword(ctx context.Context, tx *persistence.Store, acc
 	return ended, a.passwordChanged(ctx, tx, auth.User{Account: account}, from)
 }
 
-// passwordChanged voids the links and codes that were made before a change of the password, but
-// for the owner's alarms, and tells the owner.
+// passwordChanged voids the links and codes that were made before a change of the password, except
+// those of undoPurposes, and notifies the owner.
 func (a *Accounts) passwordChanged(ctx context.Context, tx *persistence.Store, user auth.User, from auth.ClientInfo) error {
 	if err := tx.VoidOneTimes(ctx, user.UserID, undoPurposes...); err != nil {
 		return err
@@ -102,8 +102,8 @@ func (a *Accounts) passwordChanged(ctx context.Context, tx *persistence.Store, u
 	return a.Notices.passwordChanged(ctx, tx, user, from)
 }
 
-// checkNew returns why a new password of an account is not taken, or "". It may ask another
-// server, so it has no place in a transaction.
+// checkNew returns why a new password of an account is rejected, or "". It may send a request to another
+// server, so it must not run in a transaction.
 func (a *Accounts) checkNew(ctx context.Context, plain string, account auth.Account) string {
 	if plain == "" {
 		return reasonRequired

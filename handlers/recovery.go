@@ -12,9 +12,9 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Recovery lets owners of an account back in who forgot the password, or have to take it from
-// somebody else. All fields but OneTimes, without which there is no mail and everything is
-// auth.ErrNotFound, Notices, Limits, Log and Clock are required.
+// Recovery restores access for account owners who forgot the password or whose account an intruder uses.
+// Accounts and Sessions are required. Without OneTimes the service sends no mail, and every method returns
+// auth.ErrNotFound.
 type Recovery struct {
 	OneTimes *OneTimeTokens
 	Accounts *Accounts
@@ -25,8 +25,8 @@ type Recovery struct {
 	Clock    clock.Func
 }
 
-// Forgot answers auth.password.forgot: a mail with a link to set another password by. The answer
-// is the same for any address. It returns auth.ErrRateLimited after too many.
+// Forgot answers auth.password.forgot: it sends a mail with a link to set a new password. The reply
+// is the same for every address. It returns auth.ErrRateLimited after too many requests.
 func (r *Recovery) Forgot(ctx context.Context, req auth.PasswordForgotRequest) (auth.MailSent, error) {
 	a := auditEvent{subject: string(auth.PasswordForgot), method: byMail, address: req.Email, client: req.Client}
 	return audited(ctx, r.Log, a, req, r.forgot)
@@ -46,10 +46,10 @@ func (r *Recovery) forgot(ctx context.Context, req auth.PasswordForgotRequest, _
 	return auth.MailSent{Message: mailSent}, nil
 }
 
-// Reset answers auth.password.reset: another password is set, by the newest link alone, and all
-// sessions end. The owner is told, and nobody is logged in. The address is verified by it. It
-// returns auth.ErrInvalidToken for a link that is not good now, and auth.ErrInvalid for a
-// password that is not taken, after which the link is as good as before.
+// Reset answers auth.password.reset: it sets a new password and ends all sessions. Of the links that Forgot
+// sends only the newest is valid. Reset notifies the owner, verifies the address and starts no session. It
+// returns auth.ErrInvalidToken for a link that is not valid now, and auth.ErrInvalid for a rejected
+// password, after which the link stays valid.
 func (r *Recovery) Reset(ctx context.Context, req auth.PasswordResetRequest) (auth.PasswordResetReply, error) {
 	return audited(ctx, r.Log, auditEvent{subject: string(auth.PasswordReset), method: byLink, client: req.Client}, req, r.reset)
 }
@@ -85,7 +85,7 @@ func (r *Recovery) reset(ctx context.Context, req auth.PasswordResetRequest, a *
 }
 
 // renew sets the password of a user whose mailbox was just proved. An account that was not verified
-// starts free of what was set up before.
+// loses its earlier setup (see startFree).
 func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.User, fresh string, from auth.ClientInfo) error {
 	if !user.EmailVerified {
 		if err := r.Accounts.startFree(ctx, tx, user, persistence.OneTime{Password: fresh}, auth.ReasonPasswordReset); err != nil {
@@ -111,7 +111,7 @@ func (r *Recovery) renew(ctx context.Context, tx *persistence.Store, user auth.U
 }
 
 // NotMe answers auth.password.not_me: it contains the account. It returns auth.ErrInvalidToken for a
-// link that is not good now.
+// link that is not valid now.
 func (r *Recovery) NotMe(ctx context.Context, req auth.NotMeRequest) (auth.NotMeReply, error) {
 	return audited(ctx, r.Log, auditEvent{subject: string(auth.NotMe), method: byLink, client: req.Client}, req, r.notMe)
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Refresh answers auth.refresh: the next tokens of a session. It returns
+// Refresh answers auth.refresh: it returns the next tokens of a session. It returns
 // auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked; a spent token ends
-// its session although the request fails. Too many are auth.ErrRateLimited, and the token
-// stays as good as it was.
+// its session although the request fails. After too many requests it returns auth.ErrRateLimited,
+// and the token stays valid.
 func (s *Sessions) Refresh(ctx context.Context, req auth.RefreshRequest) (auth.Tokens, error) {
 	a := auditEvent{subject: string(auth.Refresh), method: byRefreshToken, client: req.Client}
 	return audited(ctx, s.Log, a, req, s.refresh)
@@ -55,24 +55,24 @@ func (s *Sessions) refresh(ctx context.Context, req auth.RefreshRequest, a *audi
 	return s.tokens(session, now)
 }
 
-// refreshTries is how often a refresh tries to move its session, whose row or whose user's row
-// may change between two statements.
+// refreshTries is how many times a refresh attempts to advance its session. The session's row or its user's
+// row may change between two statements.
 const refreshTries = 3
 
-// errStillCurrent means that a refresh token is the current one after all: an operation that
-// keeps its session, or one that has failed, was under way.
+// errStillCurrent means that a refresh token is still the current one: a concurrent operation blocked the
+// refresh, and either keeps the session or has failed.
 var errStillCurrent = errors.New("the refresh token is current")
 
-// repeat decides about a token that did not move its session. The immediate predecessor of the
-// current token within the grace window is answered again; any other spent token ends the session.
-// A token that came in another carrier than its own has no effect. The current token is here if
-// it came too soon, or if the session was being changed: then it is errStillCurrent.
+// repeat handles a token that did not advance its session. For the immediate predecessor of the current
+// token within the grace window it returns the session again; any other spent token ends the session.
+// A token that arrives in a carrier other than its own has no effect. For the current token it returns
+// auth.ErrRateLimited if the token came too soon, or errStillCurrent if the session was being changed.
 func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier auth.Carrier) (persistence.Session, error) {
 	if err := s.checkVerified(ctx, presented.UserID); err != nil {
 		return persistence.Session{}, err
 	}
 	session, err := s.Store.Session(ctx, presented.SessionID)
-	now := s.Clock.Now() // not before the session was read, which another request may just have refreshed
+	now := s.Clock.Now() // read after the session, which a concurrent request may just have refreshed
 	limit := s.Limits.Refreshes()
 	wait := limit.Wait(session.RefreshDue, now)
 	switch {
@@ -105,30 +105,30 @@ func (s *Sessions) repeat(ctx context.Context, presented token.Refresh, carrier 
 // clockSkew is how far the clocks of instances on one database may differ.
 const clockSkew = 2 * time.Second
 
-// repeatPredecessor decides about the immediate predecessor of a session's current token. The age
-// of that token decides, and where the clock does not tell it there is neither a successor nor a
-// theft: an honest second tab is not to end the session because a clock was set.
+// repeatPredecessor handles the immediate predecessor of a session's current token by the time since it was
+// spent. Where the clock does not show that time, it returns errUncertain and does not end the session: an
+// honest second tab must not end the session because a clock was set.
 func (s *Sessions) repeatPredecessor(ctx context.Context, session persistence.Session, now time.Time) (persistence.Session, error) {
 	age := now.Sub(session.UsedAt)
 	switch {
 	case age < -clockSkew:
-		// It was refreshed by a clock that was ahead. Its grace must not begin when that time comes.
+		// A clock that was ahead refreshed the session. The grace must not begin at that future time.
 		if err := s.Store.SetUsedAt(ctx, session.ID, session.Generation, now.Add(-s.Grace-time.Microsecond)); err != nil {
 			return persistence.Session{}, err
 		}
 		return persistence.Session{}, errUncertain
 	case age <= s.Grace:
-		return session, nil // and not counted: the limit is not to send away a tab or a retry
+		return session, nil // not counted: the limit must not refuse a second tab or a retry
 	case s.Steady != nil && s.Steady() <= s.Grace:
-		return persistence.Session{}, errUncertain // the clock jumped, and may have passed over the grace
+		return persistence.Session{}, errUncertain // the clock jumped, perhaps across the grace
 	}
 	return persistence.Session{}, s.endStolen(ctx, session)
 }
 
-// errUncertain refuses a spent token of which the clock does not tell how long ago it was spent.
+// errUncertain refuses a spent token if the clock does not show how long ago it was spent.
 var errUncertain = &refusal{auth.ErrInvalidToken, reasonUncertain}
 
-// endStolen ends a session of which a spent token was presented, and returns the refusal.
+// endStolen ends a session after a request has presented a spent token of it, and returns the refusal.
 func (s *Sessions) endStolen(ctx context.Context, session persistence.Session) error {
 	if err := s.endOne(ctx, session.ID, auth.ReasonTokenReuse); err != nil {
 		return err
@@ -136,8 +136,9 @@ func (s *Sessions) endStolen(ctx context.Context, session persistence.Session) e
 	return &refusal{auth.ErrTokenRevoked, reasonTokenReuse}
 }
 
-// checkVerified refuses to prolong the sessions of a user whose address is not verified, if it has
-// to be: they began before that was required. The next login sends a mail to verify it.
+// checkVerified returns auth.ErrTokenRevoked if the user's address must be verified and is not, or if the user
+// does not exist: such a session began before verification was required, and is not prolonged. The next login
+// sends a mail to verify the address.
 func (s *Sessions) checkVerified(ctx context.Context, id auth.UserID) error {
 	if !s.Required {
 		return nil
@@ -152,10 +153,10 @@ func (s *Sessions) checkVerified(ctx context.Context, id auth.UserID) error {
 	return err
 }
 
-// tokens writes the tokens of a session as it is. The refresh token depends on the row
-// alone; the access token is new each time and ends with the session at the latest. It is issued
-// as of now, which must not be later than the moment at which the database knew the session to be
-// live: a revocation is kept for the lifetime of what was issued before it.
+// tokens returns the tokens of a session in its current state. The refresh token depends only on the
+// row; the access token is new each time and expires no later than the session's deadline. Its issue time is
+// now, which must not be later than the time at which the database found the session live: a revocation is
+// kept for the lifetime of the access tokens issued before it.
 func (s *Sessions) tokens(session persistence.Session, now time.Time) (auth.Tokens, error) {
 	expires := clock.Earlier(now.Add(s.AccessTTL), session.DeadlineAt)
 	jti, err := uuid.NewRandom()

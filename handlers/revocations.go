@@ -13,19 +13,19 @@ import (
 )
 
 const (
-	// revocationsPage is how many sessions one reply tells of at most: some 80 KiB.
+	// revocationsPage is the maximum number of sessions in one reply: about 80 KiB.
 	revocationsPage = 500
-	// revocationsOverlap is how far the list is told again. What an instance writes with its
-	// own clock may be visible to others later than what they wrote after it: its
-	// transaction takes a while, and its clock may be behind.
+	// revocationsOverlap is the period that the next reply repeats. A row that an instance writes with its
+	// own clock may become visible after later rows of another instance: its transaction takes time, and
+	// its clock may be behind.
 	revocationsOverlap = time.Minute
-	// recentOverlap is the same for callers that ask at once when they hear of an event, and for the
-	// rest now and then: enough for the usual transaction and for clocks that differ by a second.
+	// recentOverlap is the shorter overlap for callers that request the list as soon as an event arrives, and
+	// request the longer overlap now and then: it covers the usual transaction and clocks that differ by a second.
 	recentOverlap = 5 * time.Second
 )
 
-// Revocations answers auth.revocations: sessions that ended and whose access tokens may be
-// good otherwise, oldest first. It returns auth.ErrInvalid for a cursor that is none.
+// Revocations answers auth.revocations: it returns the ended sessions whose access tokens may not have
+// expired yet, oldest first. It returns auth.ErrInvalid for a malformed cursor.
 func (s *Sessions) Revocations(ctx context.Context, req auth.RevocationsRequest) (auth.RevocationsReply, error) {
 	now := s.Clock.Now()
 	remembered, err := keyring.Horizon(ctx, s.Store, s.AccessTTL)
@@ -54,7 +54,8 @@ func cursor(e persistence.RevocationCursor) string {
 	return fmt.Sprintf("%d.%d", e.At.UnixMicro(), e.Seq)
 }
 
-// parseCursor reads a cursor, which never leads further back than what matters.
+// parseCursor parses a cursor and returns oldest if the cursor is empty or older. It returns auth.ErrInvalid
+// for a malformed cursor.
 func parseCursor(text string, oldest persistence.RevocationCursor) (persistence.RevocationCursor, error) {
 	if text == "" {
 		return oldest, nil

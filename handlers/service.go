@@ -1,26 +1,25 @@
-// Package handlers is what the service does: one method for each subject, whatever the way
-// in, over package persistence.
+// Package handlers implements the service: one method for each subject, independent of the transport, on top
+// of package persistence.
 //
-// A login, for example: the try is counted (see Limits), and goes on unless there were too many;
-// the address is brought into the form that is compared, the stored password is fetched (or,
-// for an unknown address, a dummy that costs the same), and the password is compared outside of
-// any transaction, since that takes long on purpose. Then one transaction makes sure that the
-// password is still the one that was compared, stores a new session and takes the count back. Of
-// it the tokens are made: the access token, which anybody with the public keys can read, and the
-// refresh token, which names the session and its generation and is kept nowhere.
+// A login, for example, works as follows. The rate limiter counts the attempt (see package ratelimit) and
+// refuses it after too many. The service normalizes the address and reads the stored password; for an unknown
+// address it uses a dummy that costs the same. It compares the password outside of any transaction, since
+// hashing is slow by design. Then one transaction checks that the stored password has not changed, stores a
+// new session and takes the count back. The tokens are made from the session: the access token, which
+// every holder of the public keys can verify, and the refresh token, which names the session and its
+// generation and is not stored.
 //
-// Refreshing moves the session from its generation to the next in one conditional update.
-// Whoever presents the immediate predecessor within the grace window, as a second tab or a
-// retry after a lost reply does, gets the same successor, since it is made from what the
-// row keeps. Any other spent token was stolen from one side or the other: the session
-// ends for both.
+// A refresh advances the session from its generation to the next in one conditional update.
+// A client that presents the immediate predecessor within the grace window (a second tab, or a retry after
+// a lost reply) receives the same successor, since the token is derived from the row. Any other
+// spent token means that the client or an attacker holds a stolen token: the session ends for both.
 //
-// What needs the owner's mailbox (email.go, recovery.go, logincode.go) is asked for with an
-// address, whoever it belongs to, and done with what the mail to it carries (onetime.go). The
-// mail is an event, committed with what it is about; who gets one shows in no answer.
+// An operation that needs the owner's mailbox (email.go, recovery.go, logincode.go) has two steps: a request
+// names any address, and a second request presents the link or code of the mail (onetime.go). The mail is an
+// event, committed together with its cause. No reply reveals whether an address receives a mail.
 //
-// Rules live here once. The package knows neither HTTP nor the bus; what it returns are
-// the root package's types and errors.
+// Each rule is implemented here once. The package imports neither HTTP nor the bus; it returns the root
+// package's types and errors.
 package handlers
 
 import (
@@ -31,9 +30,8 @@ import (
 	"time"
 )
 
-// newID makes an id that nobody can guess: 128 random bits, behind 48 bits of time in
-// milliseconds so that new rows stand together in the index. It is 36 letters and digits,
-// which sort as the times do.
+// newID returns an id that cannot be guessed: 48 bits of time in milliseconds, so that new rows are adjacent
+// in the index, followed by 128 random bits. It has 36 lower-case letters and digits and sorts by time.
 func newID(now time.Time) string {
 	var id [22]byte
 	var millis [8]byte
@@ -43,7 +41,7 @@ func newID(now time.Time) string {
 	return strings.ToLower(idEncoding.EncodeToString(id[:]))
 }
 
-// sessionIDLength is the length of what newID makes.
+// sessionIDLength is the length of an id of newID, in characters.
 const sessionIDLength = 36
 
 var idEncoding = base32.HexEncoding.WithPadding(base32.NoPadding)

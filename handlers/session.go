@@ -18,10 +18,10 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// amrPassword is how a login by password is told (RFC 8176 §2).
+// amrPassword is the amr value of a login by password (RFC 8176 §2).
 const amrPassword = "pwd"
 
-// Sessions makes, continues and ends logins. All fields but Clock, Steady, Grace, Limit,
+// Sessions starts, refreshes and ends sessions. All fields but Clock, Steady, Grace, Limit,
 // Limits, OneTimes, Required, Notices and Log are required.
 type Sessions struct {
 	Store     *persistence.Store
@@ -29,26 +29,26 @@ type Sessions struct {
 	Keys      *keyring.Keys
 	Issuer    token.Issuer
 	Refreshes []token.Key        // sign refresh tokens; the first signs new ones
-	AccessTTL time.Duration      // of an access token; Keys notes it for as long as it matters
+	AccessTTL time.Duration      // of an access token; Keys records it while such tokens may be valid
 	IdleTTL   time.Duration      // of a refresh token, and so of a session that is not refreshed
-	MaxAge    time.Duration      // of a session, however often it is refreshed
+	MaxAge    time.Duration      // of a session, regardless of refreshes
 	Grace     time.Duration      // in which a spent refresh token gets its successor again; 0 is strict
 	Limit     int                // of a user's live sessions; the oldest end first; 0 is none
-	Limits    *ratelimit.Limiter // of tries at passwords and of refreshes; nil is none
-	OneTimes  *OneTimeTokens     // needed if Required
-	Required  bool               // nobody logs in before the address is verified
-	Notices   *Notices           // nil is none
+	Limits    *ratelimit.Limiter // of password attempts and of refreshes; nil is none
+	OneTimes  *OneTimeTokens     // required if Required is set
+	Required  bool               // a login requires a verified address
+	Notices   *Notices           // nil sends none
 	Log       *slog.Logger       // of outcomes; nil is none
 	Clock     clock.Func
-	Steady    func() time.Duration // for how long Clock has not jumped; nil if it never does
+	Steady    func() time.Duration // time since Clock last jumped; nil if it never does
 }
 
 // loggedIn is the message of a login.
 const loggedIn = "Login successful"
 
-// Login answers auth.login: it begins a session. Whatever is wrong with address or
-// password, the answer is auth.ErrInvalidCredentials; after too many tries it is
-// auth.ErrRateLimited, whether the password is right or not.
+// Login answers auth.login: it starts a session. For any fault of the address or password it returns
+// auth.ErrInvalidCredentials; after too many attempts it returns auth.ErrRateLimited, whether the password
+// is right or not.
 func (s *Sessions) Login(ctx context.Context, req auth.LoginRequest) (auth.LoginReply, error) {
 	a := auditEvent{subject: string(auth.Login), method: byPassword, address: req.Email, client: req.Client}
 	return audited(ctx, s.Log, a, req, s.login)
@@ -91,7 +91,7 @@ func (s *Sessions) login(ctx context.Context, req auth.LoginRequest, a *auditEve
 	return auth.LoginReply{Message: loggedIn, UserID: user.UserID, Tokens: tokens}, nil
 }
 
-// check returns the user whom address and password belong to, or auth.ErrInvalidCredentials.
+// check returns the user that the address and password belong to, or auth.ErrInvalidCredentials.
 func (s *Sessions) check(ctx context.Context, address, plain string, a *auditEvent) (persistence.Credentials, error) {
 	user, err := s.credentials(ctx, address)
 	if err != nil {
@@ -106,7 +106,7 @@ func (s *Sessions) check(ctx context.Context, address, plain string, a *auditEve
 		return persistence.Credentials{}, errUnknown
 	case !found.Match:
 		return persistence.Credentials{}, errWrongPassword
-	case user.Disabled: // which is told after the same work
+	case user.Disabled: // checked after the comparison, so that the refusal takes as long
 		return persistence.Credentials{}, errDisabled
 	case s.Required && !user.Verified:
 		return persistence.Credentials{}, errUnverified
@@ -116,11 +116,11 @@ func (s *Sessions) check(ctx context.Context, address, plain string, a *auditEve
 	return user, nil
 }
 
-// credentials returns what is stored for the address; nothing, which no password matches, if it
-// has no account or is not valid. For an address that waits to be verified it returns the password
-// of the newest registration, so that its owner can be sent another mail.
+// credentials returns the stored credentials of the address, or empty ones, which no password matches, if the
+// address has no account or is not valid. For an address with a pending registration and no account it returns
+// the password of the newest registration, so that the service can send another mail to its owner.
 func (s *Sessions) credentials(ctx context.Context, address string) (persistence.Credentials, error) {
-	key := email.ParseOrZero(address).Key // nobody's if that is none; the database is asked all the same
+	key := email.ParseOrZero(address).Key // empty for an address that is not valid; the query runs for it too
 	user, err := s.Store.Credentials(ctx, key)
 	if err != nil && !errors.Is(err, auth.ErrNotFound) {
 		return persistence.Credentials{}, err
@@ -140,7 +140,7 @@ func (s *Sessions) credentials(ctx context.Context, address string) (persistence
 	return user, nil
 }
 
-// Why a login is refused. errUnverified means that the password is right, and the address not
+// Reasons to refuse a login. errUnverified means that the password is right, but the address is not
 // verified.
 var (
 	errUnknown       = &refusal{auth.ErrInvalidCredentials, reasonUnknown}
@@ -149,8 +149,8 @@ var (
 	errUnverified    = &refusal{auth.ErrInvalidCredentials, reasonUnverified}
 )
 
-// remind sends another mail to verify the address with if that is all a login lacked, once a
-// minute. It returns refused, and takes as long if the login lacked something else.
+// remind sends another mail to verify the address, at most once in remindEvery, if the login failed only with
+// errUnverified. It returns refused. For any other refusal it takes equally long.
 func (s *Sessions) remind(ctx context.Context, address string, from auth.ClientInfo, refused error) error {
 	if !s.Required {
 		return refused
@@ -165,8 +165,8 @@ func (s *Sessions) remind(ctx context.Context, address string, from auth.ClientI
 	return refused
 }
 
-// rehash stores a password afresh that matched a string of another scheme, pepper or cost.
-// If somebody else stored another one meanwhile, that one decides.
+// rehash hashes and stores a password again after it matched a string of another scheme, pepper or cost.
+// If another request has replaced the stored string since, rehash checks the password against the new string.
 func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, address, plain string, a *auditEvent) (persistence.Credentials, error) {
 	fresh, err := s.Passwords.Hash(ctx, plain)
 	if err != nil {
@@ -183,13 +183,13 @@ func (s *Sessions) rehash(ctx context.Context, user persistence.Credentials, add
 	return user, nil
 }
 
-// errPasswordMoved means that another string is stored than the one that was compared: the
-// password was changed, or another login stored the same one afresh.
+// errPasswordMoved means that the stored string has changed since the comparison: the password was
+// changed, or another login rehashed the same password.
 var errPasswordMoved = &refusal{auth.ErrInvalidCredentials, reasonMoved}
 
-// begin stores a new session, if the password that was compared is still the user's, and
-// settles the try that began it; it returns errPasswordMoved if it is not, and
-// auth.ErrInvalidCredentials if the user was disabled or deleted meanwhile.
+// begin stores a new session and settles the reservation of its attempt. It returns errPasswordMoved if the
+// stored password is no longer the compared one, and auth.ErrInvalidCredentials if the user has been disabled
+// or deleted since.
 func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from source, attempt *ratelimit.Reservation) (persistence.Session, error) {
 	session := s.next(user.UserID, amrPassword, from)
 	err := s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
@@ -210,7 +210,7 @@ func (s *Sessions) begin(ctx context.Context, user persistence.Credentials, from
 	return session, err
 }
 
-// next is a new session of a user.
+// next returns a new session of a user, not yet stored.
 func (s *Sessions) next(user auth.UserID, amr string, from source) persistence.Session {
 	now := s.Clock.Now()
 	deadline := now.Add(s.MaxAge)
@@ -221,11 +221,11 @@ func (s *Sessions) next(user auth.UserID, amr string, from source) persistence.S
 	}
 }
 
-// limitBatch is how many sessions beyond SESSION_LIMIT a login ends at most. More are there only
+// limitBatch is the maximum number of sessions beyond SESSION_LIMIT that a login ends. There are more only
 // after the limit was lowered; the following logins end the rest.
 const limitBatch = 100
 
-// store stores a session, with its event. The transaction must hold the user's row.
+// store stores a session and emits its event. The transaction must hold the user's row.
 func (s *Sessions) store(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
 	if err := tx.CreateSession(ctx, session); err != nil {
 		return err
@@ -237,8 +237,7 @@ func (s *Sessions) store(ctx context.Context, tx *persistence.Store, session per
 }
 
 // create stores the session of a login and ends the oldest sessions of its user beyond the limit.
-// The transaction must hold the user's row, so that logins at the same moment count each other's
-// sessions.
+// The transaction must hold the user's row, so that concurrent logins count each other's sessions.
 func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session persistence.Session) error {
 	if err := s.store(ctx, tx, session); err != nil {
 		return err
@@ -253,8 +252,8 @@ func (s *Sessions) create(ctx context.Context, tx *persistence.Store, session pe
 	return s.tellEnded(ctx, tx, ended)
 }
 
-// tellEnded emits the events of sessions that one statement has just ended. Access tokens of them
-// may have been issued with another ACCESS_TOKEN_TTL than this instance's.
+// tellEnded emits the events of sessions that one statement has just ended. Another instance may have issued
+// their access tokens with an ACCESS_TOKEN_TTL that differs from this instance's.
 func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, ended []persistence.Session) error {
 	if len(ended) == 0 {
 		return nil
@@ -269,7 +268,7 @@ func (s *Sessions) tellEnded(ctx context.Context, tx *persistence.Store, ended [
 	return tx.Emit(ctx, ended[0].RevokedAt, data...)
 }
 
-// end ends the sessions that a statement ends, with their events, and returns how many.
+// end runs a statement that ends sessions, emits their events, and returns the number of sessions.
 func (s *Sessions) end(ctx context.Context, statement func(context.Context, *persistence.Store, time.Time) ([]persistence.Session, error)) (n int, err error) {
 	now := s.Clock.Now()
 	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
@@ -291,8 +290,8 @@ func (s *Sessions) endOne(ctx context.Context, id string, reason auth.Reason) er
 	return err
 }
 
-// Logout answers auth.logout: it ends the session of either token. A session that is gone
-// already is as good; a token that is not valid is an error, though a refresh token may be
+// Logout answers auth.logout: it ends the session of an access token or a refresh token. It succeeds if the
+// session has already ended. It returns an error for a token that is not valid; a refresh token may be
 // of any age.
 func (s *Sessions) Logout(ctx context.Context, req auth.LogoutRequest) (auth.LogoutReply, error) {
 	a := auditEvent{subject: string(auth.Logout), method: byAccessToken, client: req.Client}
@@ -314,7 +313,8 @@ func (s *Sessions) logout(ctx context.Context, req auth.LogoutRequest, a *auditE
 	return auth.LogoutReply{}, s.endOne(ctx, session, auth.ReasonLogout)
 }
 
-// sessionToEnd is what the token of a request names.
+// sessionToEnd returns the user and session that the token of a request names. It returns
+// auth.ErrTwoCredentials for two tokens, auth.ErrUnauthenticated for none, and the errors of reading the token.
 func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (user auth.UserID, session string, err error) {
 	switch {
 	case req.AccessToken != "" && req.RefreshToken != "":
@@ -329,10 +329,10 @@ func (s *Sessions) sessionToEnd(ctx context.Context, req auth.LogoutRequest) (us
 	return 0, "", auth.ErrUnauthenticated
 }
 
-// holdFor holds the row of a token's user for a change that was confirmed by a password, and returns
-// the session of the token. What was looked at before may have changed while the password was being
-// compared: it returns auth.ErrTokenRevoked if the session has ended or the user is disabled or
-// deleted, and auth.ErrConflict if another password is stored.
+// holdFor locks the row of a token's user for a change that a password confirmed, and returns the session of
+// the token. Earlier reads may be outdated, since comparing the password takes time: holdFor
+// returns auth.ErrTokenRevoked if the session has ended or the user is disabled or deleted, and
+// auth.ErrConflict if the stored password has changed.
 func (s *Sessions) holdFor(ctx context.Context, tx *persistence.Store, user token.Access, password string) (persistence.Session, error) {
 	stored, err := tx.HoldPassword(ctx, user.UserID)
 	if err != nil {
@@ -348,7 +348,7 @@ func (s *Sessions) holdFor(ctx context.Context, tx *persistence.Store, user toke
 	return session, nil
 }
 
-// successor is a new session for the client of a former one, whose user has just given the password.
+// successor returns a new session for the client of a former one, whose user has just confirmed the password.
 func (s *Sessions) successor(former persistence.Session, from auth.ClientInfo) persistence.Session {
 	if from == (auth.ClientInfo{}) {
 		from = former.Used
@@ -357,7 +357,7 @@ func (s *Sessions) successor(former persistence.Session, from auth.ClientInfo) p
 }
 
 // takeOver verifies the address of an account. It voids the links and codes that were sent before,
-// and ends all sessions but the one that showed the ownership of the account, if one did.
+// and ends all sessions but keep, the session that proved the ownership of the account; "" keeps none.
 func (s *Sessions) takeOver(ctx context.Context, tx *persistence.Store, user auth.User, keep string, reason auth.Reason) error {
 	now := s.Clock.Now()
 	if err := tx.SetVerified(ctx, user.UserID, now); err != nil {

@@ -9,13 +9,13 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// maxSessions is the length of the longest page of sessions. User agents and devices may make one
-// 8 KiB of JSON, and a message of NATS takes 1 MiB.
+// maxSessions is the maximum number of sessions in a page. User agents and devices may make a session
+// 8 KiB of JSON, and a NATS message carries at most 1 MiB.
 const maxSessions = 100
 
-// List answers auth.sessions.list: a page of the live sessions of the token's user, newest first.
-// It returns the errors of Verify for tokens that are not valid now, and an auth.ErrInvalid error
-// that names the members at fault.
+// List answers auth.sessions.list: it returns a page of the live sessions of the token's user, newest first.
+// It returns auth.ErrUnauthenticated without a token, the errors of Verify for tokens that are not valid now,
+// and an auth.ErrInvalid error that names the invalid members.
 func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth.SessionsListReply, error) {
 	access, err := s.user(ctx, req.Bearer)
 	if err != nil {
@@ -45,7 +45,8 @@ func (s *Sessions) List(ctx context.Context, req auth.SessionsListRequest) (auth
 	return list, nil
 }
 
-// sessionsLimit is the length of the page that is asked for.
+// sessionsLimit returns the requested page length, or maxSessions if the request has none. It returns an
+// auth.ErrInvalid error that names the invalid members.
 func sessionsLimit(req auth.SessionsListRequest) (int, error) {
 	var faults []auth.Field
 	if req.After != "" && !isSessionID(req.After) {
@@ -68,8 +69,8 @@ func isSessionID(text string) bool {
 	return len(text) == sessionIDLength && strings.Trim(text, "0123456789abcdefghijklmnopqrstuv") == ""
 }
 
-// Revoke answers auth.sessions.revoke: it ends one session of the token's user, the one that
-// asks included. It returns auth.ErrNotFound for one that has ended or is not theirs.
+// Revoke answers auth.sessions.revoke: it ends one session of the token's user, which may be the token's
+// own. It returns auth.ErrNotFound for a session that has ended or belongs to another user.
 func (s *Sessions) Revoke(ctx context.Context, req auth.SessionsRevokeRequest) (auth.SessionsEnded, error) {
 	return audited(ctx, s.Log, auditEvent{subject: string(auth.SessionsRevoke), method: byAccessToken}, req, s.revoke)
 }
@@ -96,7 +97,7 @@ func (s *Sessions) revoke(ctx context.Context, req auth.SessionsRevokeRequest, a
 }
 
 // RevokeOthers answers auth.sessions.revoke_others: it ends all sessions of the token's user
-// but the one that asks, and returns auth.ErrTokenRevoked if that has ended meanwhile.
+// but the token's own, and returns auth.ErrTokenRevoked if the token's session has ended.
 func (s *Sessions) RevokeOthers(ctx context.Context, req auth.SessionsRevokeOthersRequest) (auth.SessionsEnded, error) {
 	return audited(ctx, s.Log, auditEvent{subject: string(auth.SessionsRevokeOthers), method: byAccessToken}, req, s.revokeOthers)
 }

@@ -8,21 +8,22 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Snapshot tells services that keep a list of users who there is.
+// Snapshot returns the accounts to services that keep a copy of the list of users.
 type Snapshot struct {
 	Store *persistence.Store
-	// Sequence is the number of the latest event in the stream, 0 if there is none.
+	// Sequence returns the sequence number of the latest event in the stream, 0 if there is none.
 	Sequence func(context.Context) (uint64, error)
 }
 
-// Bounds of a page. The reply of the longest one stays below what NATS carries, 1 MiB.
+// Bounds of a page, in accounts. The longest reply stays below the NATS message limit of 1 MiB.
 const (
 	defaultPage = 100
 	maxPage     = 500
 )
 
-// Users answers auth.users.snapshot. The sequence is read before the accounts: an event that
-// has it or a lower one was published by then, so what it tells of was committed and is seen.
+// Users answers auth.users.snapshot: it returns a page of accounts. It reads the sequence before the accounts:
+// every event up to that sequence is published by then, so its change is committed and visible. It returns an
+// auth.ErrInvalid error that names the invalid members, and auth.ErrUnavailable if Sequence fails.
 func (s *Snapshot) Users(ctx context.Context, req auth.UsersSnapshotRequest) (auth.UsersSnapshotReply, error) {
 	limit, err := pageLimit(req.After, req.Limit)
 	if err != nil {
@@ -40,8 +41,8 @@ func (s *Snapshot) Users(ctx context.Context, req auth.UsersSnapshotRequest) (au
 	return auth.UsersSnapshotReply{Users: users, Next: next, Sequence: sequence}, nil
 }
 
-// pageLimit is the length of a page that is asked for. It returns an auth.ErrInvalid error that
-// names the members at fault.
+// pageLimit returns the requested page length, or defaultPage if the request has none. It returns an
+// auth.ErrInvalid error that names the invalid members.
 func pageLimit(after auth.UserID, limit int) (int, error) {
 	var faults []auth.Field
 	if after < 0 {
@@ -59,7 +60,7 @@ func pageLimit(after auth.UserID, limit int) (int, error) {
 	return limit, nil
 }
 
-// userPage reads the page of accounts behind an id, and the id that the next one is behind: 0
+// userPage returns the page of accounts after an id, and the id after which the next page starts: 0
 // if there is none.
 func userPage(ctx context.Context, store *persistence.Store, after auth.UserID, limit int) (users []auth.User, next auth.UserID, err error) {
 	users, err = store.Users(ctx, after, limit+1)

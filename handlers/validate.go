@@ -13,7 +13,7 @@ import (
 	"github.com/zyotra/auth/internal/email"
 )
 
-// Bounds of what is taken from a request, beside those of addresses and passwords.
+// Bounds of request members other than addresses and passwords.
 const (
 	maxNameLength = 200 // code points
 	maxAgentBytes = 512 // the rest is cut off
@@ -21,14 +21,14 @@ const (
 	maxLocaleBytes = 35 // RFC 5646 §4.4.1
 )
 
-// Reasons for which a member is not taken.
+// Reasons to reject a member.
 const (
 	reasonRequired = "required"
 	reasonInvalid  = "invalid"
 	reasonTooLong  = "too_long"
 )
 
-// checkName returns why a name is not taken, or "".
+// checkName returns why a name is rejected, or "".
 func checkName(name string) string {
 	switch {
 	case utf8.RuneCountInString(name) > maxNameLength:
@@ -39,8 +39,8 @@ func checkName(name string) string {
 	return ""
 }
 
-// checkLocale returns why a language is not taken, or "". Its form alone counts (RFC 5646 §2.1):
-// a language that is not known here may have templates elsewhere.
+// checkLocale returns why a language tag is rejected, or "". It checks only the form (RFC 5646 §2.1):
+// another service may have templates for a language that is unknown here.
 func checkLocale(locale string) string {
 	switch {
 	case len(locale) > maxLocaleBytes:
@@ -54,14 +54,14 @@ func checkLocale(locale string) string {
 	return reasonInvalid
 }
 
-// source is where a session's tokens are asked for, and what carries them.
+// source is the client that requests a session's tokens, and the carrier of the tokens.
 type source struct {
 	client  auth.ClientInfo
 	carrier auth.Carrier
 }
 
-// origin reads the source of a request. It returns an auth.ErrInvalid error that names the
-// members at fault.
+// origin returns the source of a request; the default carrier is auth.CarrierBody. It returns an
+// auth.ErrInvalid error that names the invalid members.
 func origin(c *auth.ClientInfo, carrier auth.Carrier) (source, error) {
 	kept, faults := client(c)
 	switch carrier {
@@ -77,8 +77,8 @@ func origin(c *auth.ClientInfo, carrier auth.Carrier) (source, error) {
 	return source{client: kept, carrier: carrier}, nil
 }
 
-// client reads where a request says that it comes from, and returns the members at fault.
-// No client is an empty one.
+// client returns the normalized client that a request names, and the invalid members.
+// For nil it returns an empty client.
 func client(c *auth.ClientInfo) (auth.ClientInfo, []auth.Field) {
 	if c == nil {
 		return auth.ClientInfo{}, nil
@@ -95,8 +95,8 @@ func client(c *auth.ClientInfo) (auth.ClientInfo, []auth.Field) {
 	return kept, nil
 }
 
-// cut shortens a user agent to what is kept, without splitting a character, and drops
-// control characters, which have no business in a log or a terminal.
+// cut drops the control characters of a user agent, which must not reach a log or a terminal, and truncates
+// it to maxAgentBytes without splitting a character.
 func cut(agent string) string {
 	agent = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -107,7 +107,7 @@ func cut(agent string) string {
 	return truncate(agent, maxAgentBytes)
 }
 
-// truncate shortens a text to n bytes at most, without splitting a character.
+// truncate shortens a text to at most n bytes, without splitting a character.
 func truncate(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -118,7 +118,7 @@ func truncate(text string, n int) string {
 	return text[:n]
 }
 
-// checkAddress reads an address of a request.
+// checkAddress parses an address of a request. It returns an auth.ErrInvalid error that names the member.
 func checkAddress(member, text string) (email.Address, error) {
 	address, err := email.Parse(text)
 	switch {

@@ -9,9 +9,9 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Verify answers auth.verify: what a token says that is valid now. It returns
-// auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked for any other, and
-// auth.ErrInsufficientScope if it lacks a scope that is asked for.
+// Verify answers auth.verify: it returns the principal of a token that is valid now. It returns
+// auth.ErrInvalidToken, auth.ErrTokenExpired or auth.ErrTokenRevoked for any other token, and
+// auth.ErrInsufficientScope if the token lacks a requested scope.
 func (s *Sessions) Verify(ctx context.Context, req auth.VerifyRequest) (auth.VerifyReply, error) {
 	access, err := s.authenticate(ctx, req.Token)
 	if err != nil {
@@ -24,7 +24,7 @@ func (s *Sessions) Verify(ctx context.Context, req auth.VerifyRequest) (auth.Ver
 	return reply, nil
 }
 
-// user is authenticate for requests on behalf of a user, which need a token.
+// user is authenticate for requests on behalf of a user. It returns auth.ErrUnauthenticated without a token.
 func (s *Sessions) user(ctx context.Context, b auth.Bearer) (token.Access, error) {
 	if b.AccessToken == "" {
 		return token.Access{}, auth.ErrUnauthenticated
@@ -32,7 +32,8 @@ func (s *Sessions) user(ctx context.Context, b auth.Bearer) (token.Access, error
 	return s.authenticate(ctx, b.AccessToken)
 }
 
-// authenticate reads an access token and returns auth.ErrTokenRevoked if its session has ended.
+// authenticate returns the claims of an access token. It returns the errors of token.Issuer.Read, and
+// auth.ErrTokenRevoked if the session has ended.
 func (s *Sessions) authenticate(ctx context.Context, text string) (token.Access, error) {
 	access, err := s.Issuer.Read(text, s.Keys.Find(ctx), s.Clock.Now())
 	if err != nil {

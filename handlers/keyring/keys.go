@@ -1,9 +1,9 @@
-// Package keyring keeps the keys that sign access tokens and the secrets that the database stores
+// Package keyring manages the keys that sign access tokens and the secrets that the database stores
 // sealed.
 //
-// Keys (keys.go) signs and finds keys, and follows changes by other instances. rotation.go makes the
-// next key when it is due and serves the commands of operators. Secrets (secrets.go) seals private
-// keys and peppers under the current master secret.
+// Keys (keys.go) provides the keys that sign and verify, and follows changes by other instances.
+// rotation.go creates the next key when it is due and serves the commands of operators.
+// Secrets (secrets.go) seals private keys and peppers under the current master secret.
 package keyring
 
 import (
@@ -26,45 +26,45 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// reloadEvery is how often Run reads the keys, and so how soon an instance learns what
-// another did. It is also how often an unknown kid may make Keys look into the database, so
-// that made-up ones cost next to nothing.
+// reloadEvery is how often Run reads the keys, and so the maximum delay until an instance reads the
+// change of another. It is also the minimum interval between two database reads for unknown kids, so
+// that invented kids cost nearly nothing.
 const reloadEvery = 5 * time.Second
 
 const (
-	// lookTimeout bounds a look for an unknown kid.
+	// lookTimeout bounds a database read for an unknown kid.
 	lookTimeout = 2 * time.Second
-	// retryEvery is how soon an unknown kid may make Keys look again after a failure.
+	// retryEvery is the minimum interval until an unknown kid causes another read after a failure.
 	retryEvery = 500 * time.Millisecond
-	// hintPause is how soon a hint may make Run read the keys after another one did.
+	// hintPause is the minimum interval between two reads that hints cause.
 	hintPause = 250 * time.Millisecond
 )
 
-// Keys signs access tokens and knows what verifies them. Load must be called first, and Run
-// keeps it up to date. Rotate, Retire and List, in rotation.go, are for operators and need
+// Keys provides the keys that sign and verify access tokens. The caller must call Load first; Run
+// keeps the keys up to date. Rotate, Retire and List, in rotation.go, are for operators and require
 // neither.
 type Keys struct {
 	Store     *persistence.Store
-	Master    secret.Keys   // seals the private halves
-	Secret    []byte        // set: tokens are HS256 with this secret, and the stored keys are not used
-	Rotation  time.Duration // age at which the next key takes over; 0 is never
+	Master    secret.Keys   // seals the private keys
+	Secret    []byte        // if set, tokens use HS256 with this secret, and the stored keys are unused
+	Rotation  time.Duration // age at which the next key replaces a key; 0 means never
 	AccessTTL time.Duration // of an access token
 	Log       *slog.Logger  // of Run
-	Changed   func()        // if it is set, hears that the key set has changed
-	Hints     chan struct{} // if it is set, a value makes Run read the keys at once
+	Changed   func()        // if set, is called after a change of the key set
+	Hints     chan struct{} // if set, a value makes Run read the keys immediately
 	Clock     clock.Func
 
 	set     atomic.Pointer[keySet]
-	lookups singleflight.Group // of unknown kids
+	lookups singleflight.Group // for unknown kids
 	reload  sync.Mutex
-	noted   time.Time // when AccessTTL was last noted; under reload, as are
-	asked   time.Time // when an unknown kid last made us look, and
-	failed  error     // what came of the last look, whoever made it
+	noted   time.Time // time of the last NoteLifetime; reload guards noted, asked and failed
+	asked   time.Time // time of the last read for an unknown kid
+	failed  error     // result of the last load, for any caller
 }
 
-// keySet is immutable: a newer one takes its place.
+// keySet is immutable: a load replaces it with a new one.
 type keySet struct {
-	signers []signer // newest first, back to the one that signed when the set was made
+	signers []signer // newest first, down to the one that signed when the set was created
 	byID    map[string][]token.Key
 	public  auth.JWKS
 }
@@ -75,10 +75,10 @@ type signer struct {
 	from time.Time
 }
 
-// Load reads the keys from the database, makes one if there is none or the next one is due,
-// and forgets those whose time is over; of several instances that do so at once, one makes
-// it. It returns secret.ErrSealed if the master secret is not the one the keys were sealed
-// with, in HS256 mode too: the passwords hang on it all the same.
+// Load reads the keys from the database, creates one if there is none or the next one is due, and
+// deletes expired keys. If several instances load concurrently, one of them creates the key. It
+// returns secret.ErrSealed if the keys were sealed with another master secret, in HS256 mode too,
+// because passwords depend on the master secret in every mode.
 func (k *Keys) Load(ctx context.Context) error {
 	k.reload.Lock()
 	defer k.reload.Unlock()
@@ -115,16 +115,16 @@ func (k *Keys) load(ctx context.Context) (err error) {
 }
 
 const (
-	// noteEvery is how often an instance notes the lifetime of the access tokens that it issues.
+	// noteEvery is how often an instance records the lifetime of the access tokens that it issues.
 	noteEvery = 10 * time.Minute
-	// noteFor is how long a note is good for. An instance that could not write a new one for longer
-	// has issued no tokens either: a login writes too.
+	// noteFor is how long a record is valid. An instance that could not renew its record for longer has
+	// issued no tokens either, because a login also writes to the database.
 	noteFor = 24 * time.Hour
 )
 
-// noteLifetime notes the lifetime of this instance's access tokens before it issues any, so that all
-// instances remember long enough what was ended and withdrawn, now and after ACCESS_TOKEN_TTL has
-// changed.
+// noteLifetime records the lifetime of this instance's access tokens before it issues any, so that all
+// instances remember ended sessions and retired keys long enough, now and after a change of
+// ACCESS_TOKEN_TTL.
 func (k *Keys) noteLifetime(ctx context.Context, now time.Time) error {
 	if since := now.Sub(k.noted); since >= 0 && since < noteEvery {
 		return nil
@@ -136,14 +136,14 @@ func (k *Keys) noteLifetime(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// symmetric is the set of HS256 mode: one secret, nothing public.
+// symmetric returns the key set of HS256 mode: one secret and no public key.
 func symmetric(secret []byte) *keySet {
 	key := token.Key{Secret: secret}
 	return &keySet{signers: []signer{{Key: key}}, byID: map[string][]token.Key{"": {key}}, public: auth.JWKS{Keys: []auth.JWK{}}}
 }
 
-// open makes a set of the keys. Private halves are opened of the key that signs now and of
-// those that will.
+// open returns the key set of the stored keys. It opens the private keys of the key that signs now and of
+// its successors.
 func (k *Keys) open(keys timeline, now time.Time) (*keySet, error) {
 	set := &keySet{byID: map[string][]token.Key{}, public: auth.JWKS{Keys: []auth.JWK{}}}
 	complete := false
@@ -172,7 +172,7 @@ func (k *Keys) open(keys timeline, now time.Time) (*keySet, error) {
 
 func sealedKey(id string) string { return "signing_keys/" + id }
 
-// Signing returns the key that signs now: the newest whose time has come.
+// Signing returns the key that signs now: the newest active key.
 func (k *Keys) Signing() token.Key {
 	now := k.Clock.Now()
 	signers := k.set.Load().signers
@@ -181,11 +181,11 @@ func (k *Keys) Signing() token.Key {
 			return s.Key
 		}
 	}
-	return signers[len(signers)-1].Key // made by an instance whose clock is ahead of ours
+	return signers[len(signers)-1].Key // created by an instance whose clock is ahead
 }
 
-// Find returns a function that looks up a kid, for package token. An unknown one may be
-// another instance's new key, so now and then the database is asked.
+// Find returns a function that looks up a kid, for package token. An unknown kid may be a new key of
+// another instance, so the function reads the database for it; see lookAgain.
 func (k *Keys) Find(ctx context.Context) token.Find {
 	return func(kid string) ([]token.Key, error) {
 		if found, ok := k.set.Load().byID[kid]; ok {
@@ -204,9 +204,9 @@ func (k *Keys) Find(ctx context.Context) token.Find {
 	}
 }
 
-// lookAgain reads the keys for an unknown kid, unless that was done a moment ago, and returns why
-// they could not be read the last time. The request that brings the kid does not end it: others
-// wait for the outcome too.
+// lookAgain reads the keys for an unknown kid, and returns the error of the read. Within reloadEvery
+// of the last such read, or retryEvery after a failure, it returns the result of the last load
+// instead. Cancelling a request does not cancel the read, because other requests may wait for it.
 func (k *Keys) lookAgain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -217,20 +217,19 @@ func (k *Keys) lookAgain(ctx context.Context) error {
 		pause = retryEvery
 	}
 	now := k.Clock.Now()
-	if age := now.Sub(k.asked); age >= 0 && age < pause { // a negative one is by a clock that was ahead
+	if age := now.Sub(k.asked); age >= 0 && age < pause { // a negative age is from a clock that was ahead
 		return k.failed
 	}
 	k.asked = now
 	return k.load(ctx)
 }
 
-// Keys answers auth.keys: the public keys, none of them in HS256 mode.
+// Keys answers auth.keys: it returns the public keys, none in HS256 mode.
 func (k *Keys) Keys(context.Context, auth.KeysRequest) (auth.JWKS, error) {
 	return k.set.Load().public, nil
 }
 
-// Run loads the keys again and again until ctx ends. While that fails it goes on with those
-// it has.
+// Run loads the keys repeatedly until ctx ends. While loading fails it keeps the keys that it has.
 func (k *Keys) Run(ctx context.Context) error {
 	tick := time.NewTicker(reloadEvery)
 	defer tick.Stop()
@@ -251,7 +250,7 @@ func (k *Keys) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && !away: // said once, not every five seconds
+		case err != nil && !away: // logged once, not every five seconds
 			k.Log.Error("signing keys cannot be read; going on with those known", "err", err)
 		case err == nil && away:
 			k.Log.Info("signing keys are read again")
@@ -260,7 +259,8 @@ func (k *Keys) Run(ctx context.Context) error {
 	}
 }
 
-// loadInTime is Load for Run: a database that hangs must not keep lookups waiting.
+// loadInTime is Load with a timeout, for Run: a database that hangs must not block lookups. It logs a
+// change of the newest key.
 func (k *Keys) loadInTime(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadEvery)
 	defer cancel()
@@ -274,9 +274,9 @@ func (k *Keys) loadInTime(ctx context.Context) error {
 	return nil
 }
 
-// Horizon returns how long something that an access token may still need has to be remembered: for the
-// longest lifetime of tokens that may be valid, whatever ACCESS_TOKEN_TTL is now, and the leeway of
-// those that verify them. own is the lifetime of this instance's.
+// Horizon returns how long the service must remember state that a valid access token may depend on: the
+// longest lifetime of tokens that may be valid, also of those issued under another ACCESS_TOKEN_TTL,
+// plus the leeway of the verifiers. own is the lifetime of this instance's tokens.
 func Horizon(ctx context.Context, store *persistence.Store, own time.Duration) (time.Duration, error) {
 	longest, err := store.LongestLifetime(ctx)
 	return max(longest, own) + token.Leeway, err

@@ -16,28 +16,29 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// publishLead is how long a key is in the key set before it signs. Those who keep the set
-// may do so for five minutes (Cache-Control of jwks.json); the rest is for clocks that
-// differ and instances that were cut off.
+// publishLead is how long a key is in the key set before it signs. Clients may cache the set for five
+// minutes (Cache-Control of jwks.json); the rest allows for clock differences and for instances that
+// could not reach the database.
 const publishLead = 10 * time.Minute
 
-// lockKeys is held by whoever changes what is stored of keys and peppers.
+// lockKeys is the lock that every transaction takes that changes stored keys or peppers with Keys.change or
+// Secrets.Reseal.
 const lockKeys = "signing_keys"
 
-// timeline is the stored keys, newest first, with when they leave.
+// timeline is the stored keys, newest first, each with its expiry.
 type timeline []timedKey
 
 type timedKey struct {
 	persistence.SigningKey
-	until time.Time // when it leaves the set; zero as long as nothing follows it
+	until time.Time // when it leaves the set; zero while it has no successor
 }
 
 func (t timedKey) retired() bool           { return !t.RetiredAt.IsZero() }
 func (t timedKey) gone(now time.Time) bool { return !t.until.IsZero() && !now.Before(t.until) }
 
-// timeline reads the keys and finds out when they leave: once the last token has expired that was
-// signed before the successor began, whatever ACCESS_TOKEN_TTL was then. A retired key verifies
-// nothing any more, and is only shown as long.
+// timeline reads the keys and computes when each leaves the set: when the last token has expired that
+// was signed before its successor became active, under any ACCESS_TOKEN_TTL. A retired key verifies no
+// token; List shows it for the same duration after its retirement.
 func (k *Keys) timeline(ctx context.Context, store *persistence.Store) (timeline, error) {
 	stored, err := store.SigningKeys(ctx)
 	if err != nil {
@@ -63,8 +64,7 @@ func (k *Keys) timeline(ctx context.Context, store *persistence.Store) (timeline
 	return keys, nil
 }
 
-// newest returns the index of the newest key that nobody retired, which may be waiting for
-// its time, or -1.
+// newest returns the index of the newest key that is not retired, which may not be active yet, or -1.
 func (t timeline) newest() int {
 	return slices.IndexFunc(t, func(key timedKey) bool { return !key.retired() })
 }
@@ -74,7 +74,7 @@ func (t timeline) current(now time.Time) int {
 	return slices.IndexFunc(t, func(key timedKey) bool { return !key.retired() && !key.ActiveFrom.After(now) })
 }
 
-// due returns from when the next key has to sign, if it is time to make it.
+// due returns the time from which the next key has to sign, and whether it is time to create the key.
 func (k *Keys) due(keys timeline, now time.Time) (from time.Time, is bool) {
 	newest := keys.newest()
 	switch {
@@ -84,19 +84,19 @@ func (k *Keys) due(keys timeline, now time.Time) (from time.Time, is bool) {
 		return time.Time{}, false
 	}
 	from = keys[newest].ActiveFrom.Add(k.Rotation)
-	if earliest := now.Add(publishLead); from.Before(earliest) { // it was missed
+	if earliest := now.Add(publishLead); from.Before(earliest) { // the key was not created in time
 		return earliest, true
 	}
 	return from, !from.After(now.Add(publishLead))
 }
 
-// outdated tells whether renew has something to do.
+// outdated reports whether a key is due or has to be deleted.
 func (k *Keys) outdated(keys timeline, now time.Time) bool {
 	_, due := k.due(keys, now)
 	return due || slices.ContainsFunc(keys, func(key timedKey) bool { return key.gone(now) })
 }
 
-// renew makes the next key if it is due, unless another instance did meanwhile.
+// renew deletes expired keys and creates the next key if it is due and no other instance has created it.
 func (k *Keys) renew(ctx context.Context) (timeline, error) {
 	return k.change(ctx, func(ctx context.Context, tx *persistence.Store, keys timeline, now time.Time) error {
 		from, due := k.due(keys, now)
@@ -108,9 +108,9 @@ func (k *Keys) renew(ctx context.Context) (timeline, error) {
 	})
 }
 
-// change runs fn while no other instance changes the keys, without those whose time is over,
-// and returns what is there afterwards. A key sealed with another master secret than the
-// rest would stop every instance, so it returns secret.ErrSealed first.
+// change deletes expired keys, runs fn with the others while no other instance changes them, and
+// returns the keys after fn. A key sealed with a different master secret from the rest would stop
+// every instance, so change returns secret.ErrSealed before it runs fn if it cannot open the keys.
 func (k *Keys) change(ctx context.Context, fn func(ctx context.Context, tx *persistence.Store, keys timeline, now time.Time) error) (after timeline, err error) {
 	err = k.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if err := tx.Lock(ctx, lockKeys); err != nil {
@@ -133,7 +133,7 @@ func (k *Keys) change(ctx context.Context, fn func(ctx context.Context, tx *pers
 	return after, err
 }
 
-// sweep deletes the keys whose time is over and returns the others.
+// sweep deletes expired keys and returns the others.
 func (k *Keys) sweep(ctx context.Context, tx *persistence.Store, now time.Time) (timeline, error) {
 	keys, err := k.timeline(ctx, tx)
 	if err != nil {
@@ -152,14 +152,14 @@ func (k *Keys) sweep(ctx context.Context, tx *persistence.Store, now time.Time) 
 	return kept, nil
 }
 
-// create makes a key that signs from then on, and returns its kid.
+// create stores a new key that signs from a given time on, and returns its kid.
 func (k *Keys) create(ctx context.Context, tx *persistence.Store, from time.Time) (string, error) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return "", fmt.Errorf("generate signing key: %w", err)
 	}
 	id := keyID(public)
-	if strings.HasPrefix(id, "-") { // a shell would take it for a flag
+	if strings.HasPrefix(id, "-") { // a command would parse it as a flag
 		return k.create(ctx, tx, from)
 	}
 	sealed, err := k.Master.Seal(private.Seed(), sealedKey(id))
@@ -174,35 +174,35 @@ func (k *Keys) create(ctx context.Context, tx *persistence.Store, from time.Time
 	return id, tx.Emit(ctx, now, events.KeyRotated{KeyID: id, ActiveFrom: from})
 }
 
-// keyID is the key's thumbprint (RFC 7638, RFC 8037 §2), cut to 96 bits.
+// keyID returns the key's thumbprint (RFC 7638, RFC 8037 §2), truncated to 96 bits.
 func keyID(public ed25519.PublicKey) string {
 	members := fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":"%s"}`, base64.RawURLEncoding.EncodeToString(public))
 	sum := sha256.Sum256([]byte(members))
 	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
-// KeyState is what a stored key does.
+// KeyState is the state of a stored key.
 type KeyState string
 
-// The states of a key, in the order in which it passes them.
+// The states of a key, in the order of its life.
 const (
-	KeyNext      KeyState = "next"      // published, signs later
-	KeySigning   KeyState = "signing"   //
-	KeyVerifying KeyState = "verifying" // signed once, and its tokens are still good
-	KeyRetired   KeyState = "retired"   // withdrawn: its tokens are refused
+	KeyNext      KeyState = "next"      // published; signs later
+	KeySigning   KeyState = "signing"   // signs now
+	KeyVerifying KeyState = "verifying" // no longer signs; its tokens may still be valid
+	KeyRetired   KeyState = "retired"   // withdrawn; its tokens are refused
 )
 
-// StoredKey is what operators are told of a key.
+// StoredKey describes a key to operators.
 type StoredKey struct {
 	ID            string    `json:"kid"`
 	State         KeyState  `json:"state"`
 	CreatedAt     time.Time `json:"createdAt"`
 	ActiveFrom    time.Time `json:"activeFrom"`
-	VerifiesUntil time.Time `json:"verifiesUntil,omitzero"` // known once there is a successor
+	VerifiesUntil time.Time `json:"verifiesUntil,omitzero"` // zero while it has no successor, and if retired
 	RetiredAt     time.Time `json:"retiredAt,omitzero"`
 }
 
-// List returns the keys that are stored, newest first.
+// List returns the stored keys that have not expired, newest first.
 func (k *Keys) List(ctx context.Context) ([]StoredKey, error) {
 	keys, err := k.timeline(ctx, k.Store)
 	if err != nil {
@@ -216,7 +216,7 @@ func (t timeline) describe(now time.Time) []StoredKey {
 	current := t.current(now)
 	for i, key := range t {
 		if key.gone(now) {
-			continue // until somebody sweeps it away
+			continue // not yet deleted by sweep
 		}
 		told := StoredKey{ID: key.ID, State: KeyVerifying, CreatedAt: key.CreatedAt, ActiveFrom: key.ActiveFrom, VerifiesUntil: key.until}
 		switch {
@@ -232,9 +232,9 @@ func (t timeline) describe(now time.Time) []StoredKey {
 	return list
 }
 
-// Rotate makes the next key, which signs once it has been published long enough, or at once:
-// then other services that keep the key set meet tokens of a key they do not know yet. If a
-// next key is waiting already, that one is taken and made is false.
+// Rotate creates the next key, which signs after publishLead. With atOnce, or if no key signs now, it
+// signs immediately; other services that cache the key set then receive tokens of a key that they do
+// not have yet. If a next key exists already, Rotate uses it and made is false.
 func (k *Keys) Rotate(ctx context.Context, atOnce bool) (next StoredKey, made bool, err error) {
 	var id string
 	now := k.Clock.Now()
@@ -259,8 +259,8 @@ func (k *Keys) Rotate(ctx context.Context, atOnce bool) (next StoredKey, made bo
 	return list[slices.IndexFunc(list, func(key StoredKey) bool { return key.ID == id })], made, nil
 }
 
-// activate makes a key sign at once: the one that is waiting, which some know already, or
-// a new one.
+// activate makes a key sign immediately: the next key, which other services may have cached already,
+// or a new one.
 func (k *Keys) activate(ctx context.Context, tx *persistence.Store, keys timeline, now time.Time) (id string, made bool, err error) {
 	newest := keys.newest()
 	if newest < 0 || newest == keys.current(now) {
@@ -274,9 +274,9 @@ func (k *Keys) activate(ctx context.Context, tx *persistence.Store, keys timelin
 	return id, false, tx.Emit(ctx, now, events.KeyRotated{KeyID: id, ActiveFrom: now})
 }
 
-// Retire withdraws a key at once: what it signed is refused, by other instances as soon as
-// they have read the keys again. If no other can sign now, the next one does, or a new one.
-// It returns auth.ErrNotFound for a kid that is unknown, gone or retired already.
+// Retire withdraws a key immediately. An instance refuses the key's tokens as soon as it has read the
+// keys again. If no other key signs now, Retire activates the next key or a new one. It returns
+// auth.ErrNotFound for a kid that is unknown, expired or already retired.
 func (k *Keys) Retire(ctx context.Context, kid string) error {
 	_, err := k.change(ctx, func(ctx context.Context, tx *persistence.Store, keys timeline, now time.Time) error {
 		i := slices.IndexFunc(keys, func(key timedKey) bool { return key.ID == kid && !key.retired() })
@@ -288,7 +288,7 @@ func (k *Keys) Retire(ctx context.Context, kid string) error {
 		}
 		keys[i].RetiredAt = now
 		if current := keys.current(now); current >= 0 {
-			// Whoever keeps the key set must look at it again.
+			// Services that cache the key set must fetch it again.
 			return tx.Emit(ctx, now, events.KeyRotated{KeyID: keys[current].ID, ActiveFrom: keys[current].ActiveFrom})
 		}
 		_, _, err := k.activate(ctx, tx, keys, now)

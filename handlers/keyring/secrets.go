@@ -11,24 +11,24 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Secrets is what the database keeps sealed with the master secret: the private halves of
-// signing keys, and the peppers of master secrets that passwords were keyed under. All
-// fields but Clock are required.
+// Secrets manages the secrets that the database stores sealed with the master secret: the private
+// keys of signing keys, and the peppers, derived from master secrets, that key passwords. All fields
+// but Clock are required.
 //
-// A master secret is replaced in three steps: the service starts with the new one in front
-// of the former, Reseal seals everything with the new one, and the former is taken away.
-// Then only its pepper remains. Refresh tokens made under it are refused from then on: its
-// key for them is not kept, since a secret is often replaced because others know it.
+// An operator replaces a master secret in three steps: the service starts with the new one before
+// the former one, Reseal seals everything with the new one, and the operator removes the former one.
+// Then only the pepper of the former one remains. The service refuses the refresh tokens made under
+// it: it does not keep their key, because a master secret is often replaced after a leak.
 type Secrets struct {
 	Store  *persistence.Store
 	Master secret.Keys
 	Clock  clock.Func
 }
 
-// Peppers returns the peppers that passwords may be keyed with, those of the master secrets
-// first. It keeps the current one, sealed with its own master secret, which then cannot go
-// before Reseal was called. It returns secret.ErrSealed, and keeps nothing, if something in
-// the database was sealed with a master secret that is missing.
+// Peppers returns the peppers that may key passwords, those of the master secrets first. It stores
+// the current one, sealed with its own master secret; an operator can then remove that master secret
+// only after Reseal. It returns secret.ErrSealed, and stores nothing, if a key or pepper in the
+// database was sealed with a master secret that is missing.
 func (s *Secrets) Peppers(ctx context.Context) (peppers []password.Pepper, err error) {
 	keys, err := s.Store.SigningKeys(ctx)
 	if err != nil {
@@ -60,7 +60,7 @@ func (s *Secrets) Peppers(ctx context.Context) (peppers []password.Pepper, err e
 	return peppers, s.keep(ctx, s.Store, current)
 }
 
-// openKey returns the private half of a key, nothing of a retired one.
+// openKey returns the seed of a private key, nil for a retired key.
 func (s *Secrets) openKey(k persistence.SigningKey) ([]byte, error) {
 	if !k.RetiredAt.IsZero() {
 		return nil, nil
@@ -91,14 +91,14 @@ func (s *Secrets) keep(ctx context.Context, store *persistence.Store, p password
 	return store.KeepPepper(ctx, persistence.Pepper{ID: p.ID, Sealed: sealed, CreatedAt: s.Clock.Now()})
 }
 
-// Resealed counts what Reseal sealed anew.
+// Resealed counts the keys and peppers that Reseal has sealed again.
 type Resealed struct {
 	Keys, Peppers int
 }
 
-// Reseal seals everything with the first master secret that it does not open yet, and keeps
-// the peppers of the others, so that they are needed no longer. It returns secret.ErrSealed
-// if none of them opens something. If it returns an error, nothing was changed.
+// Reseal seals every key and pepper with the first master secret that is not sealed with it yet, and
+// stores the peppers of the other master secrets, so that an operator can remove those. It returns
+// secret.ErrSealed if no master secret opens a key or pepper. After an error nothing has changed.
 func (s *Secrets) Reseal(ctx context.Context) (done Resealed, err error) {
 	err = s.Store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		if err := tx.Lock(ctx, lockKeys); err != nil {
@@ -124,13 +124,13 @@ func (s *Secrets) Reseal(ctx context.Context) (done Resealed, err error) {
 	return done, err
 }
 
-// Sealing counts what is sealed with each master secret, the first and the second.
+// Sealing counts the keys and peppers that are sealed with the first master secret and with the second.
 type Sealing struct {
 	First, Second int
 }
 
-// Inspect opens everything that is sealed, and changes nothing. It returns secret.ErrSealed if
-// something was sealed with a master secret that is missing.
+// Inspect opens all peppers and all keys that are not retired, and changes nothing. It returns
+// secret.ErrSealed if one of them was sealed with a master secret that is missing.
 func (s *Secrets) Inspect(ctx context.Context) (found Sealing, err error) {
 	keys, err := s.Store.SigningKeys(ctx)
 	if err != nil {
@@ -165,14 +165,14 @@ func (f *Sealing) count(first bool) {
 	}
 }
 
-// NeedsAll tells whether something hangs on the master secrets behind the first, refresh
-// tokens aside.
+// NeedsAll reports whether a key or pepper depends on the master secrets after the first. It ignores
+// refresh tokens.
 func (s *Secrets) NeedsAll(ctx context.Context) (bool, error) {
 	keys, peppers, err := s.foreign(ctx, s.Store)
 	return len(keys)+len(peppers) > 0, err
 }
 
-// foreign returns what would be lost if there were only the first master secret.
+// foreign returns the keys and peppers that would be lost with only the first master secret.
 func (s *Secrets) foreign(ctx context.Context, store *persistence.Store) (keys []persistence.SigningKey, peppers []password.Pepper, err error) {
 	stored, err := store.SigningKeys(ctx)
 	if err != nil {
@@ -207,7 +207,7 @@ func (s *Secrets) foreign(ctx context.Context, store *persistence.Store) (keys [
 	return keys, peppers, nil
 }
 
-// isOwn tells whether the first master secret opens what was sealed.
+// isOwn reports whether the first master secret opens a sealed value.
 func (s *Secrets) isOwn(sealed []byte, row string) bool {
 	_, err := s.Master[:1].Open(sealed, row)
 	return err == nil

@@ -12,18 +12,18 @@ import (
 	"github.com/zyotra/auth/internal/password"
 )
 
-// A request that hashes waits for a place in the pool before it costs anything, the count of its
-// attempt included: a flood then costs the database nothing. The pool shares its places by network,
-// with a separate lane for clients that are known here.
+// A request that hashes waits for a place in the pool before it uses the database, also before its
+// attempt is counted, so that a flood costs the database nothing. The pool shares its places by
+// network, with a separate lane for known clients.
 
-// ClassOf returns the group that a client waits with in the pool. known says that it belongs to the lane of
-// clients that are known.
+// ClassOf returns the class in which a client's request waits in the pool. known puts it in the lane of known
+// clients.
 func ClassOf(from auth.ClientInfo, known bool) password.Class {
 	return password.Class{Network: network.Of(from.IP), Known: known}
 }
 
 // AdmitLogin waits until the pool has a place for a request that compares the password of an address: see admit.
-// known says that the request proves by other means than its source that it is the account's owner's.
+// known means that the request proves by other means than its source that it comes from the account's owner.
 func (l *Limiter) AdmitLogin(ctx context.Context, pool *password.Pool, address string, from auth.ClientInfo, known bool) (context.Context, func(), error) {
 	return l.login(address, from).admit(ctx, pool, from, known)
 }
@@ -34,11 +34,11 @@ func (l *Limiter) AdmitRegistration(ctx context.Context, pool *password.Pool, fr
 }
 
 // admit waits until the pool has a place for the request of a reservation that is not counted yet, and
-// returns the context that carries it and a function that gives it up.
+// returns a context that carries the place and a function that releases it.
 //
-// It returns auth.ErrRateLimited if this instance knows that the attempt has to wait, and auth.ErrOverloaded,
-// which counts against the source if its network is to blame, as does a caller that hangs up while it waits. A
-// nil reservation has no limits.
+// It returns auth.ErrRateLimited if this instance remembers that the attempt has to wait, and
+// auth.ErrOverloaded if the pool refuses the request. The attempt counts against the source if the refusal
+// is due to its network, or if the caller hangs up while it waits. A nil reservation has no limits.
 func (r *Reservation) admit(ctx context.Context, pool *password.Pool, from auth.ClientInfo, known bool) (context.Context, func(), error) {
 	if r != nil {
 		if wait := r.remembered(r.limits.Clock.Now()); wait > 0 {
@@ -48,30 +48,30 @@ func (r *Reservation) admit(ctx context.Context, pool *password.Pool, from auth.
 		known = known || r.isFamiliar()
 	}
 	inside, leave, err := pool.Enter(ctx, ClassOf(from, known))
-	if errors.Is(err, password.ErrExcess) || err != nil && ctx.Err() != nil { // hanging up makes no attempt free
+	if errors.Is(err, password.ErrExcess) || err != nil && ctx.Err() != nil { // a caller must not avoid the count by hanging up
 		r.shed()
 	}
 	return inside, leave, err
 }
 
-// befriend notes that the source has logged in to the account.
+// befriend records that the source has logged in to the account.
 func (r *Reservation) befriend() {
 	if r != nil && r.own.key != "" && sourceOf(r.from) != "" {
 		r.limits.familiar.Set(r.own.key, struct{}{})
 	}
 }
 
-// isFamiliar reports whether the source has logged in to the account before, as far as this
-// instance remembers: a lookup in the database would be work that a flood gets for nothing.
+// isFamiliar reports whether this instance remembers a login of the source to the account. It does not
+// read the database, because a flood must not cause that work.
 func (r *Reservation) isFamiliar() bool {
 	_, ok := r.limits.familiar.GetIfPresent(r.own.key)
 	return ok && r.own.key != ""
 }
 
-// shed counts an attempt that was refused as overloaded against its source, and never against the
-// account, which others could then block. The count stays in memory, since a flood must not cost
-// writes: the next attempt of the source that is admitted takes it into the database. A source whose limit
-// is used up by it is blocked here without that.
+// shed counts an attempt that the pool refused against its source, and never against the account, which
+// a stranger could then block. The count stays in memory, because a flood must not cause writes; the next
+// admitted attempt of the source stores it in the database. If the count uses up the source's limit, this
+// instance blocks the source without a write.
 func (r *Reservation) shed() {
 	if r == nil || r.source.key == "" {
 		return
@@ -93,7 +93,7 @@ func (r *Reservation) takeDebt() {
 	}
 }
 
-// returnDebt undoes takeDebt: the attempt was not counted, and the source still owes.
+// returnDebt undoes takeDebt after an attempt that was not counted.
 func (r *Reservation) returnDebt() {
 	if r.owes == (due{}) {
 		return

@@ -11,23 +11,23 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// counter is one that a reservation is about; without a key there is none.
+// counter is a counter of a reservation: its key in the database and its limits. An empty key means none.
 type counter struct {
 	key   string
 	tiers []gcra.Limit
 }
 
-// counters are what the database keeps of a reservation's counters.
+// counters are the rows of a reservation's counters in the database.
 type counters struct {
 	byKey    map[string]persistence.Counter
-	isCapped bool // a time was later than it can be: see gcra.Limit.Cap
+	isCapped bool // a time was later than the limit allows: see gcra.Limit.Cap
 }
 
 func (held *counters) set(ctx context.Context, tx *persistence.Store) error {
 	return tx.SetCounters(ctx, slices.Collect(maps.Values(held.byKey))...)
 }
 
-// wait is how long a counter holds up the next try.
+// wait returns how long a counter delays the next attempt.
 func (held *counters) wait(c counter, now time.Time) time.Duration {
 	return c.wait(held.byKey[c.key].Due, now)
 }
@@ -44,7 +44,7 @@ func (held *counters) reset(c counter) {
 	held.each(c, func(gcra.Limit, time.Time) time.Time { return time.Time{} })
 }
 
-// each moves the time of each limit of a counter.
+// each replaces the time of each limit of a counter by the result of move.
 func (held *counters) each(c counter, move func(gcra.Limit, time.Time) time.Time) {
 	if c.key == "" {
 		return
@@ -56,11 +56,11 @@ func (held *counters) each(c counter, move func(gcra.Limit, time.Time) time.Time
 	held.byKey[c.key] = moved
 }
 
-// block is how long a key has to wait, as the database knew it at some time.
+// block is the time until which a key has to wait, and the time at which the database had this value.
 type block struct{ known, until time.Time }
 
-// add adds a debt to a counter until its limits are used up: the wait is then that of any
-// refused attempt.
+// add adds a debt to a counter, but not more than uses up its limits: the wait is then not longer than
+// that of any refused attempt.
 func (held *counters) add(c counter, owed due, now time.Time) {
 	if owed == (due{}) {
 		return
@@ -75,7 +75,7 @@ func (held *counters) add(c counter, owed due, now time.Time) {
 	held.byKey[c.key] = sum
 }
 
-// wait is how long limits hold up the next attempt.
+// wait returns how long the counter's limits delay the next attempt.
 func (c counter) wait(d due, now time.Time) (wait time.Duration) {
 	for i, limit := range c.tiers {
 		wait = max(wait, limit.Wait(d[i], now))
@@ -83,7 +83,7 @@ func (c counter) wait(d due, now time.Time) (wait time.Duration) {
 	return wait
 }
 
-// pass counts an attempt.
+// pass returns the times after one more attempt.
 func (c counter) pass(d due, now time.Time) due {
 	for i, limit := range c.tiers {
 		d[i] = limit.Pass(d[i], now)
@@ -91,5 +91,5 @@ func (c counter) pass(d due, now time.Time) due {
 	return d
 }
 
-// due are the theoretical arrival times of a counter's limits.
+// due has the theoretical arrival time of each limit of a counter.
 type due [persistence.Tiers]time.Time

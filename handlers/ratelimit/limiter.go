@@ -2,8 +2,8 @@
 // instances share.
 //
 // Limiter (limiter.go) has one method for each kind of attempt. An attempt is reserved before it is
-// carried out (reservation.go), at the counters of its account and source (counters.go). admission.go
-// has a request wait for the hashing pool before its attempt is counted.
+// carried out (reservation.go), at the counters of its account and source (counters.go). In
+// admission.go, a request waits for the hashing pool before its attempt is counted.
 package ratelimit
 
 import (
@@ -36,7 +36,7 @@ type Policy struct {
 	Code           []gcra.Limit // attempts at a code of an account from one source
 	CodeAccount    []gcra.Limit // from all sources
 	Mail           []gcra.Limit // requests for mails to an address from one source
-	MailAccount    []gcra.Limit // from all sources; notices have a counter of their own for each kind
+	MailAccount    []gcra.Limit // from all sources; notices have a separate counter for each kind
 	MailSource     []gcra.Limit // requests for mails to any address from one source
 	Update         []gcra.Limit // changes of an account's name or locale by its user
 	RefreshSession gcra.Limit   // refreshes of a session
@@ -48,15 +48,15 @@ const (
 	// rememberedSources is how many pairs of an account and a source that logged in to it an instance
 	// remembers, at about 150 bytes each.
 	rememberedSources = 100_000
-	// rememberFor is how long an instance relies on a remembered block. Another instance may have reset
-	// the account meanwhile.
+	// rememberFor is how long an instance relies on a remembered block. Another instance may reset the
+	// account in that time.
 	rememberFor = 5 * time.Second
-	// reserveTimeout is the least time that the transaction has that counts an attempt.
+	// reserveTimeout is the minimum timeout of the transaction that counts an attempt.
 	reserveTimeout = 5 * time.Second
 )
 
 // Limiter bounds guessing and mails by counters that all instances share. A nil Limiter bounds nothing.
-// Make it with New.
+// New creates a Limiter.
 //
 // An attempt is counted before its password or code is compared, in a separate transaction. The
 // count stands if the caller hangs up afterwards, the deadline passes, the hashing pool refuses the
@@ -79,11 +79,11 @@ type Limiter struct {
 	Refused func(kind string)
 
 	key []byte
-	// blocked are keys that have to wait. A key that was evicted, or is older than rememberFor, is read
-	// from the database again.
+	// blocked are keys that have to wait. The limiter reads a key from the database again after its
+	// eviction or after rememberFor.
 	blocked *otter.Cache[string, block]
-	// owed are attempts that were refused as overloaded and are not counted in the database yet, by
-	// source: see shed.
+	// owed are attempts that the hashing pool refused and the database does not count yet, by source:
+	// see shed.
 	owed *otter.Cache[string, due]
 	// familiar are sources that logged in to an account, by the key of their counter for it.
 	familiar *otter.Cache[string, struct{}]
@@ -207,12 +207,12 @@ func (l *Limiter) ReserveUpdate(ctx context.Context, tx *persistence.Store, user
 	return 0, held.set(ctx, tx)
 }
 
-// about returns a reservation for an address, at the counters of a kind: of the address from this source,
-// of the address from all sources, and of the source.
+// about returns a reservation for an address, with three counters of a kind: for the address from this
+// source, for the address from all sources, and for the source.
 func (l *Limiter) about(kind, address string, from auth.ClientInfo, own, account, source []gcra.Limit) *Reservation {
 	parsed, err := email.Parse(address)
 	key, at := parsed.Key, sourceOf(from)
-	if err != nil { // counted by its text; the part that is kept is longer than any valid address
+	if err != nil { // counted by its text; the kept part is longer than any valid address
 		key = address[:min(len(address), email.MaxBytes+1)]
 	}
 	everywhere := l.digest(kind+" account", "", key)
@@ -227,7 +227,7 @@ func (l *Limiter) about(kind, address string, from auth.ClientInfo, own, account
 	return c
 }
 
-// ownDigits is how much of a digest distinguishes the sources of one account: 128 bits.
+// ownDigits is the length of the part of a digest that distinguishes the sources of one account: 132 bits.
 const ownDigits = 22
 
 // Reset deletes the counters of the attempts at the password of an address, as a success does. It
@@ -285,7 +285,7 @@ func (l *Limiter) Refreshes() gcra.Limit {
 	return l.RefreshSession
 }
 
-// digest is the key of a counter. Only an account may hold a NUL, so no two counters share one.
+// digest returns the key of a counter. Only the account may contain a NUL, so no two counters share a key.
 func (l *Limiter) digest(kind, source, account string) string {
 	mac := hmac.New(sha256.New, l.key)
 	mac.Write([]byte(kind + "\x00" + source + "\x00" + account))
@@ -305,7 +305,7 @@ func sourceOf(from auth.ClientInfo) string {
 	return netip.PrefixFrom(ip, 64).Masked().String()
 }
 
-// Refuse counts a refused attempt.
+// Refuse reports a refused attempt to Refused.
 func (l *Limiter) Refuse(kind string) {
 	if l != nil && l.Refused != nil {
 		l.Refused(kind)

@@ -21,7 +21,7 @@ type Reservation struct {
 	email  string // the address in the form that is compared; "" if the attempt has no valid address
 
 	own, account, source counter // of the account from this source, of the account from all sources, of the source
-	owes                 due     // debt of the source for attempts that were refused as overloaded
+	owes                 due     // debt of the source for attempts that the hashing pool refused
 	waived               bool    // the account's limit for all sources is used up, but this source is known to the account
 	silent               bool    // a refusal emits no event
 }
@@ -96,7 +96,7 @@ func (r *Reservation) everywhere() counter {
 }
 
 // isKnownSource reports whether the account has a live session from the source of this attempt. The
-// attempt is then probably its owner's, whom strangers from other sources must not keep out.
+// attempt is then probably the owner's, and strangers from other sources must not lock the owner out.
 func (r *Reservation) isKnownSource(ctx context.Context, tx *persistence.Store, now time.Time) (bool, error) {
 	source := sourceOf(r.from)
 	user, err := r.user(ctx, tx)
@@ -168,7 +168,7 @@ func (r *Reservation) remember(now time.Time, account, source time.Duration) {
 	}
 }
 
-// remembered returns how long the attempt has to wait as far as this instance knows. It ignores a block
+// remembered returns how long the attempt has to wait, as far as this instance remembers. It ignores a block
 // from a later time, which a clock that was ahead recorded.
 func (r *Reservation) remembered(now time.Time) (wait time.Duration) {
 	for _, key := range []string{r.own.key, r.source.key} {
@@ -185,8 +185,8 @@ func (r *Reservation) forget() {
 	r.limits.blocked.Invalidate(r.source.key)
 }
 
-// hold reads the counters of a reservation, which nobody else changes until the transaction ends, as
-// they can be at now.
+// hold locks and reads the counters of a reservation, and caps their times to the latest that is possible
+// at now.
 func (r *Reservation) hold(ctx context.Context, tx *persistence.Store, now time.Time) (*counters, error) {
 	list := []counter{r.own, r.account, r.source}
 	var keys []string
