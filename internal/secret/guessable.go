@@ -8,16 +8,16 @@ import (
 	"slices"
 )
 
-// knownParts are parts of secrets from documentation, templates and tutorials. They are so long
-// that fewer than one in a million random secrets in base64 holds one.
+// knownParts are parts of secrets from documentation, templates and tutorials. They are long enough
+// that fewer than one in a million random secrets in base64 contains one.
 var knownParts = []string{
 	"secret", "password", "changeme", "change-me", "change_me", "changethis", "change-this", "example", "default",
 	"your-", "your_", "keyboard cat", "12345678", "abcdefgh", "qwerty", "asdfgh", "zxcvbn", "1q2w3e", "placeholder",
 	"insecure", "unsafe", "verysafe", "letmein", "iloveyou", "foobar", "tutorial", "development", "lorem ipsum",
 }
 
-// published are SHA-256 digests of secrets that documents print: of the text in lower case, and
-// of the bytes that the text encodes.
+// published holds SHA-256 digests of secrets printed in public documents: digests of the text in lower case,
+// and of the bytes that the text encodes.
 var published = map[string]bool{
 	"c1d2e8726375f11fda33d032c5d84eec753aba4bad251dfdfaf8bdd8c4d26243": true, // RFC 7515 A.1, RFC 7517 A.3
 	"c8ecc9361a05e285f04c26f9572131a6deab07e9e2b865053c6f75a4d8bd2b32": true, // RFC 7515 A.1, RFC 7517 A.3, decoded
@@ -49,11 +49,11 @@ var published = map[string]bool{
 	"8a7bacca975323a5421e30ab0a62e70fb0e3a6b55daa7ff02da288ea1a4b65b4": true, // documentation of Ory
 }
 
-// maxDecodings bounds the encodings inside each other that are looked through.
+// maxDecodings is how many nested forms Guessable checks: the value and the decodings inside it.
 const maxDecodings = 3
 
-// Guessable reports whether others may know or guess a secret: it, or what it encodes in hex or
-// base64, is published, holds a part that published secrets have, or is too regular to come
+// Guessable reports whether an attacker may know or guess a secret: the secret, or the bytes that it encodes
+// in hex or base64, are published, contain a part of published secrets, or are too regular to come
 // from a random generator (RFC 8725 §3.5).
 func Guessable(value []byte) bool {
 	forms := [][]byte{value}
@@ -70,7 +70,7 @@ func Guessable(value []byte) bool {
 	return false
 }
 
-// decoded returns what the text encodes, in each encoding that it may be in.
+// decoded returns the distinct bytes that the text encodes in hex and in each kind of base64.
 func decoded(text []byte) (forms [][]byte) {
 	s := string(bytes.TrimSpace(text))
 	if raw, err := hex.DecodeString(s); err == nil && len(raw) > 0 {
@@ -87,7 +87,7 @@ func decoded(text []byte) (forms [][]byte) {
 	return forms
 }
 
-// isKnown reports whether a secret is published, or holds a known part.
+// isKnown reports whether a secret is published or contains a known part.
 func isKnown(form []byte) bool {
 	lower := bytes.ToLower(bytes.TrimSpace(form))
 	for _, text := range [][]byte{form, lower} {
@@ -99,9 +99,10 @@ func isKnown(form []byte) bool {
 	return slices.ContainsFunc(knownParts, func(part string) bool { return bytes.Contains(lower, []byte(part)) })
 }
 
-// isRegular reports whether a random generator is as good as certain not to have made the bytes:
-// fewer than a third of them differ (of 32 random ones that happens once in 2^60), they are a
-// shorter text repeated, or at least half of the steps between neighbors are the same.
+// isRegular reports whether the bytes almost certainly do not come from a random generator: there are fewer
+// than 8, fewer than a third of them, counting at most 32, are distinct (for 32 random bytes the probability
+// is 2^-60), they repeat a shorter text, or at least half of the steps between neighbors are equal. It
+// returns false for no bytes.
 func isRegular(form []byte) bool {
 	n := len(form)
 	if n < 8 {

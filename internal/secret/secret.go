@@ -1,9 +1,9 @@
-// Package secret holds the master secret and what is derived from it.
+// Package secret holds the master secret and the secrets derived from it.
 //
-// There is one secret of 32 bytes. Every other one is derived from it by HKDF-SHA-256
-// (RFC 5869) with a label of its own, so that none tells anything of another. While the
-// master secret is being replaced there are two: the first makes everything new, the
-// second still opens what it made.
+// The master secret has 32 bytes. Every other secret is derived from it by HKDF-SHA-256
+// (RFC 5869) with a separate label, so that no derived secret reveals another. During a
+// rotation of the master secret there are two: the first derives and seals everything new, the
+// second still opens values sealed with it.
 package secret
 
 import (
@@ -24,7 +24,7 @@ import (
 // Size is the length of a master secret in bytes.
 const Size = 32
 
-// Label names what a derived secret is for.
+// Label names the purpose of a derived secret.
 type Label string
 
 // The purposes of derived secrets. A released label never changes.
@@ -38,19 +38,19 @@ const (
 	labelSeal    Label = "zyotra/auth/v1/seal"
 )
 
-// ErrSealed means that none of the keys opens what was sealed.
+// ErrSealed means that none of the keys opens a sealed value.
 var ErrSealed = errors.New("sealed with another SECRET_KEY, or damaged")
 
 // Key is one master secret.
 type Key struct {
-	ID  string // tells keys apart without telling the key: 8 hex digits
+	ID  string // identifies the key without revealing it: 8 hex digits
 	raw []byte
 }
 
 // Keys are the master secrets in use, the current one first. There are one or two.
 type Keys []Key
 
-// Generate makes the text of a new master secret, as Parse reads it.
+// Generate returns the text of a new master secret, as Parse reads it.
 func Generate() string {
 	raw := make([]byte, Size)
 	rand.Read(raw) // never fails
@@ -58,8 +58,8 @@ func Generate() string {
 }
 
 // Parse reads one or two master secrets: base64 (standard alphabet, padded) of 32 bytes
-// each, comma-separated, the current one first. A byte order mark before them is ignored. Its
-// errors never hold the secret.
+// each, comma-separated, the current one first. It ignores a leading byte order mark. It returns an error for
+// a secret that is guessable, for more than two, and for two equal ones. Errors never contain the secret.
 func Parse(text string) (Keys, error) {
 	var keys Keys
 	for part := range strings.SplitSeq(strings.TrimSpace(strings.TrimPrefix(text, "\ufeff")), ",") {
@@ -84,8 +84,8 @@ func Parse(text string) (Keys, error) {
 // Derive returns the 32-byte secret of the label.
 func (k Key) Derive(label Label) []byte { return derive(k.raw, label, Size) }
 
-// DeriveShared returns the 32-byte secret of the label that all instances with these keys have,
-// whichever of two comes first in their settings.
+// DeriveShared returns the 32-byte secret of the label that all instances with these keys share,
+// regardless of the order of the keys in their settings.
 func (ks Keys) DeriveShared(label Label) []byte {
 	return slices.MinFunc([][]byte{ks[0].Derive(label), ks[len(ks)-1].Derive(label)}, bytes.Compare)
 }
@@ -98,8 +98,8 @@ func derive(raw []byte, label Label, size int) []byte {
 	return out
 }
 
-// Seal encrypts plain with the current key by AES-256-GCM, bound to the row it is kept in:
-// moved to another row it does not open.
+// Seal encrypts plain with the current key by AES-256-GCM and binds it to its row:
+// Open fails for another row.
 func (ks Keys) Seal(plain []byte, row string) ([]byte, error) {
 	aead, err := ks[0].aead()
 	if err != nil {
@@ -108,8 +108,8 @@ func (ks Keys) Seal(plain []byte, row string) ([]byte, error) {
 	return aead.Seal(nil, nil, plain, []byte(row)), nil
 }
 
-// Open decrypts what Seal made for the row with any of the keys. It returns ErrSealed if
-// none does.
+// Open decrypts a value that Seal returned for the row with any of the keys. It returns ErrSealed if
+// no key opens it.
 func (ks Keys) Open(sealed []byte, row string) ([]byte, error) {
 	for _, k := range ks {
 		aead, err := k.aead()
@@ -123,7 +123,7 @@ func (ks Keys) Open(sealed []byte, row string) ([]byte, error) {
 	return nil, ErrSealed
 }
 
-// DeriveAll returns the secrets of the label, that of the current key first.
+// DeriveAll returns the 32-byte secrets of the label, one for each key, the current key's first.
 func (ks Keys) DeriveAll(label Label) (secrets [][]byte) {
 	for _, k := range ks {
 		secrets = append(secrets, k.Derive(label))

@@ -12,7 +12,7 @@ import (
 	"github.com/zyotra/auth/internal/strictjson"
 )
 
-// Access is what an access token says. Times are whole seconds in UTC.
+// Access is the content of an access token. Times are whole seconds in UTC.
 type Access struct {
 	ID        string // jti
 	UserID    auth.UserID
@@ -25,13 +25,13 @@ type Access struct {
 }
 
 // Issuer signs and reads access tokens. Name and Audience are required: without them
-// nothing is accepted.
+// Read accepts no token.
 type Issuer struct {
 	Name     string // iss
 	Audience string // aud
 }
 
-// Principal returns the identity behind the token.
+// Principal returns the principal of the token.
 func (a Access) Principal() auth.Principal {
 	return auth.Principal{
 		UserID: a.UserID, SessionID: a.SessionID, Scopes: a.Scopes, AMR: a.AMR,
@@ -42,13 +42,13 @@ func (a Access) Principal() auth.Principal {
 // accessClaims is Access on the wire. It never holds an address or a name.
 type accessClaims struct {
 	registered
-	UserID   string   `json:"userId"` // sub again, for services written against the ancestor
+	UserID   string   `json:"userId"` // repeats sub, for services written against the legacy service
 	Scope    string   `json:"scope"`  // space-separated (RFC 8693 §4.2)
 	AMR      []string `json:"amr"`
 	AuthTime int64    `json:"auth_time"`
 }
 
-// Sign writes the access token for a.
+// Sign returns the access token for a, signed with k.
 func (i Issuer) Sign(k Key, a Access) (string, error) {
 	user := strconv.FormatInt(int64(a.UserID), 10)
 	return sign(typeAccess, k, accessClaims{
@@ -61,9 +61,9 @@ func (i Issuer) Sign(k Key, a Access) (string, error) {
 	})
 }
 
-// Read returns the content of a valid access token. It returns auth.ErrTokenExpired for one
-// that was valid, and auth.ErrInvalidToken for anything else, which includes a lifetime of more
-// than MaxLifetime. It does not know whether the session still lives.
+// Read returns the content of a valid access token. It returns auth.ErrTokenExpired for a token
+// that was valid, auth.ErrInvalidToken for anything else, which includes a lifetime of more than
+// MaxLifetime, and the error of find. It does not check whether the session is live.
 func (i Issuer) Read(text string, find Find, now time.Time) (Access, error) {
 	if i.Name == "" || i.Audience == "" {
 		return Access{}, invalid(errors.New("no issuer or audience to check"))

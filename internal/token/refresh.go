@@ -9,8 +9,8 @@ import (
 	"github.com/zyotra/auth/internal/strictjson"
 )
 
-// Refresh is what a refresh token says. It is made from what the session's row keeps and
-// nothing else, so the same generation is the same token, byte for byte, whoever writes it.
+// Refresh is the content of a refresh token. It is derived only from the session's row, so every
+// instance with the same key writes the same token for a generation, byte for byte.
 type Refresh struct {
 	UserID     auth.UserID
 	SessionID  string
@@ -19,14 +19,14 @@ type Refresh struct {
 	ExpiresAt  time.Time // whole seconds, UTC
 }
 
-// refreshClaims is Refresh on the wire. It has no issuer and no audience: nobody but this
-// service reads it, and the key is used for nothing else.
+// refreshClaims is Refresh on the wire. It has no issuer and no audience: only this service
+// reads it, and the key has no other use.
 type refreshClaims struct {
 	registered
 	Generation int64 `json:"gen"`
 }
 
-// SignRefresh writes the refresh token for r.
+// SignRefresh returns the refresh token for r, signed with k.
 func SignRefresh(k Key, r Refresh) (string, error) {
 	return sign(typeRefresh, k, refreshClaims{
 		registered: registered{
@@ -38,10 +38,10 @@ func SignRefresh(k Key, r Refresh) (string, error) {
 	})
 }
 
-// ReadRefresh returns what a valid refresh token says that was signed with one of the keys.
-// It returns auth.ErrTokenExpired for one that was valid, and auth.ErrInvalidToken for
-// anything else. Whether the session still lives, and at which generation, is another
-// question. A token from the future is valid: only this service signs, so its clock was ahead,
+// ReadRefresh returns the content of a valid refresh token that was signed with one of the keys.
+// It returns auth.ErrTokenExpired for a token that was valid, and auth.ErrInvalidToken for
+// anything else. It does not check whether the session is live, nor its generation.
+// A token with a future iat is valid: only this service signs, so its clock was ahead,
 // and the session's row decides.
 func ReadRefresh(text string, keys []Key, now time.Time) (Refresh, error) {
 	c, err := openRefresh(text, keys)
@@ -54,8 +54,8 @@ func ReadRefresh(text string, keys []Key, now time.Time) (Refresh, error) {
 	return c.refresh()
 }
 
-// ReadRefreshToEnd is ReadRefresh for tokens of any age: whoever held one may always end
-// its session.
+// ReadRefreshToEnd is ReadRefresh for tokens of any age: the holder of an expired token may still
+// end its session.
 func ReadRefreshToEnd(text string, keys []Key) (Refresh, error) {
 	c, err := openRefresh(text, keys)
 	if err != nil {

@@ -1,15 +1,14 @@
 // Package token issues and reads the service's two kinds of JSON Web Token.
 //
-// An access token (typ "at+jwt", RFC 9068) says who is asking; it is signed with Ed25519,
-// or with HMAC-SHA-256 where the service's ancestor is followed, and anybody holding the
-// keys can read it. A refresh token (typ "rt+jwt") names a session and a generation; it is
-// signed with HMAC-SHA-256 and only the service reads it.
+// An access token (typ "at+jwt", RFC 9068) identifies the caller. It is signed with Ed25519,
+// or with HMAC-SHA-256 for compatibility with the legacy service, and every holder of the
+// keys can verify it. A refresh token (typ "rt+jwt") names a session and a generation. It is
+// signed with HMAC-SHA-256, and only the service reads it.
 //
-// Reading is strict (RFC 8725): size and spelling are checked before anything is decoded,
-// so that one token has one spelling; the header may hold alg, kid and typ and nothing
-// else, which leaves no room for crit, jwk, jku or x5u; kid picks a key from a fixed set
-// and the key, not the token, decides the algorithm. golang-jwt does the signatures and
-// the registered claims.
+// Reading is strict (RFC 8725). The size is checked before anything is decoded, and each token has
+// exactly one accepted encoding. The header may hold only alg, kid and typ, which excludes crit, jwk,
+// jku and x5u. kid selects a key from a fixed set, and the key, not the token, determines the
+// algorithm. golang-jwt implements the signatures and the checks of the registered claims.
 package token
 
 import (
@@ -26,15 +25,15 @@ import (
 	"github.com/zyotra/auth/internal/strictjson"
 )
 
-// MaxBytes is the longest token that is looked at.
+// MaxBytes is the maximum length of a token that is read, in bytes.
 const MaxBytes = 4096
 
-// Leeway is how far the clock of whoever issued a token may be ahead when iat and nbf are
-// checked; RFC 7519 §4.1.5 allows "usually no more than a few minutes". exp is exact.
+// Leeway is how far the issuer's clock may be ahead when iat and nbf are checked;
+// RFC 7519 §4.1.5 allows "usually no more than a few minutes". exp is exact.
 const Leeway = time.Minute
 
 // MaxLifetime is the longest lifetime, exp minus iat, of an access token. No setting allows a
-// longer one, so a token that claims one was made by somebody who stole a key.
+// longer one, so a token with a longer one was signed with a stolen key.
 const MaxLifetime = 24 * time.Hour
 
 // The values of typ.
@@ -43,16 +42,16 @@ const (
 	typeRefresh = "rt+jwt"
 )
 
-// Key verifies, and if it has the private half or is symmetric also signs. It is used with
+// Key verifies tokens; with Private or Secret it also signs them. Each key is used with
 // one algorithm: Ed25519 keys with EdDSA, secrets with HS256.
 type Key struct {
 	ID      string             // kid; "" only for the one secret of a set
-	Public  ed25519.PublicKey  // or
+	Public  ed25519.PublicKey  // unless Secret is set
 	Private ed25519.PrivateKey // together with Public
-	Secret  []byte             // or this one alone
+	Secret  []byte             // alternative to Public and Private
 }
 
-// method and the key in the type that the method wants.
+// verifier returns the signing method and the key in the type that the method requires.
 func (k Key) verifier() (jwt.SigningMethod, any) {
 	if k.Secret != nil {
 		return jwt.SigningMethodHS256, k.Secret
@@ -67,14 +66,14 @@ func (k Key) signer() (jwt.SigningMethod, any) {
 	return jwt.SigningMethodEdDSA, k.Private
 }
 
-// header is all that a header of ours holds.
+// header holds every member of a token's header.
 type header struct {
 	Alg string `json:"alg"`
 	Kid string `json:"kid"`
 	Typ string `json:"typ"`
 }
 
-// sign writes a token of the type.
+// sign returns a signed token of the type.
 func sign(typ string, k Key, claims jwt.Claims) (string, error) {
 	method, key := k.signer()
 	t := jwt.NewWithClaims(method, claims)
@@ -85,11 +84,11 @@ func sign(typ string, k Key, claims jwt.Claims) (string, error) {
 	return t.SignedString(key)
 }
 
-// Find returns the keys that a kid may mean, none for an unknown one, which must cost next
-// to nothing. Its error, if the keys cannot be looked up, is the reader's.
+// Find returns the keys that a kid may refer to, or none for an unknown kid, which must cost almost
+// nothing. If it cannot look up the keys it returns an error, which Read returns unchanged.
 type Find func(kid string) ([]Key, error)
 
-// open checks spelling, type and signature, and returns the claims' JSON.
+// open checks encoding, type and signature, and returns the claims' JSON.
 func open(typ, text string, find Find) ([]byte, error) {
 	parts, err := split(text)
 	if err != nil {
@@ -116,8 +115,8 @@ func open(typ, text string, find Find) ([]byte, error) {
 	return nil, invalid(errors.New("signed with none of our keys"))
 }
 
-// split decodes the three parts of a token (RFC 7515 §3.1). Go's decoder would pass over
-// line breaks, so the alphabet is checked as well.
+// split decodes the three parts of a token (RFC 7515 §3.1). Go's decoder ignores line breaks, so split
+// rejects them itself.
 func split(text string) (parts [3][]byte, err error) {
 	if len(text) > MaxBytes {
 		return parts, invalid(errors.New("too long"))
@@ -138,7 +137,8 @@ func split(text string) (parts [3][]byte, err error) {
 	return parts, nil
 }
 
-// check validates the times of claims and whatever else the options ask for.
+// check validates the times of claims and the claims that the options require. It returns
+// auth.ErrTokenExpired for a token that was valid, and auth.ErrInvalidToken for other faults.
 func check(claims jwt.Claims, now time.Time, options ...jwt.ParserOption) error {
 	options = append(options, jwt.WithExpirationRequired(), jwt.WithTimeFunc(func() time.Time { return now }))
 	err := jwt.NewValidator(options...).Validate(claims)
@@ -157,8 +157,8 @@ func check(claims jwt.Claims, now time.Time, options ...jwt.ParserOption) error 
 
 func invalid(cause error) error { return fmt.Errorf("%w: %w", auth.ErrInvalidToken, cause) }
 
-// registered are the claims that both kinds have. They are whole seconds, as RFC 7519 §2
-// writes NumericDate at its simplest. A missing one is zero, and zero is refused.
+// registered holds the registered claims of both kinds of token. Times are whole seconds, the simplest form of
+// NumericDate (RFC 7519 §2). A missing time is zero, and zero is rejected where the time is required.
 type registered struct {
 	Issuer    string `json:"iss,omitempty"`
 	Audience  string `json:"aud,omitempty"`
@@ -176,8 +176,8 @@ func (c registered) GetAudience() (jwt.ClaimStrings, error)       { return jwt.C
 func (c registered) GetIssuedAt() (*jwt.NumericDate, error)       { return date(c.IssuedAt), nil }
 func (c registered) GetExpirationTime() (*jwt.NumericDate, error) { return date(c.Expires), nil }
 
-// GetNotBefore gives nbf with the leeway already taken off, which the validator would
-// otherwise grant to exp as well.
+// GetNotBefore returns nbf minus Leeway. A leeway option of the validator would also
+// apply to exp.
 func (c registered) GetNotBefore() (*jwt.NumericDate, error) {
 	if c.NotBefore == 0 {
 		return nil, nil
