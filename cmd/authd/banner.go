@@ -10,8 +10,8 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-// tellReady says where things listen and what to try next: to people in words, to a log in
-// one record.
+// tellReady reports the addresses of the service and an example request: to people as text, to a log as
+// one record without the example.
 func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 	var http, natsURL string
 	if s.listener != nil {
@@ -54,7 +54,8 @@ func (s *service) tellReady(stdout io.Writer, text bool, took time.Duration) {
 	}
 }
 
-// database names where accounts are kept, without what a URL may hold of secrets.
+// database returns the kind of the database, without its URL, which may contain a secret, and the path of
+// an SQLite file.
 func (s *service) database() string {
 	if s.store == nil {
 		return ""

@@ -9,28 +9,29 @@ import (
 )
 
 const (
-	// clockEvery is how often the clock is compared with the database's.
+	// clockEvery is the interval at which the clock is compared with the database's.
 	clockEvery = 5 * time.Second
-	// clockWatch is how soon it is after the machine's clock has jumped.
+	// clockWatch is the longest delay of a comparison after the machine's clock has jumped.
 	clockWatch = time.Second
 	// clockTimeout bounds one comparison.
 	clockTimeout = 2 * time.Second
 )
 
 // databaseClock keeps the clock of this process in step with the database's, which all instances
-// share: what one instance writes as now another reads, and decides by seconds whether a spent
-// refresh token is a retry or theft. Between two comparisons time goes on by the monotonic clock,
-// so nobody who sets this machine's clock moves it.
+// share: an instance reads the times that another has written, and decides by seconds whether a spent
+// refresh token is a retry or theft. Between two comparisons time advances by the monotonic clock,
+// so setting this machine's clock does not change it.
 type databaseClock struct {
 	clock   *clock.Clock
-	ask     func(context.Context) (time.Time, error) // the database
+	ask     func(context.Context) (time.Time, error) // returns the database's time
 	log     *slog.Logger
-	jumps   uint64        // of the clock, up to the last comparison
+	jumps   uint64        // jumps of the clock up to the last comparison
 	tried   time.Duration // elapsed time of the last attempt to compare
-	wasSaid time.Duration // by how much the machine's clock is ahead, as the log knows
+	wasSaid time.Duration // by how much the machine's clock is ahead, as last logged
 }
 
-// set compares the clocks. While the database does not answer, the last comparison counts.
+// set compares the clocks within clockTimeout. If the database does not answer, it returns the error, and
+// the last comparison remains in effect.
 func (c *databaseClock) set(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
 	defer cancel()
@@ -46,7 +47,7 @@ func (c *databaseClock) set(ctx context.Context) error {
 	return nil
 }
 
-// say logs that the machine's clock is wrong, and that it is right again.
+// say logs that the machine's clock has become wrong, or right again.
 func (c *databaseClock) say(ahead time.Duration) {
 	switch {
 	case (ahead - c.wasSaid).Abs() < clock.Tolerance:
@@ -59,7 +60,7 @@ func (c *databaseClock) say(ahead time.Duration) {
 	c.wasSaid = ahead
 }
 
-// run sets the clock again and again until ctx ends.
+// run calls set every clockEvery, and after each jump of the clock, until ctx ends.
 func (c *databaseClock) run(ctx context.Context) error {
 	tick := time.NewTicker(clockWatch)
 	defer tick.Stop()
@@ -69,7 +70,7 @@ func (c *databaseClock) run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			if now := c.clock.Read(); now.Jumps != c.jumps || now.Elapsed-c.tried >= clockEvery {
-				_ = c.set(ctx) // an error means that the database is away, which the log and /readyz report
+				_ = c.set(ctx) // an error means that the database is unreachable, which the log and /readyz report
 			}
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-// keepConnected is connect for as long as the process runs.
+// keepConnected connects as connect does, and closes the connection when the service closes.
 func (s *service) keepConnected(role string, more ...nats.Option) (*nats.Conn, error) {
 	conn, err := s.connect(role, more...)
 	if err != nil {
@@ -18,7 +18,7 @@ func (s *service) keepConnected(role string, more ...nats.Option) (*nats.Conn, e
 }
 
 // connect connects to the bus in a role: inside the process, or to the external cluster with
-// the credentials of the settings. Where those are one user's, all parts have the service's role.
+// the credentials of the settings. If these belong to one user, all parts have the service's role.
 func (s *service) connect(role string, more ...nats.Option) (*nats.Conn, error) {
 	conn, err := s.dial(role, more...)
 	if err == nil {
@@ -35,7 +35,7 @@ func (s *service) dial(role string, more ...nats.Option) (*nats.Conn, error) {
 		nats.Name("authd "+role),
 		nats.CustomInboxPrefix("_INBOX_"+role),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil { // nil when we close it
+			if err != nil { // nil if this process closes the connection
 				s.log.Warn("bus away", "role", role, "err", err)
 			}
 		}),

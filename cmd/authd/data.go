@@ -15,14 +15,15 @@ import (
 	"github.com/zyotra/auth/internal/secret"
 )
 
-// dataDir is the directory of the embedded parts, held by this process alone.
+// dataDir is the directory of the embedded parts, which this process has locked.
 type dataDir struct {
 	path    string
 	lock    *flock.Flock
-	warning string // that others may get in; "" if they may not
+	warning string // that other users can access the directory; "" if they cannot
 }
 
-// openDataDir makes the directory if it is not there and locks it.
+// openDataDir creates the directory if it is absent, and locks it. Its error wraps errLocked if another
+// process holds the lock.
 func openDataDir(path string) (*dataDir, error) {
 	warning, err := makeDataDir(path)
 	if err != nil {
@@ -38,10 +39,10 @@ func openDataDir(path string) (*dataDir, error) {
 	return &dataDir{path: path, lock: lock, warning: warning}, nil
 }
 
-// lockDatabase locks an SQLite file, so that two processes with directories of their own do not
-// share it: each relies on being the only one.
+// lockDatabase locks an SQLite file, so that two processes with different data directories do not
+// share it: each relies on being its only user.
 func lockDatabase(path string) (*flock.Flock, error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil { // whatever it is called, it is one file
+	if real, err := filepath.EvalSymlinks(path); err == nil { // all symbolic links to a file share its lock
 		path = real
 	}
 	lock, err := lockFile(path + ".lock")
@@ -56,17 +57,17 @@ func lockDatabase(path string) (*flock.Flock, error) {
 
 const (
 	lockName = "authd.lock"
-	// lockWithin is how long a lock is waited for: whoever only looks whether it is held may have
-	// it for a moment.
+	// lockWithin is how long lockFile waits for a lock: a process that calls isHeld may share the lock
+	// for a moment.
 	lockWithin = 200 * time.Millisecond
 )
 
 // errLocked means that another process holds a lock.
 var errLocked = errors.New("in use by another authd")
 
-// lockFile locks a file, which is made if it is not there, and writes our process into it. It
-// returns errLocked if it is held. The file stays when the process ends: removing it would let two
-// processes lock two files of that name.
+// lockFile locks a file, which it creates if absent, and writes the id of this process into it. It
+// returns errLocked if another process holds the lock. The file remains when the process ends: removing
+// it would let two processes lock two files of that name.
 func lockFile(name string) (*flock.Flock, error) {
 	lock := flock.New(name, flock.SetPermissions(0o600), flock.SetFlag(os.O_CREATE|os.O_RDWR))
 	ctx, cancel := context.WithTimeout(context.Background(), lockWithin)
@@ -87,9 +88,9 @@ func lockFile(name string) (*flock.Flock, error) {
 	return lock, nil
 }
 
-// makeDataDir makes the directory if it is not there. One that others can read is refused,
-// unless it is empty: then it is closed to them. The warning says that a directory is open
-// to others and not ours to close.
+// makeDataDir creates the directory if it is absent. It returns an error for a directory that other users
+// can access, unless it is empty: then it removes their access. For a directory that another user
+// prepared (see isMounted), it returns a warning instead.
 func makeDataDir(path string) (warning string, err error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return "", &settingError{"DATA_DIR", fmt.Sprintf("%q cannot be made: %s", path, reason(err)), "./data"}
@@ -97,7 +98,7 @@ func makeDataDir(path string) (warning string, err error) {
 	return closeToOthers(path)
 }
 
-// holder names the process that holds the lock, if its file tells.
+// holder returns the id of the process that holds the lock, in parentheses; "" if its file has none.
 func holder(name string) string {
 	content, err := os.ReadFile(name)
 	if pid, e := strconv.Atoi(strings.TrimSpace(string(content))); err == nil && e == nil {
@@ -131,8 +132,8 @@ func closeToOthers(path string) (warning string, err error) {
 	return "", nil
 }
 
-// isMounted reports whether the directory is a volume that somebody else prepared: another user
-// owns it, or new files get its group, as Kubernetes's fsGroup sets it at each mount.
+// isMounted reports whether the directory is a volume that another user prepared: another user
+// owns it, or new files get its group, which Kubernetes sets for fsGroup at each mount.
 func isMounted(info os.FileInfo) bool {
 	owner, known := ownerOf(info)
 	return known && owner != os.Geteuid() || info.Mode()&os.ModeSetgid != 0
@@ -140,10 +141,10 @@ func isMounted(info os.FileInfo) bool {
 
 func (d *dataDir) close() error { return d.lock.Close() }
 
-// secretFile is the master secret in the data directory.
+// secretFile is the name of the file in the data directory that contains the master secret.
 const secretFile = "secret.key"
 
-// secretKeys reads the master secret of the directory, and generates it the first time.
+// secretKeys returns the master secret of the directory, and generates it if its file is absent.
 func (d *dataDir) secretKeys() (secret.Keys, error) {
 	name := filepath.Join(d.path, secretFile)
 	keys, err := readSecret(name)
@@ -169,7 +170,7 @@ func readSecret(name string) (secret.Keys, error) {
 	return keys, nil
 }
 
-// writeNew writes a file that is there whole, on the disk, or not at all.
+// writeNew writes a file to disk atomically: after a crash the file is complete or absent.
 func writeNew(name, content string) error {
 	draft := name + ".new"
 	file, err := os.OpenFile(draft, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)

@@ -13,14 +13,14 @@ import (
 	"github.com/zyotra/auth/internal/token"
 )
 
-// doctorCommand is "authd doctor": it looks at everything that "authd serve" with the same settings
-// would use, and at the instances that run. It changes nothing.
+// doctorCommand is "authd doctor": it checks everything that "authd serve" with the same settings
+// would use, and the running instances. It changes nothing.
 //
-//	doctor.go           what is found, how it is told, and in what order
+//	doctor.go           findings, their format and their order
 //	doctor_settings.go  the settings, the files, this process
-//	doctor_database.go  the database and what the service keeps there
+//	doctor_database.go  the database and the service's data in it
 //	doctor_bus.go       the NATS servers, rights, streams
-//	doctor_service.go   the mail server, and instances that run
+//	doctor_service.go   the mail server, and running instances
 type doctorCommand struct {
 	serveSettings
 
@@ -29,22 +29,22 @@ type doctorCommand struct {
 	JSON     bool `name:"json" help:"Write an object a line: {check,level,found,advice}."`
 }
 
-// level is how bad something is.
+// level is the severity of a finding.
 type level string
 
 const (
 	fine    level = "ok"
 	unwise  level = "warning"
 	broken  level = "FAILED"
-	skipped level = "skipped" // it could not be looked at, for a reason that is told
+	skipped level = "skipped" // the check did not run; Found has the reason
 )
 
-// finding is what became of a check.
+// finding is the result of a check.
 type finding struct {
 	Check  string `json:"check"`
 	Level  level  `json:"level"`
 	Found  string `json:"found"`
-	Advice string `json:"advice,omitempty"` // what to do
+	Advice string `json:"advice,omitempty"` // the recommended action
 }
 
 func good(format string, args ...any) finding {
@@ -63,30 +63,30 @@ func skip(format string, args ...any) finding {
 	return finding{Level: skipped, Found: fmt.Sprintf(format, args...)}
 }
 
-// inspection looks at one thing.
+// inspection is one check.
 type inspection struct {
 	name string
 	look func(context.Context) finding
 }
 
-// checkWithin is how long a check may take. Whatever hangs, the next one is made.
+// checkWithin is how long a check may take. The next check then runs even if this one hangs.
 const checkWithin = 10 * time.Second
 
-// area makes the checks that hang on one thing, one after another, and tells what they find.
+// area runs the checks of one part, one after another, and reports their findings.
 type area func(context.Context, tell)
 
-// tell hears of a finding.
+// tell receives a finding.
 type tell func(finding)
 
-// each makes checks, in their order.
+// each runs checks in order.
 func (t tell) each(ctx context.Context, checks ...inspection) {
 	for _, c := range checks {
 		t.one(ctx, c)
 	}
 }
 
-// one makes a check and returns whether what it looked at is of use. What does not come back in
-// time is left behind: the process ends soon after.
+// one runs a check and reports whether the checked part is usable. It abandons a check that does not
+// return in time: the process ends soon afterwards.
 func (t tell) one(ctx context.Context, c inspection) bool {
 	ctx, cancel := context.WithTimeout(ctx, checkWithin)
 	defer cancel()
@@ -98,7 +98,7 @@ func (t tell) one(ctx context.Context, c inspection) bool {
 	case <-ctx.Done():
 		select {
 		case f = <-done:
-		case <-time.After(time.Second): // for the words of the check itself
+		case <-time.After(time.Second): // for the check's own finding
 			f = bad("find out why it hangs", "no answer within %s", checkWithin)
 		}
 	}
@@ -107,22 +107,22 @@ func (t tell) one(ctx context.Context, c inspection) bool {
 	return f.Level == fine || f.Level == unwise
 }
 
-// none tells that checks were not made.
+// none reports checks as skipped, for the given reason.
 func (t tell) none(why string, checks ...inspection) {
 	for _, c := range checks {
 		t(finding{Check: c.name, Level: skipped, Found: why})
 	}
 }
 
-// patient is what is looked at.
+// patient holds the settings under inspection: the valid ones, and the errors of the others.
 type patient struct {
 	doctorCommand
 	config config
 	faults []*settingError
 }
 
-// isWrong tells whether a setting whose name begins with one of these is wrong, so that nothing
-// can be looked at that hangs on it.
+// isWrong reports whether a setting whose name begins with one of the prefixes is wrong, so that checks
+// that depend on it cannot run. It returns the name of the setting.
 func (p *patient) isWrong(prefixes ...string) (name string, is bool) {
 	for _, f := range p.faults {
 		for _, prefix := range prefixes {
@@ -157,10 +157,10 @@ func (cmd doctorCommand) Run(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// examine looks at all areas at once, since any may hang, and yields what is found in one order.
+// examine runs all areas concurrently, since any may hang, and sends their findings in a fixed order.
 func (p *patient) examine(ctx context.Context) <-chan finding {
 	areas := []area{p.examineSettings, p.examineProcess, p.examineDatabase, p.examineBus, p.examineMail, p.examineInstance}
-	const most = 100 // findings of an area
+	const most = 100 // findings per area
 	found := make([]chan finding, len(areas))
 	for i, look := range areas {
 		found[i] = make(chan finding, most)
@@ -181,8 +181,8 @@ func (p *patient) examine(ctx context.Context) <-chan finding {
 	return all
 }
 
-// lines writes findings for people, each when it is there, so columns have fixed widths. Those that
-// were skipped for one reason share a line, which end writes at the latest.
+// lines writes findings for people, each as soon as it arrives, so columns have fixed widths. Consecutive
+// findings that were skipped for the same reason share a line. end writes the last of these lines.
 func lines(out io.Writer) (show func(finding), end func()) {
 	colours := logOutput{out}.isTerminal() && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	marks := map[level]string{fine: green, unwise: yellow, broken: red, skipped: faint}
@@ -219,7 +219,7 @@ func lines(out io.Writer) (show func(finding), end func()) {
 	return show, end
 }
 
-// also names what was skipped together with something.
+// also names the further checks that were skipped for the same reason.
 func also(names []string) string {
 	if len(names) == 0 {
 		return ""
@@ -227,7 +227,7 @@ func also(names []string) string {
 	return "; the same for " + strings.Join(names, ", ")
 }
 
-// brief is a duration as people read it.
+// brief formats a duration for people, rounded.
 func brief(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:
@@ -240,11 +240,12 @@ func brief(d time.Duration) string {
 
 const (
 	unwiseDrift = time.Second
-	// brokenDrift is from where on instances do not take each other's tokens.
+	// brokenDrift is the drift above which instances do not accept each other's tokens.
 	brokenDrift = token.Leeway
 )
 
-// drift tells how far another clock is from ours, which could not be told more exactly than within.
+// drift returns a finding about the difference between another clock and ours. within is the latency of
+// the measurement, which limits its precision.
 func drift(whose string, ahead, within time.Duration) finding {
 	const advice = "let NTP set both clocks (chronyc tracking, timedatectl)"
 	off := max(ahead, -ahead) - within/2

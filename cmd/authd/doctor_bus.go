@@ -20,13 +20,13 @@ import (
 	"github.com/zyotra/auth/mail"
 )
 
-// busWard is the bus.
+// busWard runs the checks of the bus.
 type busWard struct {
 	*patient
-	streams []events.StreamState // once they were looked at
+	streams []events.StreamState // set by lookAtStreams
 }
 
-// connectWithin is how long a server may take to let us in.
+// connectWithin is how long a server may take to accept a connection.
 const connectWithin = 3 * time.Second
 
 func (p *patient) examineBus(ctx context.Context, t tell) {
@@ -53,7 +53,7 @@ func (p *patient) examineBus(ctx context.Context, t tell) {
 	t.each(ctx, rest...)
 }
 
-// beyondServers are the inspections for which a server has to answer.
+// beyondServers returns the inspections that require a server that answers.
 func (w *busWard) beyondServers() (list []inspection) {
 	for _, role := range w.roles() {
 		list = append(list, inspection{"rights", func(ctx context.Context) finding { return w.rights(ctx, role) }})
@@ -71,7 +71,7 @@ func (w *busWard) beyondServers() (list []inspection) {
 	return append(list, inspection{"verifier", w.verifier}, inspection{"instances", w.instances})
 }
 
-// roles are those of the parts that serve would run.
+// roles returns the roles of the parts that serve would run.
 func (w *busWard) roles() []string {
 	roles := []string{embedded.Edge}
 	if w.Edge {
@@ -86,12 +86,13 @@ func (w *busWard) roles() []string {
 	return append([]string{embedded.Service, embedded.Relay}, roles...)
 }
 
-// isOneUser tells whether all parts are the same user to the server.
+// isOneUser reports whether all parts connect to the server as the same user.
 func (w *busWard) isOneUser() bool {
 	return w.config.natsURL != "" && !w.Edge && !w.eachHasItsRole()
 }
 
-// embeddedServer tells where one is that cannot be asked now.
+// embeddedServer reports whether an embedded server runs and can be reached. If not, the finding has the
+// reason.
 func (w *busWard) embeddedServer() (finding, bool) {
 	_, port, _ := net.SplitHostPort(w.NATSListen)
 	switch {
@@ -110,15 +111,15 @@ func (w *busWard) embeddedServer() (finding, bool) {
 }
 
 func (w *busWard) listenAddress() string {
-	host, port, _ := net.SplitHostPort(w.NATSListen) // it was checked
+	host, port, _ := net.SplitHostPort(w.NATSListen) // the address was checked
 	return net.JoinHostPort(reachable(host), port)
 }
 
-// connect connects in a role, as serve does, to all servers or to one of them.
+// connect connects in a role, as serve does: to the server at the URL to, or to any server if to is "".
 func (w *busWard) connect(role string, to string) (*nats.Conn, error) {
 	options := []nats.Option{
 		nats.Name("authd doctor"), nats.Timeout(connectWithin), nats.NoReconnect(), nats.CustomInboxPrefix("_INBOX_" + role),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // else it goes to standard error
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // the default handler writes to standard error
 	}
 	if w.config.natsURL == "" {
 		return bus.Connect("nats://"+w.listenAddress(), append(options, embedded.Credentials(filepath.Join(w.DataDir, "nats"), role))...)
@@ -136,7 +137,7 @@ func (w *busWard) connect(role string, to string) (*nats.Conn, error) {
 	return bus.Connect(to, append(options, credentials...)...)
 }
 
-// as runs look with a connection in a role, whose errors end ctx.
+// as runs look with a connection in a role. A permission violation on that connection cancels ctx.
 func (w *busWard) as(ctx context.Context, role string, look func(context.Context, *nats.Conn) finding) finding {
 	conn, err := w.connect(role, "")
 	if err != nil {
@@ -164,7 +165,7 @@ func (w *busWard) notConnected(err error) finding {
 	return bad("see that it runs and can be reached from here, and that NATS_URL is right", "%s", err)
 }
 
-// servers asks each server of NATS_URL by itself.
+// servers checks each server of NATS_URL separately, or the embedded server if NATS_URL is empty.
 func (w *busWard) servers(context.Context) finding {
 	urls := strings.Split(w.config.natsURL, ",")
 	if w.config.natsURL == "" {
@@ -179,7 +180,7 @@ func (w *busWard) servers(context.Context) finding {
 	return together(findings)
 }
 
-// together is one finding of several of the same kind: as bad as the worst, unless some will do.
+// together merges findings of the same kind: it fails if all failed, and warns if some failed or warned.
 func together(all []finding) finding {
 	var sum finding
 	var said []string
@@ -226,7 +227,7 @@ func (w *busWard) server(one string) finding {
 	return doubtful("give the servers certificates, and set NATS_TLS_CA", "%s, without TLS: passwords go over the network as they are", found)
 }
 
-// rights asks the server what our user may.
+// rights requests the user's rights from the server and checks them against those that the role needs.
 func (w *busWard) rights(ctx context.Context, role string) finding {
 	return w.as(ctx, role, func(ctx context.Context, conn *nats.Conn) finding {
 		reply, err := conn.RequestWithContext(ctx, embedded.RightsSubject, nil)
@@ -281,7 +282,7 @@ func (w *busWard) jetStream(ctx context.Context) finding {
 	})
 }
 
-// replicas is how many copies of a stream serve would make.
+// replicas returns the number of copies of a stream that serve would create.
 func (w *busWard) replicas(conn *nats.Conn) int {
 	if len(conn.Servers()) >= clusterSize {
 		return clusterSize
@@ -289,7 +290,7 @@ func (w *busWard) replicas(conn *nats.Conn) int {
 	return 1
 }
 
-// lookAtStreams fetches the state of all, for those inspections that follow.
+// lookAtStreams fetches the state of all streams, for the inspections that follow.
 func (w *busWard) lookAtStreams(ctx context.Context) finding {
 	return w.as(ctx, embedded.Relay, func(ctx context.Context, conn *nats.Conn) finding {
 		js, err := jetstream.New(conn)
@@ -342,7 +343,7 @@ func (w *busWard) clock(context.Context) finding {
 }
 
 const (
-	unwiseMailAge = 15 * time.Minute // the third try
+	unwiseMailAge = 15 * time.Minute // the third attempt
 	brokenMailAge = 6 * time.Hour
 )
 
@@ -373,7 +374,7 @@ func (w *busWard) mailQueue(ctx context.Context) finding {
 	})
 }
 
-// verifier follows keys and revocations as every service does.
+// verifier checks that keys and revocations can be read over the bus, as every verifier reads them.
 func (w *busWard) verifier(ctx context.Context) finding {
 	role := w.roles()[0]
 	return w.as(ctx, role, func(ctx context.Context, conn *nats.Conn) finding {
@@ -395,7 +396,7 @@ func (w *busWard) verifier(ctx context.Context) finding {
 	})
 }
 
-// instances asks all that answer for their versions, which operators may.
+// instances checks the versions of all instances that answer, which requires the rights of the role admin.
 func (w *busWard) instances(ctx context.Context) finding {
 	if w.Edge {
 		return skip("an edge may not ask who answers")

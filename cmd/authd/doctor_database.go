@@ -15,7 +15,7 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// databaseWard is the database and what the service keeps there.
+// databaseWard runs the checks of the database and of the service's data in it.
 type databaseWard struct {
 	*patient
 	store     *persistence.Store
@@ -49,7 +49,7 @@ func (p *patient) examineDatabase(ctx context.Context, t tell) {
 	t.each(ctx, kept...)
 }
 
-// ofItsKind is what to look at of one kind of database alone.
+// ofItsKind returns the inspections that apply only to the configured kind of database.
 func (w *databaseWard) ofItsKind() []inspection {
 	if isPostgres(w.config.databaseURL) {
 		return []inspection{{"encryption", w.encryption}, {"durability", w.durability}, {"connections", w.connections}, {"database clock", w.clock}}
@@ -85,7 +85,7 @@ func (w *databaseWard) open(ctx context.Context) finding {
 	return good("%s at %s answers in %s", c.Version, at, brief(c.Latency))
 }
 
-// lockedDatabase tells who uses an SQLite file.
+// lockedDatabase returns a finding that names the process that uses an SQLite file, if there is one.
 func lockedDatabase(version, path string) finding {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -96,7 +96,7 @@ func lockedDatabase(version, path string) finding {
 	return good("%s in %s", version, path)
 }
 
-// where names the database without what its URL may hold of secrets, and the path of a file.
+// where returns a name of the database without the secrets of its URL, and the path of an SQLite file.
 func (w *databaseWard) where() (at, path string) {
 	if path, ok := strings.CutPrefix(w.config.databaseURL, "sqlite://"); ok {
 		return path, path
@@ -183,7 +183,8 @@ func (w *databaseWard) schema(ctx context.Context) finding {
 	return good("all migrations are applied: %d", len(steps))
 }
 
-// master finds the master secret, where serve does. Nothing is generated.
+// master returns the master secret from the sources that serve reads, or nil and a finding with the
+// reason. It generates nothing.
 func (w *databaseWard) master() (secret.Keys, finding) {
 	if name, wrong := w.isWrong("SECRET_KEY"); wrong {
 		return nil, skip("%s is wrong", name)
@@ -213,7 +214,7 @@ func (w *databaseWard) secretKey(ctx context.Context) finding {
 	return w.spare(ctx, secrets, found)
 }
 
-// spare tells of two master secrets whether the second is still of use.
+// spare returns a finding about whether the second of two master secrets is still needed.
 func (w *databaseWard) spare(ctx context.Context, secrets *keyring.Secrets, found keyring.Sealing) finding {
 	needed, err := secrets.NeedsAll(ctx)
 	switch {
@@ -245,7 +246,7 @@ func (w *databaseWard) signingKeys(ctx context.Context) finding {
 	return bad("run \"authd keys rotate --now\"", "none signs now: an instance's clock was ahead, or the key was withdrawn")
 }
 
-// late is how long after its time the next key may come: instances look every few seconds.
+// late is how long after its due time the next key may appear: instances check every few seconds.
 const late = time.Hour
 
 func (w *databaseWard) signing(key keyring.StoredKey) finding {
@@ -259,7 +260,7 @@ func (w *databaseWard) signing(key keyring.StoredKey) finding {
 	return good("%s signs since %s; the next takes over on %s", key.ID, when(key.ActiveFrom), when(next))
 }
 
-// addresses looks for accounts that no login finds, since another account has their address.
+// addresses checks for accounts that no login finds, since another account has their address.
 func (w *databaseWard) addresses(ctx context.Context) finding {
 	list, err := migrations.Collisions(ctx, w.store.DB())
 	switch {
@@ -289,7 +290,7 @@ func (w *databaseWard) revocations(ctx context.Context) finding {
 }
 
 const (
-	unwiseBacklog = time.Minute // several tries of the relay
+	unwiseBacklog = time.Minute // several attempts of the relay
 	brokenBacklog = 10 * time.Minute
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/zyotra/auth/mail"
 )
 
-// examineMail looks at where mails go.
+// examineMail checks the mail server.
 func (p *patient) examineMail(ctx context.Context, t tell) {
 	if p.Edge {
 		return
@@ -46,7 +46,7 @@ func (p *patient) mailServer(ctx context.Context) finding {
 	return good("%s lets us in; no mail was sent", smtp.String())
 }
 
-// examineInstance asks the instance on this machine how it is.
+// examineInstance checks the health of the instance on this machine.
 func (p *patient) examineInstance(ctx context.Context, t tell) {
 	if name, wrong := p.isWrong("HOST", "PORT", "METRICS_ADDR"); wrong {
 		t.none(name+" is wrong", inspection{"this instance", nil})
@@ -75,7 +75,8 @@ func (p *patient) instance(ctx context.Context) finding {
 	return skip("none answers at %s: \"authd serve\" starts one", listed(asked))
 }
 
-// askInstance tells of what listens at url, if something does.
+// askInstance checks the health of the process that listens at url. isThere is false if url refuses the
+// connection.
 func (p *patient) askInstance(ctx context.Context, url string) (f finding, isThere bool) {
 	alive, err := readyAnswer(ctx, url+"/healthz")
 	switch {
@@ -100,7 +101,7 @@ func (p *patient) askInstance(ctx context.Context, url string) (f finding, isThe
 	return good("%s lives and is ready", url), true
 }
 
-// probed is what /healthz or /readyz answers, be it a problem.
+// probed is a response of /healthz or /readyz, which may be a problem document.
 type probed struct {
 	Status   status
 	Degraded []string
@@ -114,12 +115,12 @@ func (p probed) parts() (names []string) {
 	return names
 }
 
-// status is a word, or the number that a problem has.
+// status is the status word of a response; "" for the numeric status of a problem document.
 type status string
 
 func (s *status) UnmarshalJSON(data []byte) error {
 	*s = ""
-	_ = json.Unmarshal(data, (*string)(s)) // a number is none of the words
+	_ = json.Unmarshal(data, (*string)(s)) // a number leaves it empty
 	return nil
 }
 
@@ -137,6 +138,6 @@ func readyAnswer(ctx context.Context, url string) (p probed, err error) {
 	if err != nil {
 		return p, err
 	}
-	_ = json.Unmarshal(content, &p) // what is no JSON is no authd, which is told by that
+	_ = json.Unmarshal(content, &p) // a response that is not JSON has no status, so it does not come from an authd
 	return p, nil
 }

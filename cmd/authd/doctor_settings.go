@@ -20,8 +20,8 @@ import (
 	"github.com/zyotra/auth/internal/password"
 )
 
-// checkAll finds all wrong settings, where the start ends at the first: each one that is wrong is
-// put back to its default, and the rest is looked at again. It returns what that leaves.
+// checkAll finds all wrong settings, whereas serve stops at the first: it resets each wrong setting to its
+// default and checks the rest again. It returns the resulting settings and the errors.
 func (cmd doctorCommand) checkAll() (s serveSettings, c config, faults []*settingError) {
 	s = cmd.serveSettings
 	for {
@@ -35,12 +35,12 @@ func (cmd doctorCommand) checkAll() (s serveSettings, c config, faults []*settin
 		}
 		faults = append(faults, wrong)
 		if !restore(reflect.ValueOf(&s).Elem(), wrong.name) {
-			return s, c, faults // what is required and not there has no default
+			return s, c, faults // a required setting that is absent has no default
 		}
 	}
 }
 
-// checkOnce is what the start checks before it opens anything.
+// checkOnce checks the settings as serve does before it opens any part.
 func (cmd doctorCommand) checkOnce(s serveSettings) (config, error) {
 	if _, _, err := s.logger(logOutput{io.Discard}); err != nil {
 		return config{}, err
@@ -78,7 +78,7 @@ func (cmd doctorCommand) checkOnce(s serveSettings) (config, error) {
 	return c, s.block(hasher)
 }
 
-// restore gives a setting its default, and tells whether that changes anything.
+// restore resets a setting to its default, and reports whether that changes its value.
 func restore(settings reflect.Value, name string) bool {
 	for i := range settings.NumField() {
 		field, value := settings.Type().Field(i), settings.Field(i)
@@ -94,7 +94,7 @@ func restore(settings reflect.Value, name string) bool {
 	return false
 }
 
-// examineSettings tells what is wrong with the settings, and what is not wise.
+// examineSettings reports wrong and unwise settings.
 func (p *patient) examineSettings(ctx context.Context, t tell) {
 	t.one(ctx, inspection{".env", p.envFile})
 	for _, f := range p.faults {
@@ -120,11 +120,11 @@ func (p *patient) examineSettings(ctx context.Context, t tell) {
 	}
 }
 
-// hasSecrets are variables that may hold one.
+// hasSecrets lists the variables that may contain a secret.
 var hasSecrets = []string{"SECRET_KEY", "ACCESS_TOKEN_SECRET", "REFRESH_TOKEN_SECRET", "DATABASE_URL", "NATS_URL", "SMTP_URL"}
 
 func (p *patient) envFile(context.Context) finding {
-	variables, err := readEnvFile() // it was read at the start, so it can be
+	variables, err := readEnvFile() // the start of the program has read it already
 	if errors.Is(err, os.ErrNotExist) {
 		return good("there is none here: settings come from flags and the environment")
 	}
@@ -144,7 +144,7 @@ func (p *patient) envFile(context.Context) finding {
 
 type namedFile struct{ name, path string }
 
-// secretFiles are those that settings name.
+// secretFiles returns the files with secrets that settings name; for a directory, its .nk and .creds files.
 func (p *patient) secretFiles() (files []namedFile) {
 	for _, f := range []namedFile{{"SECRET_KEY_FILE", p.SecretKeyFile}, {"NATS_CREDS", p.NATSCreds}, {"NATS_NKEY_SEED_FILE", p.NATSNKeySeedFile}} {
 		if f.path == "" {
@@ -154,7 +154,7 @@ func (p *patient) secretFiles() (files []namedFile) {
 			files = append(files, f)
 			continue
 		}
-		within, _ := filepath.Glob(filepath.Join(f.path, "*")) // the pattern is none that fails
+		within, _ := filepath.Glob(filepath.Join(f.path, "*")) // a malformed pattern matches no files
 		for _, path := range within {
 			if filepath.Ext(path) == ".nk" || filepath.Ext(path) == ".creds" {
 				files = append(files, namedFile{f.name, path})
@@ -207,7 +207,7 @@ func (p *patient) origins() finding {
 	return good("")
 }
 
-// slowHash is what a login may take of a core without people noticing.
+// slowHash is the core time that a login may take without users noticing.
 const slowHash = 500 * time.Millisecond
 
 func (p *patient) hashing() finding {
@@ -233,7 +233,7 @@ func (p *patient) rotation() finding {
 	return good("")
 }
 
-// examineProcess looks at this machine.
+// examineProcess checks the open-file limit, the data directory and the disk of this machine.
 func (p *patient) examineProcess(ctx context.Context, t tell) {
 	t.one(ctx, inspection{"open files", p.openFiles})
 	if !p.usesDataDir() {
@@ -246,7 +246,7 @@ func (p *patient) examineProcess(ctx context.Context, t tell) {
 	t.each(ctx, inspection{"data directory", p.dataDirectory}, inspection{"disk", p.disk})
 }
 
-// enoughFiles is for the most connections of the embedded server, and as many over HTTP.
+// enoughFiles covers the maximum connections of the embedded server, and as many over HTTP.
 const enoughFiles = 8192
 
 func (p *patient) openFiles(context.Context) finding {
@@ -260,7 +260,7 @@ func (p *patient) openFiles(context.Context) finding {
 	return good("a process may open %d", most)
 }
 
-// usesDataDir is where serve opens it.
+// usesDataDir reports whether serve would open the data directory.
 func (p *patient) usesDataDir() bool {
 	return !p.Edge && (p.config.natsURL == "" || !isPostgres(p.config.databaseURL))
 }
@@ -293,7 +293,7 @@ func (p *patient) dataDirectory(context.Context) finding {
 	return good("%s is its owner's alone, and no authd uses it now", p.DataDir)
 }
 
-// isHeld tells whether a process holds a lock. For a moment it shares it.
+// isHeld reports whether a process holds a lock. It shares a free lock for a moment.
 func isHeld(name string) (bool, error) {
 	lock := flock.New(name, flock.SetFlag(os.O_RDONLY))
 	free, err := lock.TryRLock()
@@ -303,7 +303,7 @@ func isHeld(name string) (bool, error) {
 	return !free && err == nil, errors.Join(err, lock.Close())
 }
 
-// runsHere tells whether an authd has the data directory.
+// runsHere reports whether an authd uses the data directory.
 func (p *patient) runsHere() bool {
 	held, err := isHeld(filepath.Join(p.DataDir, lockName))
 	return err == nil && held && p.usesDataDir()
@@ -311,7 +311,7 @@ func (p *patient) runsHere() bool {
 
 const (
 	littleSpace = 2 << 30   // less than the streams may grow by
-	tooLittle   = 128 << 20 // from where on a busy hour may fill it
+	tooLittle   = 128 << 20 // an hour of high load may fill it
 )
 
 func (p *patient) disk(context.Context) finding {
@@ -344,7 +344,7 @@ func bytesText(n uint64) string {
 	return strings.TrimSuffix(fmt.Sprintf("%.1f", value), ".0") + " " + units[unit]
 }
 
-// listed is a list of names for one line.
+// listed joins names for one line. It sorts them and removes duplicates.
 func listed(names []string) string {
 	slices.Sort(names)
 	return strings.Join(slices.Compact(names), ", ")

@@ -10,13 +10,14 @@ import (
 	"unicode/utf8"
 )
 
-// envFileName is the file of settings in the working directory.
+// envFileName is the name of the settings file in the working directory.
 const envFileName = ".env"
 
-// byteOrderMark begins files that some editors write.
+// byteOrderMark is the prefix that some editors write to files.
 var byteOrderMark = []byte("\ufeff")
 
-// loadEnvFile reads the file of settings, if there is one; variables that are set already stay.
+// loadEnvFile sets the variables of the settings file, if there is one. Variables that are already set
+// keep their values.
 func loadEnvFile() error {
 	variables, err := readEnvFile()
 	if errors.Is(err, os.ErrNotExist) {
@@ -36,7 +37,7 @@ func loadEnvFile() error {
 	return nil
 }
 
-// readEnvFile returns the variables of the file. Its errors repeat nothing of the file.
+// readEnvFile returns the variables of the file. Its errors contain no text of the file.
 func readEnvFile() (map[string]string, error) {
 	content, err := os.ReadFile(envFileName)
 	if errors.Is(err, os.ErrPermission) {
@@ -60,12 +61,12 @@ func readEnvFile() (map[string]string, error) {
 	return variables, nil
 }
 
-// variableName is the name of a variable (POSIX.1-2017 §8.1).
+// variableName matches the name of a variable (POSIX.1-2017 §8.1).
 var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// parseEnvLine reads a line of the file; name is "" if it sets nothing. A value means what it says:
-// nothing in it is expanded. Where systemd's EnvironmentFile, Docker's env_file and shells
-// read a value differently, as with backslashes, it is refused unless single quotes enclose it.
+// parseEnvLine parses a line of the file; name is "" if the line sets no variable. Values are literal:
+// nothing in them is expanded. It returns an error for a value that systemd's EnvironmentFile, Docker's
+// env_file and shells read differently, such as one with backslashes, unless single quotes enclose it.
 func parseEnvLine(line string) (name, value string, err error) {
 	if !utf8.ValidString(line) || strings.ContainsRune(line, 0) {
 		return "", "", errors.New("is not text in UTF-8: write random bytes in base64")

@@ -65,15 +65,15 @@ func (cmd eventsTail) Run(ctx context.Context, out io.Writer) error {
 	return err
 }
 
-// adminSettings say where the bus is that operators ask on.
+// adminSettings are the settings of commands that connect to the bus as an operator.
 type adminSettings struct {
 	natsSettings
 
 	DataDir string `env:"DATA_DIR" default:"./data" placeholder:"DIR" help:"Where the embedded server keeps its keys."`
 }
 
-// connectAsAdmin connects to a bus that others use: the external cluster, or the embedded
-// server of a running instance with the key in its directory.
+// connectAsAdmin connects in the role admin to the bus of running instances: the external cluster, or
+// the embedded server of an instance with the key in its data directory.
 func (s adminSettings) connectAsAdmin() (*nats.Conn, error) {
 	if err := s.checkNATS(); err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (s adminSettings) connectAsAdmin() (*nats.Conn, error) {
 	return conn, err
 }
 
-// pastTime reads a time or how long ago it was; "" is the zero time.
+// pastTime parses a time (RFC 3339) or a duration before now; "" is the zero time.
 func pastTime(text string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -120,7 +120,7 @@ func pastTime(text string) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-// The colours of events (ECMA-48 §8.3.117).
+// The control sequences of colours (ECMA-48 §8.3.117).
 const (
 	unmarked = "\x1b[0m"
 	faint    = "\x1b[2m"
@@ -144,7 +144,8 @@ func eventLines(out io.Writer) func(any) error {
 	}
 }
 
-// colour is by what an event does: something begins, ends or changes.
+// colour returns the colour of an event type: green if something begins, red if it ends, yellow if it
+// changes.
 func colour(kind string) string {
 	switch kind {
 	case events.UserRegistered{}.Type(), events.UserEnabled{}.Type(), events.SessionCreated{}.Type():
@@ -155,7 +156,7 @@ func colour(kind string) string {
 	return yellow
 }
 
-// summary writes the members of an event's data but the user's id, which is its subject.
+// summary formats the members of an event's data except the user's id, which is the event's subject.
 func summary(data json.RawMessage) string {
 	d := json.NewDecoder(bytes.NewReader(data))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
@@ -178,7 +179,7 @@ func summary(data json.RawMessage) string {
 	return printable(strings.Join(parts, " "))
 }
 
-// short is a value without the quotes that a string does not need.
+// short formats a value, and quotes a string only if necessary.
 func short(value json.RawMessage) string {
 	var s string
 	switch {
@@ -190,7 +191,8 @@ func short(value json.RawMessage) string {
 	return s
 }
 
-// printable keeps what people send from moving the cursor or changing the terminal.
+// printable replaces characters that are not printable, so that text from users cannot move the cursor
+// or change the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// healthcheckCommand is "authd healthcheck": for containers, which hold nothing else that
-// could ask.
+// healthcheckCommand is "authd healthcheck", for containers, which contain no other program that
+// could request /readyz.
 type healthcheckCommand struct {
 	URL         string `arg:"" optional:"" help:"What to ask. Without it: /readyz of the edge on HOST and PORT, or on METRICS_ADDR if there is no edge."`
 	Host        string `env:"HOST" default:"127.0.0.1" placeholder:"ADDRESS" help:"Address of the edge."`
@@ -32,7 +32,7 @@ func (h healthcheckCommand) Run(ctx context.Context) error {
 	return err
 }
 
-// askReady returns nil if the answer is 200.
+// askReady requests url and returns nil if the status is 200.
 func askReady(ctx context.Context, url string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -49,7 +49,8 @@ func askReady(ctx context.Context, url string) error {
 	return nil
 }
 
-// reachable is where one finds what listens on host: on all addresses is on loopback too.
+// reachable returns the address at which a client on this machine reaches a listener on host: a listener
+// on all addresses includes loopback.
 func reachable(host string) string {
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		return "127.0.0.1"

@@ -35,7 +35,7 @@ type importCommand struct {
 	WithoutPassword bool `help:"Import accounts whose password is missing or of an unknown scheme without it. Their owners set one by mail."`
 }
 
-// Run imports, and tells how it went. Nothing it prints is personal.
+// Run imports accounts and prints the result. The output contains no personal data.
 func (cmd importCommand) Run(ctx context.Context, stdout io.Writer, out logOutput) (err error) {
 	source, err := cmd.openSource(ctx)
 	if err != nil {
@@ -53,7 +53,7 @@ func (cmd importCommand) Run(ctx context.Context, stdout io.Writer, out logOutpu
 	}
 	defer func() { err = errors.Join(err, report.close()) }()
 	if !cmd.DryRun {
-		// Nobody who registers meanwhile gets an id that is still to come.
+		// A registration during the import must not get the id of an account yet to be imported.
 		if err := store.ReserveIDs(ctx, source.maxID); err != nil {
 			return fmt.Errorf("DATABASE_URL: %w", err)
 		}
@@ -65,7 +65,7 @@ func (cmd importCommand) Run(ctx context.Context, stdout io.Writer, out logOutpu
 	return errors.Join(cmd.tell(stdout, counts, report, progress.rate(counts)), cmd.outcome(counts, err))
 }
 
-// tell prints what was done.
+// tell prints the result.
 func (cmd importCommand) tell(stdout io.Writer, c handlers.ImportCounts, report *report, rate int) error {
 	var text strings.Builder
 	if cmd.DryRun {
@@ -77,7 +77,7 @@ func (cmd importCommand) tell(stdout io.Writer, c handlers.ImportCounts, report 
 	return err
 }
 
-// outcome is how the import ended, for the exit code.
+// outcome returns the error of the import, which determines the exit code.
 func (cmd importCommand) outcome(c handlers.ImportCounts, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -90,11 +90,11 @@ func (cmd importCommand) outcome(c handlers.ImportCounts, err error) error {
 	return nil
 }
 
-// source is where accounts come from.
+// source provides the accounts to import.
 type source struct {
 	next  handlers.Source
-	total int         // 0 if that is not known
-	maxID auth.UserID // 0 if that is not known
+	total int         // 0 if unknown
+	maxID auth.UserID // 0 if unknown
 	close func() error
 }
 
@@ -168,10 +168,10 @@ func fromLine(a jsonl.Account, line int) handlers.Candidate {
 	return c
 }
 
-// target is the database that is imported into.
+// target is the database that receives the accounts.
 type target struct {
 	*persistence.Store
-	scratch string // a directory that goes when it is closed
+	scratch string // a directory that Close removes; "" if there is none
 }
 
 func (t *target) Close() error {
@@ -182,9 +182,9 @@ func (t *target) Close() error {
 	return err
 }
 
-// openTarget opens the database of the settings, beside an authd that may be running on it,
-// and makes it if serve would. A dry run makes nothing: where there is no file yet, it runs
-// on one of its own.
+// openTarget opens the database of the settings, which a running authd may also use, and creates it
+// if serve would. A dry run does not create it: if the file does not exist, the dry run uses a
+// temporary one.
 func (cmd importCommand) openTarget(ctx context.Context) (*target, error) {
 	url, err := cmd.url()
 	if err != nil {
@@ -214,7 +214,8 @@ func (cmd importCommand) openTarget(ctx context.Context) (*target, error) {
 	return t, nil
 }
 
-// checkSchema makes sure that the schema is the one this binary knows.
+// checkSchema returns an error unless the schema is the one that this binary knows. It applies missing
+// migrations to a file, or with --migrate; in a dry run only to a temporary file.
 func (cmd importCommand) checkSchema(ctx context.Context, t *target, isFile bool) error {
 	err := migrations.Check(ctx, t.DB())
 	switch {
@@ -232,7 +233,8 @@ func (cmd importCommand) checkSchema(ctx context.Context, t *target, isFile bool
 	return err
 }
 
-// migrateFile migrates while no authd has the directory: an older one could run on it.
+// migrateFile migrates while it holds the lock of the data directory, so that no older authd uses the
+// file.
 func (cmd importCommand) migrateFile(ctx context.Context, t *target) error {
 	dir, err := openDataDir(cmd.DataDir)
 	if err != nil {
@@ -242,10 +244,10 @@ func (cmd importCommand) migrateFile(ctx context.Context, t *target) error {
 	return errors.Join(err, dir.close())
 }
 
-// shownSkips is how many skipped accounts are printed.
+// shownSkips is the maximum number of skipped accounts to print.
 const shownSkips = 20
 
-// report keeps the first of the skipped accounts, counts them by reason, and writes all to a
+// report keeps the first skipped accounts, counts all of them by reason, and writes all of them to a
 // file if there is one.
 type report struct {
 	first   []handlers.Skip
@@ -288,7 +290,7 @@ func (r *report) add(s handlers.Skip) error {
 	return nil
 }
 
-// print lists the first skipped accounts, and how many there are for each reason.
+// print lists the first skipped accounts, and the number of accounts for each reason.
 func (r *report) print(out io.Writer) {
 	for _, s := range r.first {
 		switch {
@@ -312,14 +314,14 @@ func (r *report) print(out io.Writer) {
 	}
 }
 
-// progressEvery is how often progress is told where lines stay.
+// progressEvery is the interval between lines of progress if the output is not a terminal.
 const progressEvery = 5 * time.Second
 
-// progress tells how far it is: on a terminal in one line that is written over and over,
-// elsewhere in a line now and then.
+// progress reports the progress of an import: on a terminal it rewrites one line, otherwise it
+// writes a line every progressEvery.
 type progress struct {
 	out   logOutput
-	total int // 0 if that is not known
+	total int // 0 if unknown
 	began time.Time
 	told  time.Time
 }
@@ -348,7 +350,7 @@ func (p *progress) line(c handlers.ImportCounts) string {
 	return fmt.Sprintf("%d%s read, %d imported, %d skipped, %d a second", c.Read, of, c.Imported, c.Skipped, p.rate(c))
 }
 
-// end leaves the line as it was.
+// end clears the line on a terminal.
 func (p *progress) end() {
 	if p.out.isTerminal() {
 		fmt.Fprint(p.out, "\r\x1b[K")

@@ -83,7 +83,7 @@ func verifiesUntil(key keyring.StoredKey) string {
 	case key.State == keyring.KeyRetired:
 		return "retired " + when(key.RetiredAt)
 	case key.VerifiesUntil.IsZero():
-		return "-" // nothing follows it yet
+		return "-" // no key follows it yet
 	}
 	return when(key.VerifiesUntil)
 }
@@ -146,7 +146,8 @@ func (cmd keysReseal) Run(ctx context.Context, out io.Writer) error {
 	})
 }
 
-// withKeys runs fn with the signing keys of the settings' database.
+// withKeys runs fn with the signing keys of the settings' database. It returns an error if
+// ACCESS_TOKEN_SECRET replaces them.
 func (s keysSettings) withKeys(ctx context.Context, fn func(*keyring.Keys) error) error {
 	ttl, err := s.accessTTL()
 	if err != nil {
@@ -160,7 +161,7 @@ func (s keysSettings) withKeys(ctx context.Context, fn func(*keyring.Keys) error
 	})
 }
 
-// Run needs the master secret alone, not the database.
+// Run requires only the master secret, not the database.
 func (cmd keysMailKey) Run(out io.Writer) error {
 	url, err := cmd.url()
 	if err != nil {
@@ -191,14 +192,14 @@ func (s keysSettings) withSecrets(ctx context.Context, fn func(*keyring.Secrets)
 	})
 }
 
-// withStore runs fn on the settings' database, which may be in use.
+// withStore runs fn on the settings' database, which running instances may also use.
 func (s databaseSettings) withStore(ctx context.Context, fn func(*persistence.Store) error) (err error) {
 	url, err := s.url()
 	if err != nil {
 		return err
 	}
 	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
-		if _, err := os.Stat(path); err != nil { // opening would make it
+		if _, err := os.Stat(path); err != nil { // opening the store would create the file
 			return fmt.Errorf("no database at %s: %s", path, reason(err))
 		}
 	}
@@ -213,7 +214,7 @@ func (s databaseSettings) withStore(ctx context.Context, fn func(*persistence.St
 	return fn(store)
 }
 
-// masterKeys finds the master secret, where serve does.
+// masterKeys returns the master secret from the sources that serve reads. It generates nothing.
 func (s keysSettings) masterKeys(url string) (secret.Keys, error) {
 	keys, err := s.secretKeys()
 	switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/zyotra/auth/internal/trace"
 )
 
-// requestLog adds to each record which request, and which trace, it belongs to.
+// requestLog adds the ids of the request and of the trace to each record.
 type requestLog struct{ slog.Handler }
 
 func (h requestLog) Handle(ctx context.Context, r slog.Record) error {

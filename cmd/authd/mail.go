@@ -21,8 +21,8 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// mailCommand is "authd mail". It asks the bus, in the role admin; what it puts back goes into the
-// database, and leaves that as every mail does.
+// mailCommand is "authd mail". It connects to the bus in the role admin. It puts abandoned mails back
+// into the outbox of the database, from which the relay publishes them like every mail.
 type mailCommand struct {
 	Status  mailStatus  `cmd:"" help:"Show how many mails wait, and how many were given up."`
 	Failed  mailFailed  `cmd:"" help:"Show the mails that were given up, the oldest first."`
@@ -52,7 +52,7 @@ type (
 	}
 )
 
-// onMails runs fn with the streams of mails of a running bus.
+// onMails runs fn with the JetStream of a running bus, which has the streams of mails.
 func (s adminSettings) onMails(ctx context.Context, fn func(context.Context, jetstream.JetStream) error) error {
 	return s.asOperator(ctx, func(ctx context.Context, conn *nats.Conn) error {
 		js, err := jetstream.New(conn)
@@ -99,13 +99,13 @@ func (cmd mailFailed) Run(ctx context.Context, out io.Writer) error {
 	}
 	return cmd.onMails(ctx, func(ctx context.Context, js jetstream.JetStream) error {
 		return mail.FailedMails(ctx, js, func(_ uint64, f mail.Failed) error {
-			f.Sealed = nil // of no use to anybody who reads
+			f.Sealed = nil // of no use to the reader
 			return show(f)
 		})
 	})
 }
 
-// failedLines writes mails that were given up for people.
+// failedLines writes abandoned mails for people.
 func failedLines(out io.Writer) func(mail.Failed) error {
 	const columns = "%-36s  %-20s  %-16s  %-8s  %s"
 	head := false
@@ -136,7 +136,7 @@ func (cmd mailRetry) Run(ctx context.Context, out io.Writer) error {
 	})
 }
 
-// retry puts back what is asked for, and says so.
+// retry puts the requested mails back, and prints their number.
 func (cmd mailRetry) retry(ctx context.Context, out io.Writer, store *persistence.Store, js jetstream.JetStream) error {
 	retried, expired, unreadable := 0, 0, 0
 	err := mail.FailedMails(ctx, js, func(sequence uint64, f mail.Failed) error {
@@ -170,7 +170,7 @@ func (cmd mailRetry) retry(ctx context.Context, out io.Writer, store *persistenc
 	return err
 }
 
-// putBack asks for a mail once more. It waits sealed again, as it is: a running instance opens it.
+// putBack requests a mail again. The outbox stores the mail as it is, sealed; a running instance opens it.
 func putBack(ctx context.Context, store *persistence.Store, f mail.Failed) error {
 	return store.Tx(ctx, func(ctx context.Context, tx *persistence.Store) error {
 		return tx.Emit(ctx, time.Now().UTC().Truncate(time.Microsecond), events.MailRequested{UserID: f.UserID, Sealed: f.Sealed})
@@ -204,7 +204,7 @@ func (cmd mailPreview) Run(out io.Writer) error {
 	return err
 }
 
-// writeLetter writes a letter's text, with its subject, and its HTML.
+// writeLetter writes a letter's text, with its subject, to file.txt and its HTML to file.html.
 func writeLetter(file string, l mail.Letter) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err

@@ -1,29 +1,34 @@
 // Command authd is the service: accounts, sessions and tokens over NATS, with an HTTP edge.
 //
-// "authd" alone runs everything in one process on nothing but itself; settings and the
-// commands beside "serve" are told by "authd --help". The command line, the settings and the
-// wiring are all that is here:
+// Without arguments, "authd" runs all parts in one process and requires no other server. "authd --help"
+// lists the settings and the commands other than "serve". This package contains only the command line,
+// the settings and the wiring:
 //
 //	main.go      the commands, signals and exit codes
-//	settings.go  every setting: its name, default, check and example
+//	settings.go  every setting, with settings_*.go: its name, default, check and example
 //	envfile.go   settings from a file .env
-//	serve.go     which parts run, how they are joined, in what order they stop
-//	clock.go     what time it is
-//	log.go       which request a line of the log is about
-//	tracing.go   where traces go
+//	serve.go     the running parts, and the order in which they stop
+//	wiring.go    how the parts are opened and joined
+//	subjects.go  the subjects and the methods that answer them
+//	connect.go   connections to the bus
+//	banner.go    the addresses of a service that is ready
+//	strangers.go  clients of the bus without credentials
+//	clock.go     the clock that all instances share
+//	log.go       the ids of requests and traces in the log
+//	tracing.go   the export of traces
 //	data.go      the data directory: modes, lock, the generated secret
 //	migrate.go   the schema
-//	keys.go      the signing keys and what seals them
-//	events.go    what happened
-//	outbox.go    what waits to be told
-//	mailer.go    how mails leave
-//	mail.go      what became of mails, and what they look like
-//	metrics.go   what is counted and shown to operators
-//	users.go     what operators do to accounts
-//	terminal.go  questions to whoever sits there
-//	import.go    accounts from elsewhere
-//	natsconfig.go  servers of NATS outside of this process
-//	doctor.go    what is wrong, and what to do
+//	keys.go      the signing keys and the secret that seals them
+//	events.go    the published events
+//	outbox.go    the events that wait to be published
+//	wiring_mail.go  the mailer and the operators' listener
+//	mail.go      the mail queue, abandoned mails, and previews of mails
+//	metrics.go   the metrics for operators
+//	users.go     operators' changes of accounts
+//	terminal.go  prompts on the terminal
+//	import.go    accounts from another service or a file
+//	natsconfig.go  the configuration of external NATS servers
+//	doctor.go    faults, and the recommended actions
 //	healthcheck.go  for containers
 package main
 
@@ -47,16 +52,16 @@ import (
 	"github.com/zyotra/auth/internal/clock"
 )
 
-// What "authd version" and the services protocol tell. A release stamps both by the linker
-// (-X main.version=…): a build from a checkout need not know of tags.
+// "authd version" reports version and commit, and the services protocol reports version. The linker sets
+// both for a release (-X main.version=…), so that a build from a checkout requires no tags.
 var (
 	version = "0.1.0" // semver.org
-	commit  string    // of the sources; "" if nobody said
+	commit  string    // of the sources; "" if the linker did not set it
 )
 
 // Exit codes.
 const (
-	exitStopped = 0 // as asked
+	exitStopped = 0 // success, or stopped on request
 	exitFailed  = 1
 	exitUsage   = 2 // wrong usage or setting
 )
@@ -86,7 +91,7 @@ func (versionCommand) Run(out io.Writer) error {
 	return err
 }
 
-// build tells what this binary was made of.
+// build returns the version and the commit of this binary, and the version and platform of Go.
 func build() string {
 	parts := []string{runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 	if from := revision(); from != "" {
@@ -95,7 +100,7 @@ func build() string {
 	return fmt.Sprintf("authd %s (%s)", version, strings.Join(parts, ", "))
 }
 
-// revision is the commit of the sources: as stamped, or as Go has noted it; "" if nobody knows.
+// revision returns the commit of the sources: set by the linker, or recorded by Go; "" if neither exists.
 func revision() string {
 	if commit != "" {
 		return commit
@@ -118,59 +123,59 @@ func revision() string {
 	return hash
 }
 
-// shortHash is how many digits of a commit are shown.
+// shortHash is the maximum number of digits to show of a commit that Go recorded.
 const shortHash = 12
 
 // settingError is a wrong setting.
 type settingError struct {
 	name    string // of the variable
-	fault   string // what is wrong with the value; never a secret's value
-	example string // a value that would do
+	fault   string // the fault of the value; it never contains the value of a secret
+	example string // a valid value
 }
 
 func (e *settingError) Error() string {
 	return fmt.Sprintf("%s %s; for example %s=%s", e.name, e.fault, e.name, e.example)
 }
 
-// cores is how many there are for this process, by its cgroup too.
+// cores is the number of cores available to this process, within the limit of its cgroup.
 var cores = runtime.GOMAXPROCS(0)
 
-// gcPercent is GOGC unless that is set.
+// gcPercent is the garbage collection target unless the environment sets GOGC.
 const gcPercent = 300
 
-// background lets hashing stand back behind everything else. In tests, where this program is
-// one of many in a process, it does not.
+// background gives hashing a lower priority than all other work. It is false in tests, which run
+// several instances of this program in one process.
 var background bool
 
-// machineClock makes the clock of this machine. Tests put it wrong.
+// machineClock creates the clock of this machine. Tests replace it with a wrong clock.
 var machineClock = clock.System
 
-// usageError is a command line that lacks something.
+// usageError reports an incomplete or contradictory command line.
 type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
 func main() {
 	background = true
-	// Collecting garbage stops those that hash, which takes until they get a core. The heap
-	// is small, so it may grow further before that.
+	// A garbage collection stops the hashing threads, which takes until they get a core. The heap
+	// is small, so it may grow further before a collection.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	os.Exit(program())
 }
 
-// program is run until a signal comes.
+// program executes the command line until a signal arrives. It returns the exit code.
 func program() int {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
+	if !signal.Ignored(syscall.SIGHUP) { // nohup makes the process ignore it
 		signals = append(signals, syscall.SIGHUP)
 	}
 	return run(untilSignal(signals...), os.Args[1:], os.Stdout, os.Stderr)
 }
 
-// untilSignal returns a context that the first of the signals ends. By then they have their
-// default action again, so a second one ends the process at once.
+// untilSignal returns a context that the first of the signals cancels. The signals then have their
+// default action again, so a second one ends the process immediately.
 func untilSignal(signals ...os.Signal) context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	received := make(chan os.Signal, 1)
@@ -183,7 +188,7 @@ func untilSignal(signals ...os.Signal) context.Context {
 	return ctx
 }
 
-// run is the whole program but for signals and exit. It returns the exit code.
+// run is the whole program except signals and exit. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err := loadEnvFile(); err != nil {
 		fmt.Fprintln(stderr, "authd:", err)
@@ -239,7 +244,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// oneLine writes an error that was joined from several, or brings lines of its own.
+// oneLine formats an error on one line, even if it joins several errors or contains line breaks.
 func oneLine(err error) string {
 	var parts []string
 	for part := range strings.Lines(err.Error()) {
@@ -248,7 +253,7 @@ func oneLine(err error) string {
 	return strings.Join(parts, "; ")
 }
 
-// exited unwinds kong after it has printed a help text: it expects its Exit not to return.
+// exited unwinds kong after it has printed a help text: kong expects its Exit not to return.
 type exited struct{}
 
 func parse(parser *kong.Kong, args []string) (command *kong.Context, done bool, err error) {
@@ -265,7 +270,7 @@ func parse(parser *kong.Kong, args []string) (command *kong.Context, done bool, 
 	return command, false, err
 }
 
-// unsetEmpty makes an empty variable the same as none, as compose files and shells write it.
+// unsetEmpty unsets empty variables: compose files and shells use them for variables that are not set.
 func unsetEmpty(node *kong.Node) {
 	for _, flag := range node.Flags {
 		for _, name := range flag.Envs {
@@ -279,7 +284,7 @@ func unsetEmpty(node *kong.Node) {
 	}
 }
 
-// checkText refuses settings that are not UTF-8, which would be changed on the way.
+// checkText returns an error for a setting that is not UTF-8, since processing would change its value.
 func checkText(node *kong.Node, args []string) error {
 	const fault, example = "is not text in UTF-8: write random bytes in base64", exampleSecret
 	for _, arg := range args {
@@ -302,7 +307,7 @@ func checkText(node *kong.Node, args []string) error {
 	return nil
 }
 
-// checkBlank refuses settings of nothing but white space.
+// checkBlank returns an error for a setting that consists only of white space.
 func checkBlank(flags []*kong.Flag) error {
 	for _, flag := range flags {
 		if len(flag.Envs) == 0 || flag.Target.Kind() != reflect.String {

@@ -16,20 +16,20 @@ import (
 
 const metricsPath = "/metrics"
 
-// connection is one to the bus, and the part it is for.
+// connection is a connection to the bus, and the part that uses it.
 type connection struct {
 	part string
 	conn *nats.Conn
 }
 
-// showMetrics has the parts asked how they are, and shows that and the profiles to operators.
+// showMetrics adds the state of the parts to the metrics, and serves metrics and profiles to operators.
 func (s *service) showMetrics() {
 	s.metrics.Sample(s.parts())
 	s.admin.Page(metricsPath, s.metrics.Handler())
 	s.admin.Page(admin.ProfilesPath, admin.Profiles())
 }
 
-// metricsURL is where the metrics are shown, "" if nowhere.
+// metricsURL returns the URL of the metrics, "" if they are not served.
 func (s *service) metricsURL() string {
 	if s.admin == nil {
 		return ""
@@ -37,7 +37,7 @@ func (s *service) metricsURL() string {
 	return "http://" + s.operators.Addr().String() + metricsPath
 }
 
-// parts are those of this instance.
+// parts returns the parts of this instance whose state the metrics report.
 func (s *service) parts() metrics.Parts {
 	parts := metrics.Parts{Health: s.health, Connections: s.connections, Verifier: s.verifier.Stats}
 	if s.edge != nil {
@@ -57,8 +57,9 @@ func (s *service) parts() metrics.Parts {
 	return parts
 }
 
-// mailQueue tells how things stand with the mails. It looks as the relay, which keeps the streams:
-// who sends mails may not. Before the first relay has made them there are none.
+// mailQueue returns the state of the mail queue. It uses the rights of the relay, which manages the
+// streams: the mailer may not read their state. Before the first relay has created the streams, the
+// queue is empty.
 func (s *service) mailQueue(ctx context.Context) (mail.Queue, error) {
 	queue, err := mail.Look(ctx, s.relay.JS)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -73,7 +74,7 @@ func (s *service) observeHTTP(method, route string) http.Observer {
 	return s.metrics.HTTP(method, route)
 }
 
-// connections tells how those to the bus are.
+// connections returns the state of the connections to the bus.
 func (s *service) connections() []metrics.Connection {
 	list := make([]metrics.Connection, len(s.conns))
 	for i, c := range s.conns {

@@ -88,10 +88,11 @@ func printCollisions(out io.Writer, list []migrations.Collision) {
 	}
 }
 
-// collisionsShown is how many collisions a line of the log or of the doctor names.
+// collisionsShown is the maximum number of collisions that a line of the log or of the doctor names.
 const collisionsShown = 20
 
-// collisionIDs names the accounts of collisions by their ids, each with the account that has its address.
+// collisionIDs returns the ids of the accounts of collisions, each with the id of the account that has
+// its address. It lists collisionsShown accounts and the number of the others.
 func collisionIDs(list []migrations.Collision) string {
 	var pairs []string
 	for _, c := range list[:min(len(list), collisionsShown)] {
@@ -113,7 +114,7 @@ func state(s migrations.Step) string {
 	return "applied " + s.AppliedAt.Format(time.RFC3339)
 }
 
-// confirmed asks on standard input.
+// confirmed prints a question, and reports whether the answer on standard input is y or yes.
 func confirmed(out io.Writer, question string) bool {
 	fmt.Fprint(out, question)
 	var answer string
@@ -121,8 +122,8 @@ func confirmed(out io.Writer, question string) bool {
 	return answer == "y" || answer == "yes"
 }
 
-// withDatabase runs fn on the database of the settings. On SQLite no other authd may have
-// the directory or the file.
+// withDatabase runs fn on the database of the settings. On SQLite, it returns an error if another authd
+// uses the directory or the file.
 func (s databaseSettings) withDatabase(ctx context.Context, fn func(*bun.DB) error) (err error) {
 	url, err := s.url()
 	if err != nil {
@@ -148,7 +149,7 @@ func (s databaseSettings) withDatabase(ctx context.Context, fn func(*bun.DB) err
 	return fn(store.DB())
 }
 
-// openStore connects to the database and says which one it is if that fails.
+// openStore connects to the database. Its errors name the setting DATABASE_URL.
 func openStore(ctx context.Context, url string) (*persistence.Store, error) {
 	store, err := persistence.Open(ctx, url)
 	if errors.Is(err, persistence.ErrURL) {

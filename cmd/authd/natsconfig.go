@@ -9,7 +9,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-// natsConfigCommand is "authd nats-config". It asks nobody and needs no setting.
+// natsConfigCommand is "authd nats-config". It connects to no server and requires no setting of serve.
 type natsConfigCommand struct {
 	Dir          string   `required:"" placeholder:"DIR" help:"Where the credentials are: a key for each role, DIR/service.nk and so on. Those that are absent are made, those that are there are kept. authd takes the directory as NATS_NKEY_SEED_FILE."`
 	Servers      []string `placeholder:"HOST,…" help:"Servers of a cluster, three or more. Each takes its name from SERVER_NAME in its environment. Without any: one server."`
@@ -34,7 +34,7 @@ func (cmd natsConfigCommand) Run(out io.Writer) error {
 	if err := os.MkdirAll(filepath.Dir(cmd.Output), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(cmd.Output, []byte(text), 0o600) // it may hold a password
+	return os.WriteFile(cmd.Output, []byte(text), 0o600) // it may contain a password
 }
 
 func (cmd natsConfigCommand) text() (string, error) {
@@ -44,7 +44,7 @@ func (cmd natsConfigCommand) text() (string, error) {
 	if len(cmd.Servers) > 0 || cmd.TLS != "" || cmd.AnonymousApp {
 		return "", usageError("--nsc is about users alone: --servers, --tls and --anonymous-app are for the configuration of servers")
 	}
-	dir, err := filepath.Abs(cmd.Dir) // the script may run elsewhere
+	dir, err := filepath.Abs(cmd.Dir) // the script may run in another directory
 	if err != nil {
 		return "", err
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // outboxCommand is "authd outbox". It works on the database, whether or not the service runs:
-// instances look into it every second.
+// instances read the outbox every second.
 type outboxCommand struct {
 	Status    outboxStatus    `cmd:"" help:"Show how many events wait to be published, and for how long."`
 	Republish outboxRepublish `cmd:"" help:"Publish events once more, for a stream that lost them. They are kept for seven days. Receivers pass over those they have had."`

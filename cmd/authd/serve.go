@@ -28,7 +28,7 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// serviceName is what users know the service by, if they know it.
+// serviceName is a name by which users may know the service, so it makes a poor password.
 const serviceName = "zyotra"
 
 // serveCommand is "authd serve".
@@ -40,45 +40,45 @@ type serveCommand struct {
 	Migrate  bool `help:"Bring the schema up to date first. On SQLite that is always done."`
 }
 
-// service is the running program: what is open, and what runs.
+// service is the running program: its settings and its open parts.
 type service struct {
 	config    config
 	settings  serveSettings
 	log       *slog.Logger
-	machine   *clock.Clock     // which goes by the database's on Postgres
-	clock     clock.Func       // its wall time
-	shared    *databaseClock   // keeps machine in step; nil on SQLite
-	dir       *dataDir         // nil if nothing is kept in files
+	machine   *clock.Clock     // follows the database's clock on Postgres
+	clock     clock.Func       // wall time of machine
+	shared    *databaseClock   // keeps machine in step; nil on SQLite and for --edge
+	dir       *dataDir         // nil if no part stores files
 	embedded  *embedded.Server // nil with an external cluster
 	store     *persistence.Store
-	server    *bus.Server       // nil for --edge, as are
-	pool      *password.Pool    // this
-	keys      *keyring.Keys     // and this
-	cleanup   *handlers.Cleanup // and this
-	endings   *handlers.Endings // and this
-	relay     *events.Relay     // and this
-	mails     *handlers.Mails   // and this
-	mailer    *mail.Mailer      // and this, and if nothing sends mails
-	passwords *password.Hasher  // and this
+	server    *bus.Server       // nil for --edge
+	pool      *password.Pool    // nil for --edge
+	keys      *keyring.Keys     // nil for --edge
+	cleanup   *handlers.Cleanup // nil for --edge
+	endings   *handlers.Endings // nil for --edge
+	relay     *events.Relay     // nil for --edge
+	mails     *handlers.Mails   // nil for --edge
+	mailer    *mail.Mailer      // nil for --edge, and if this instance sends no mails
+	passwords *password.Hasher  // nil for --edge
 	verifier  *bus.Verifier
 	edge      *http.Edge    // nil for --handlers
 	listener  net.Listener  // of the edge
-	admin     *admin.Server // nil if it listens nowhere
-	operators net.Listener  // of that
+	admin     *admin.Server // nil without a listener
+	operators net.Listener  // of admin
 	mailbox   string        // URL of the mailbox, "" if there is none
 	metrics   *metrics.Metrics
-	health    func(context.Context) (auth.HealthReply, error) // of this process, or of what its edge asks
+	health    func(context.Context) (auth.HealthReply, error) // of this process; for --edge, of the instances that the edge calls
 	conns     []connection                                    // to the bus
-	strangers strangerCheck                                   // of an external cluster
-	unchecked []string                                        // URLs of servers that it could not ask
+	strangers strangerCheck                                   // check of an external cluster
+	unchecked []string                                        // URLs of servers that strangers could not probe
 	close     []func() error
 }
 
-// Run opens everything, so that what is wrong is said before anything is served, tells where
-// it listens, and serves until ctx ends.
+// Run opens all parts first, so that errors are reported before it serves requests. It then reports its
+// addresses and serves until ctx ends.
 func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput) (err error) {
 	started := time.Now()
-	broken := make(chan os.Signal, 1) // a log that nobody reads any more does not end the service
+	broken := make(chan os.Signal, 1) // the service continues if the reader of its log exits
 	signal.Notify(broken, syscall.SIGPIPE)
 	defer signal.Stop(broken)
 	log, text, err := cmd.logger(out)
@@ -107,7 +107,7 @@ func (cmd serveCommand) Run(ctx context.Context, stdout io.Writer, out logOutput
 	return err
 }
 
-// run serves until ctx ends or a part fails. The bus side outlives the edge, which asks it.
+// run serves until ctx ends or a part fails. The bus side outlives the edge, which calls it.
 func (s *service) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
@@ -116,7 +116,7 @@ func (s *service) run(ctx context.Context) error {
 		poolCtx, stopPool := context.WithCancel(context.WithoutCancel(ctx))
 		g.Go(func() error { return s.pool.Run(poolCtx) })
 		g.Go(func() error {
-			defer stopPool() // it outlives the last request
+			defer stopPool() // the pool outlives the last request
 			return s.server.Run(busCtx)
 		})
 		g.Go(func() error { return s.keys.Run(busCtx) })
@@ -157,7 +157,7 @@ func (s *service) run(ctx context.Context) error {
 
 func (s *service) onClose(fn func() error) { s.close = append(s.close, fn) }
 
-// closeAll closes what is open, the latest first.
+// closeAll closes the open parts, the latest first.
 func (s *service) closeAll() (err error) {
 	for i := len(s.close) - 1; i >= 0; i-- {
 		err = errors.Join(err, s.close[i]())

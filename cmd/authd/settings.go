@@ -16,16 +16,16 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Settings arrive as text, by flag, environment or .env, and are checked here, one way for
-// all: a wrong one is a settingError that names the variable, the fault and an example.
+// Settings are text from flags, the environment or .env. All are checked here in the same way: a wrong
+// setting is a settingError that names the variable, the fault and an example.
 
-// databaseSettings say where accounts are kept.
+// databaseSettings select the database of the accounts.
 type databaseSettings struct {
 	DataDir     string `env:"DATA_DIR" default:"./data" placeholder:"DIR" help:"Files of the embedded parts and the generated secret."`
 	DatabaseURL string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"postgres://… or sqlite://path. Without one: SQLite in DATA_DIR."`
 }
 
-// logSettings say what is logged, to standard error.
+// logSettings select the level and the format of the log, which goes to standard error.
 type logSettings struct {
 	LogLevel  string `env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error."`
 	LogFormat string `env:"LOG_FORMAT" placeholder:"FORMAT" help:"text or json. Without one: text on a terminal, else json."`
@@ -72,11 +72,11 @@ type serveSettings struct {
 	limitSettings
 }
 
-// config is serveSettings, checked.
+// config contains the checked values of serveSettings.
 type config struct {
-	databaseURL  string // complete
+	databaseURL  string // never empty
 	natsURL      string // "" for the embedded server
-	natsOpen     bool   // the check of strangers is switched off
+	natsOpen     bool   // the check of strangers is disabled
 	guests       embedded.Guests
 	publicOrigin string
 	origins      []string
@@ -85,23 +85,23 @@ type config struct {
 	audience     string
 
 	accessSecret  []byte // nil for EdDSA
-	refreshSecret []byte // nil for a derived one
+	refreshSecret []byte // nil for secrets derived from SECRET_KEY
 
 	accessTTL, refreshTTL, maxAge, grace, reauth time.Duration
-	rotation                                     time.Duration // 0 is never
+	rotation                                     time.Duration // 0 disables rotation
 	hashWait                                     time.Duration
 	bcryptCost, passwordMinLength, sessionLimit  int
-	pwnedURL                                     string // "" if nobody is asked
+	pwnedURL                                     string // "" disables the check
 
 	limits *ratelimit.Policy // nil if they are off
 
 	mail         mailConfig
 	flows        *flowConfig // nil if there is no mail
-	operatorAddr string      // "" for none
-	publicDocs   bool        // the edge shows the documents
+	operatorAddr string      // "" for no listener
+	publicDocs   bool        // the edge serves the documents
 }
 
-// check reads all settings that need no file.
+// check parses all settings that require no file.
 func (s serveSettings) check() (c config, err error) {
 	if c.databaseURL, err = s.url(); err != nil {
 		return c, err
@@ -189,7 +189,7 @@ func (s serveSettings) checkNumbers(c *config) (err error) {
 	return s.checkPasswords(c)
 }
 
-// url is the database to use.
+// url returns the URL of the database: DATABASE_URL, or an SQLite file in the data directory.
 func (s databaseSettings) url() (string, error) {
 	scheme, rest, _ := strings.Cut(s.DatabaseURL, "://")
 	switch {
@@ -201,13 +201,13 @@ func (s databaseSettings) url() (string, error) {
 	return "", wrongDatabaseURL
 }
 
-// wrongDatabaseURL does not repeat the value, which may hold a password.
+// wrongDatabaseURL does not repeat the value, which may contain a password.
 var wrongDatabaseURL = &settingError{"DATABASE_URL", persistence.ErrURL.Error() + ", or a character such as @ / # % in its password is not written as %40 %2F %23 %25", "postgres://authd@localhost:5432/auth"}
 
-// isPostgres tells whether accounts are kept outside of this machine's files.
+// isPostgres reports whether the URL names a Postgres database.
 func isPostgres(url string) bool { return strings.HasPrefix(url, "postgres") }
 
-// logOutput is where the log goes.
+// logOutput is the destination of the log.
 type logOutput struct{ io.Writer }
 
 func (o logOutput) isTerminal() bool {
@@ -215,7 +215,7 @@ func (o logOutput) isTerminal() bool {
 	return ok && isatty.IsTerminal(file.Fd())
 }
 
-// logger makes the log. text tells whether it is for people.
+// logger creates the logger. text reports whether its format is text, for people.
 func (s logSettings) logger(out logOutput) (log *slog.Logger, text bool, err error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil || strings.ContainsAny(s.LogLevel, "+-") {

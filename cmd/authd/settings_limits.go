@@ -11,8 +11,8 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// Bounds of a limit. Nobody is to wait for longer than a quarter of an hour because of what
-// others did, and nobody is to guess a hundred times in a row (NIST SP 800-63B-4 §3.2.2).
+// Bounds of a limit. A user must not wait for longer than a quarter of an hour because of others'
+// attempts, and a client must not guess a hundred times in a row (NIST SP 800-63B-4 §3.2.2).
 const (
 	mostBurst        = 1000
 	mostAccountBurst = 99
@@ -20,7 +20,7 @@ const (
 	mostInterval     = 15 * time.Minute
 )
 
-// rules reads all limits.
+// rules parses all limits.
 func (s limitSettings) rules() (*ratelimit.Policy, error) {
 	var r ratelimit.Policy
 	var session []gcra.Limit
@@ -53,7 +53,7 @@ func (s limitSettings) rules() (*ratelimit.Policy, error) {
 	return &r, nil
 }
 
-// readLimits reads limits as in "5/30s,20/5m", or returns what is wrong with them.
+// readLimits parses limits as in "5/30s,20/5m". fault describes the error; "" is none.
 func readLimits(text string, mostBurst, tiers int) (limits []gcra.Limit, fault string) {
 	parts := strings.Split(text, ",")
 	if len(parts) > tiers {
@@ -85,8 +85,7 @@ func readLimit(text string, mostBurst int) (gcra.Limit, string) {
 	return gcra.Limit{Burst: int(burst), Interval: interval}, ""
 }
 
-// limitSettings say how often something may be tried: so many times at once, and then once each
-// interval.
+// limitSettings set the number of allowed attempts: a burst, and then one each interval.
 type limitSettings struct {
 	LimitLogin          string `env:"LIMIT_LOGIN" default:"5/30s,20/5m" placeholder:"LIMITS" help:"Tries at the password of an account from one source: so many at once, and then one each interval. A second limit, with more of both, is for those who go on."`
 	LimitLoginAccount   string `env:"LIMIT_LOGIN_ACCOUNT" default:"50/1m" placeholder:"LIMITS" help:"Tries at the password of an account from everywhere; sources where its owner is logged in are let through."`

@@ -14,19 +14,19 @@ import (
 	"github.com/zyotra/auth/mail"
 )
 
-// mailConfig is mailSettings, checked.
+// mailConfig contains the checked values of mailSettings.
 type mailConfig struct {
 	mailer        bool
 	smtp          *mail.SMTP // nil without a server
 	mailbox       bool
-	service, site string // what mails call the service, and the host of links
+	service, site string // the name of the service in mails, and the host of links
 }
 
-// leaves tells whether a mail that is asked for gets anywhere.
+// leaves reports whether requested mails have a destination: a mail server, another mailer or the mailbox.
 func (c mailConfig) leaves() bool { return !c.mailer || c.smtp != nil || c.mailbox }
 
-// checkMail reads the settings of mails that need no file. private tells whether the mailbox would
-// be seen on this machine alone.
+// checkMail parses the settings of mails that require no file. private reports whether only this machine
+// could open the mailbox.
 func (s mailSettings) checkMail(publicURL string, private bool) (c mailConfig, err error) {
 	from, err := s.sender()
 	if err != nil {
@@ -60,7 +60,7 @@ func (s mailSettings) checkMail(publicURL string, private bool) (c mailConfig, e
 	return c, nil
 }
 
-// sender reads MAIL_FROM; nil if it is empty.
+// sender parses MAIL_FROM; it returns nil if that is empty.
 func (s letterSettings) sender() (*netmail.Address, error) {
 	if s.MailFrom == "" {
 		return nil, nil
@@ -72,12 +72,12 @@ func (s letterSettings) sender() (*netmail.Address, error) {
 	return from, nil
 }
 
-// displayName is what mails call the service if nobody says how.
+// displayName is the name of the service in mails if MAIL_FROM is empty.
 const displayName = "Zyotra"
 
-// names are what mails call the service, and the site that their links lead to.
+// names returns the name of the service in mails, and the host of their links.
 func names(from *netmail.Address, publicURL string) (service, site string) {
-	if public, err := url.Parse(publicURL); err == nil { // it was checked
+	if public, err := url.Parse(publicURL); err == nil { // the URL was checked
 		site = public.Hostname()
 	}
 	switch {
@@ -103,7 +103,7 @@ func (s mailSettings) server(from *netmail.Address) (*mail.SMTP, error) {
 	return server, nil
 }
 
-// checkMetricsAddr reads where operators' pages listen; "" is nowhere.
+// checkMetricsAddr returns the address of the listener of operators' pages; "" is no listener.
 func (s serveSettings) checkMetricsAddr() (string, error) {
 	switch s.MetricsAddr {
 	case "":
@@ -132,13 +132,13 @@ func hostOf(address string) string {
 	return host
 }
 
-// isLoopback tells whether what listens on a host is reached from this machine alone.
+// isLoopback reports whether only this machine can reach a listener on the host.
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// templates reads those built in and those of the settings.
+// templates reads the built-in templates and those of the settings.
 func (s letterSettings) templates(service, site string) (*mail.Templates, error) {
 	const name, example = "MAIL_TEMPLATES", "/etc/authd/mails"
 	var overrides fs.FS
@@ -159,7 +159,7 @@ func (s letterSettings) templates(service, site string) (*mail.Templates, error)
 	return templates, nil
 }
 
-// roots reads the authorities of the mail server; nil is the system's.
+// roots reads the certificate authorities for the mail server; nil selects the system's.
 func (s mailSettings) roots() (*x509.CertPool, error) {
 	if s.SMTPTLSCA == "" {
 		return nil, nil
@@ -171,13 +171,13 @@ func (s mailSettings) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// letterSettings say what mails look like.
+// letterSettings select the sender and the templates of mails.
 type letterSettings struct {
 	MailFrom      string `env:"MAIL_FROM" placeholder:"SENDER" help:"Sender of mails, as in \"Acme <no-reply@acme.example>\"; mails call the service by that name. Required with SMTP_URL."`
 	MailTemplates string `env:"MAIL_TEMPLATES" placeholder:"DIR" help:"Templates of mails that take the place of those built in, file by file, as in DIR/en/verify_email.txt."`
 }
 
-// mailSettings say how mails leave.
+// mailSettings select how mails are sent.
 type mailSettings struct {
 	letterSettings
 

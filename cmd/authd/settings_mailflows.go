@@ -7,7 +7,8 @@ import (
 	"github.com/zyotra/auth/handlers"
 )
 
-// checkFlows reads what mail is for; nil if there is none, which nothing may need then.
+// checkFlows parses the settings of flows with mail. leaves reports whether mails have a destination: if
+// not, checkFlows returns nil, and an error if a setting requires mail.
 func (s flowSettings) checkFlows(publicURL string, leaves bool) (*flowConfig, error) {
 	m := &flowConfig{publicURL: publicURL, verification: handlers.Verification(s.EmailVerification)}
 	switch m.verification {
@@ -52,7 +53,7 @@ func (s flowSettings) checkTimes(m *flowConfig) (err error) {
 	return err
 }
 
-// flowSettings say what mail is for.
+// flowSettings are the settings of flows with mail.
 type flowSettings struct {
 	EmailVerification string `env:"EMAIL_VERIFICATION" default:"off" placeholder:"off|optional|required" help:"Whether a registration sends a mail to verify the address by. required: there is no account, and no login, before."`
 	MailLogin         string `env:"MAIL_LOGIN" default:"off" placeholder:"on|off" help:"on lets people log in with a code from a mail."`
@@ -63,7 +64,7 @@ type flowSettings struct {
 	MailCodeTTL       string `name:"mail-code-ttl" env:"MAIL_CODE_TTL" default:"10m" placeholder:"DURATION" help:"How long a code from a mail is good for, 10m at most."`
 }
 
-// flowConfig is flowSettings, checked.
+// flowConfig contains the checked values of flowSettings.
 type flowConfig struct {
 	publicURL                                string
 	verification                             handlers.Verification

@@ -18,7 +18,7 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-// natsSettings say where the bus is and how one gets in.
+// natsSettings select the bus and the credentials for it.
 type natsSettings struct {
 	NATSURL          string `name:"nats-url" env:"NATS_URL" placeholder:"URLS" help:"Comma-separated URLs of an external NATS cluster. Without one: an embedded server."`
 	NATSCreds        string `name:"nats-creds" env:"NATS_CREDS" placeholder:"FILE" help:"Credentials file for the external cluster, of a user with the rights of every part; or a directory of service.creds, relay.creds, edge.creds, mailer.creds and admin.creds, and each part has its own."`
@@ -62,8 +62,8 @@ func (s natsSettings) checkListen() error {
 	return nil
 }
 
-// natsCredentials reads the files that let us into the external cluster in a role, so that one
-// that will not do is named here.
+// natsCredentials reads the files for a connection to the external cluster in a role, so that its error
+// names the setting of an invalid file.
 func (s natsSettings) natsCredentials(role string) (options []nats.Option, err error) {
 	user, err := s.natsUser(role)
 	if err != nil {
@@ -73,7 +73,7 @@ func (s natsSettings) natsCredentials(role string) (options []nats.Option, err e
 	return append(user, authorities...), err
 }
 
-// natsUser reads the files of the user of a role.
+// natsUser reads the credentials of the user of a role.
 func (s natsSettings) natsUser(role string) (options []nats.Option, err error) {
 	add := func(option nats.Option) { options = append(options, option) }
 	if s.NATSCreds != "" {
@@ -101,7 +101,7 @@ func (s natsSettings) natsUser(role string) (options []nats.Option, err error) {
 	return options, nil
 }
 
-// natsAuthorities reads the authorities that servers are checked against.
+// natsAuthorities reads the certificate authorities that server certificates are checked against.
 func (s natsSettings) natsAuthorities() ([]nats.Option, error) {
 	if s.NATSTLSCA == "" {
 		return nil, nil
@@ -112,8 +112,8 @@ func (s natsSettings) natsAuthorities() ([]nats.Option, error) {
 	return []nats.Option{nats.RootCAs(s.NATSTLSCA)}, nil
 }
 
-// ofRole reads the file at path, or the one of that name if path is a directory, which an error
-// then says.
+// ofRole reads the file at path, or the file of that name in path if path is a directory. A settingError
+// then mentions the directory.
 func ofRole(path, name string, read func(file string) error) error {
 	if !isDirectory(path) {
 		return read(path)
@@ -130,12 +130,12 @@ func isDirectory(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// eachHasItsRole tells whether the credentials are a directory, with those of each role.
+// eachHasItsRole reports whether the credentials are a directory with separate credentials for each role.
 func (s natsSettings) eachHasItsRole() bool {
 	return isDirectory(s.NATSCreds) || isDirectory(s.NATSNKeySeedFile)
 }
 
-// busError says in the words of the settings why there is no connection to the bus.
+// busError describes a failed connection to the bus in terms of the settings.
 func busError(err error) error {
 	_, distrusted := errors.AsType[*tls.CertificateVerificationError](err)
 	switch {
@@ -152,7 +152,7 @@ func isCredentials(content []byte) bool {
 	return err == nil
 }
 
-// checkFile reads the file of a setting and refuses content that will not do.
+// checkFile reads the file of a setting and returns an error if good rejects its content.
 func checkFile(name, path, example string, good func([]byte) bool) error {
 	content, err := os.ReadFile(path)
 	switch {
@@ -164,7 +164,7 @@ func checkFile(name, path, example string, good func([]byte) bool) error {
 	return nil
 }
 
-// redacted is a list of URLs without the users, passwords and tokens in them.
+// redacted returns a list of URLs without their users, passwords and tokens.
 func redacted(urls string) string {
 	var out []string
 	for one := range strings.SplitSeq(urls, ",") {

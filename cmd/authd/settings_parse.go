@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// onOff reads a switch; otherwise is what it is if nobody says.
+// onOff parses a switch; otherwise is the result for an empty value.
 func onOff(name, value string, otherwise bool) (bool, error) {
 	switch value {
 	case "on":
@@ -23,7 +23,7 @@ func onOff(name, value string, otherwise bool) (bool, error) {
 	return false, &settingError{name, fmt.Sprintf("%q is not on or off", value), "on"}
 }
 
-// reason is what went wrong with a file, without its path.
+// reason describes the error of a file. It omits the path if the file is absent or access is denied.
 func reason(err error) string {
 	if os.IsNotExist(err) {
 		return "there is no such file"
@@ -58,8 +58,8 @@ func webURL(name, value, example string) (string, error) {
 	return strings.TrimRight(value, "/"), nil
 }
 
-// origin is the origin of a URL as browsers write it (RFC 6454 §6.2): scheme and host in
-// lower case, and the port unless it is the scheme's own. CORS_ORIGINS has origins alone.
+// origin returns the origin of a URL as browsers write it (RFC 6454 §6.2): scheme and host in
+// lower case, and the port unless it is the scheme's default. CORS_ORIGINS must contain only origins.
 func origin(name, value string) (string, error) {
 	u, err := url.Parse(value)
 	if err != nil || u.Host == "" || strings.Contains(u.Host, "*") || u.Scheme != "http" && u.Scheme != "https" ||
@@ -71,7 +71,7 @@ func origin(name, value string) (string, error) {
 	return u.Scheme + "://" + host, nil
 }
 
-// network reads an address or a network of TRUSTED_PROXIES.
+// network parses an address or a network of TRUSTED_PROXIES.
 func network(value string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(value); err == nil && a.Zone() == "" {
 		return netip.PrefixFrom(a.Unmap(), a.Unmap().BitLen()), nil
@@ -83,7 +83,7 @@ func network(value string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// list reads the values of a comma-separated setting.
+// list parses the values of a comma-separated setting.
 func list[T any](text string, read func(string) (T, error)) (values []T, err error) {
 	for part := range strings.SplitSeq(text, ",") {
 		if part = strings.TrimSpace(part); part == "" {

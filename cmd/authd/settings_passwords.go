@@ -8,7 +8,7 @@ import (
 	"github.com/zyotra/auth/internal/password"
 )
 
-// passwordSettings say how passwords are hashed and which are refused.
+// passwordSettings select how passwords are hashed and which are rejected.
 type passwordSettings struct {
 	BcryptCost            string `env:"BCRYPT_COST" default:"10" placeholder:"COST" help:"Work of hashing a password, 10 to 15; each doubles it."`
 	HashQueueWait         string `env:"HASH_QUEUE_WAIT" default:"2s" placeholder:"DURATION" help:"Longest wait of a password for its turn to be hashed; what would wait longer is refused as overloaded."`
@@ -36,7 +36,7 @@ func (s passwordSettings) checkPasswords(c *config) (err error) {
 	return err
 }
 
-// block adds the operator's list to the passwords that are refused, if there is one.
+// block adds the operator's list, if there is one, to the rejected passwords.
 func (s passwordSettings) block(h *password.Hasher) error {
 	const name, example = "PASSWORD_BLOCKLIST_FILE", "/etc/authd/passwords.txt"
 	if s.PasswordBlocklistFile == "" {

@@ -11,13 +11,13 @@ import (
 	"github.com/zyotra/auth/internal/token"
 )
 
-// secretSettings say what the master secret is.
+// secretSettings provide the master secret.
 type secretSettings struct {
 	SecretKey     string `env:"SECRET_KEY" placeholder:"BASE64" help:"The master secret, 32 bytes in base64; two of them, comma-separated and the new one first, while it is replaced. Without one: generated in DATA_DIR. Required with Postgres."`
 	SecretKeyFile string `env:"SECRET_KEY_FILE" placeholder:"FILE" help:"File that holds SECRET_KEY."`
 }
 
-// accessSettings say how access tokens are signed and how long they live.
+// accessSettings select how access tokens are signed, and their lifetime.
 type accessSettings struct {
 	AccessTokenSecret string `env:"ACCESS_TOKEN_SECRET" placeholder:"SECRET" help:"Sign access tokens with HS256 and this secret of at least 32 bytes. Without one: EdDSA with generated keys."`
 	AccessTokenTTL    string `name:"access-token-ttl" env:"ACCESS_TOKEN_TTL" default:"15m" placeholder:"DURATION" help:"Lifetime of an access token."`
@@ -29,7 +29,7 @@ func (s accessSettings) accessTTL() (time.Duration, error) {
 
 var noSecretKey = &settingError{"SECRET_KEY", "is required with an external database", "$(openssl rand -base64 32)"}
 
-// secretKeys reads the master secret from its setting or file; nil if there is neither.
+// secretKeys returns the master secret from its setting or file; nil if neither is set.
 func (s secretSettings) secretKeys() (secret.Keys, error) {
 	const example = "$(openssl rand -base64 32)"
 	text := s.SecretKey
@@ -57,12 +57,12 @@ func (s secretSettings) secretKeys() (secret.Keys, error) {
 }
 
 const (
-	minSecretBytes = 32 // RFC 7518 §3.2: as long as the hash's output
+	minSecretBytes = 32 // RFC 7518 §3.2: the size of the hash output
 	exampleSecret  = "$(openssl rand -base64 48)"
 )
 
-// hmacSecret checks a secret that signs tokens; nil for none. RFC 8725 §3.5: never one that
-// people know or can guess.
+// hmacSecret checks and returns a secret that signs tokens; nil if the value is empty. RFC 8725 §3.5: the
+// secret must not be well known or guessable.
 func hmacSecret(name, value string) ([]byte, error) {
 	if value == "" {
 		return nil, nil

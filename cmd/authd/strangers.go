@@ -15,13 +15,13 @@ import (
 	"github.com/zyotra/auth/bus/embedded"
 )
 
-// strangerSettings say which clients of the bus may come without credentials.
+// strangerSettings select which clients may connect to the bus without credentials.
 type strangerSettings struct {
 	NATSAnonymous string `name:"nats-anonymous" env:"NATS_ANONYMOUS" placeholder:"on|off" help:"Whether the embedded server lets in clients without credentials: on, from wherever NATS_LISTEN can be reached; off, none. Without one: if NATS_LISTEN is on loopback alone. They ask what the API is for, hear events, and can read each other's replies."`
 	NATSOpen      string `name:"nats-open" env:"NATS_OPEN" default:"off" placeholder:"on|off" help:"on starts also if the external cluster lets clients without credentials do what only the parts of authd may. For development."`
 }
 
-// checkStrangers reads the settings of clients without credentials.
+// checkStrangers parses the settings of clients without credentials.
 func (s serveSettings) checkStrangers(c *config) error {
 	anonymous, err := onOff("NATS_ANONYMOUS", s.NATSAnonymous, false)
 	switch {
@@ -42,7 +42,7 @@ func (s serveSettings) checkStrangers(c *config) error {
 	return err
 }
 
-// warnOfGuests warns if the embedded server lets in strangers from other machines.
+// warnOfGuests logs a warning if the embedded server accepts strangers from other machines.
 func (s *service) warnOfGuests(ctx context.Context) error {
 	if s.config.guests != embedded.GuestsAnywhere {
 		return nil
@@ -54,14 +54,14 @@ func (s *service) warnOfGuests(ctx context.Context) error {
 	return err
 }
 
-// strangerCheck is the check of an external cluster: that its servers keep clients without
-// credentials, and apps, from what only the parts of authd may do.
+// strangerCheck checks an external cluster: its servers must deny clients without credentials, and
+// apps, all rights that only the parts of authd may have.
 type strangerCheck struct {
 	settings natsSettings
 	role     string // Service or Edge
 }
 
-// exposedError says what strangers may do at a server.
+// exposedError lists the rights of strangers on a server that only the parts of authd may have.
 type exposedError struct {
 	url, who string
 	may      []string
@@ -72,8 +72,8 @@ func (e *exposedError) Error() string {
 		redacted(e.url), e.who, strings.Join(e.may, ", "))
 }
 
-// run probes the servers, all at once. It returns those that could not be asked, and as an error an
-// *exposedError, or why none could be asked.
+// run probes the servers concurrently. It returns the servers that it could not probe. Its error is an
+// *exposedError, or a reason if it could probe no server.
 func (c strangerCheck) run(ctx context.Context, urls []string) (unknown []string, err error) {
 	errs := make([]error, len(urls))
 	var group sync.WaitGroup
@@ -95,7 +95,7 @@ func (c strangerCheck) run(ctx context.Context, urls []string) (unknown []string
 	return unknown, err
 }
 
-// one probes a server as a stranger, and as an app if its key is at hand.
+// one probes a server as a stranger, and as an app if the credentials of an app are available.
 func (c strangerCheck) one(ctx context.Context, url string) error {
 	ours, err := c.settings.natsUser(c.role)
 	if err != nil {
@@ -126,7 +126,7 @@ func (c strangerCheck) probe(ctx context.Context, p embedded.Probe, who string) 
 	return nil
 }
 
-// appUser returns the credentials of an app, and nil if they are not in the directory of the settings.
+// appUser returns the credentials of an app, or nil if they are not in the directory of the settings.
 func (c strangerCheck) appUser() []nats.Option {
 	for _, file := range []string{filepath.Join(c.settings.NATSCreds, embedded.App+".creds"), filepath.Join(c.settings.NATSNKeySeedFile, embedded.App+".nk")} {
 		if _, err := os.Stat(file); err != nil || !c.settings.eachHasItsRole() {
@@ -139,7 +139,7 @@ func (c strangerCheck) appUser() []nats.Option {
 	return nil
 }
 
-// urls are those of NATS_URL.
+// urls returns the URLs of NATS_URL.
 func (s natsSettings) urls() (list []string) {
 	for one := range strings.SplitSeq(s.NATSURL, ",") {
 		list = append(list, strings.TrimSpace(one))
@@ -147,8 +147,8 @@ func (s natsSettings) urls() (list []string) {
 	return list
 }
 
-// checkStrangers refuses to start on a cluster that lets strangers do what only the parts of authd may.
-// Servers that cannot be asked now are asked later: see watchStrangers.
+// checkStrangers returns an error for a cluster that gives strangers rights that only the parts of authd
+// may have, unless NATS_OPEN=on. Servers that it cannot probe now are probed later: see watchStrangers.
 func (s *service) checkStrangers(ctx context.Context, role string) error {
 	if s.config.natsURL == "" {
 		return nil
@@ -166,11 +166,11 @@ func (s *service) checkStrangers(ctx context.Context, role string) error {
 	return nil
 }
 
-// recheckEvery is the interval at which servers are asked that could not be asked before.
+// recheckEvery is the interval between probes of the servers that could not be probed before.
 const recheckEvery = 2 * time.Second
 
-// watchStrangers asks the servers that could not be asked at the start, until each has answered or ctx
-// ends. It returns an error for one that strangers can misuse, which ends the process.
+// watchStrangers probes the servers that could not be probed at the start, until each has answered or ctx
+// ends. For a server that strangers can misuse, it returns an error, which ends the process.
 func (s *service) watchStrangers(ctx context.Context) error {
 	for len(s.unchecked) > 0 {
 		select {
@@ -187,7 +187,7 @@ func (s *service) watchStrangers(ctx context.Context) error {
 	return nil
 }
 
-// strangers is the inspection of what clients of an external cluster may do that are no part of authd.
+// strangers checks the rights that an external cluster gives to clients that are not parts of authd.
 func (w *busWard) strangers(ctx context.Context) finding {
 	unknown, err := strangerCheck{w.natsSettings, w.roles()[0]}.run(ctx, w.urls())
 	exposed, isExposed := errors.AsType[*exposedError](err)
@@ -207,7 +207,7 @@ func (w *busWard) strangers(ctx context.Context) finding {
 	return good("strangers may do nothing that only the parts of authd may")
 }
 
-// guests is the inspection of the embedded server, which the settings decide.
+// guests checks, by the settings, whether the embedded server accepts clients without credentials.
 func (w *busWard) guests(ctx context.Context) finding {
 	local, err := embedded.IsLoopback(ctx, w.NATSListen)
 	switch {

@@ -9,8 +9,8 @@ import (
 	"github.com/zyotra/auth/handlers"
 )
 
-// serveSubjects registers the subjects that the service answers, with the methods that answer them.
-// serveVerifiers registers the others.
+// serveSubjects registers the subjects of the service with the methods that answer them, except those
+// that serveVerifiers registers.
 func (s *service) serveSubjects(h useCases) error {
 	return errors.Join(
 		bus.HandleAsync(s.server, auth.Register, h.accounts.Register),
@@ -45,7 +45,7 @@ func (s *service) serveSubjects(h useCases) error {
 	)
 }
 
-// serveVerifiers registers the subjects that verifiers ask, this process's own too.
+// serveVerifiers registers the subjects that verifiers call, including the verifier of this process.
 func (s *service) serveVerifiers(h useCases) error {
 	return errors.Join(
 		bus.Handle(s.server, auth.Keys, s.keys.Keys),
@@ -53,12 +53,12 @@ func (s *service) serveVerifiers(h useCases) error {
 	)
 }
 
-// refreshesAtOnce is how many wait for the database together: those that commit at once share
-// one wait for its disk.
+// refreshesAtOnce is the number of refreshes that wait for the database concurrently: refreshes that
+// commit together share one wait for its disk.
 const refreshesAtOnce = 32
 
-// handleVerify has auth.verify answered as every verifier does, without a question to the
-// database, and by the database itself where that cannot tell.
+// handleVerify registers auth.verify. It answers as every verifier does, without a database query, and
+// queries the database only if the verifier cannot decide.
 func (s *service) handleVerify(sessions *handlers.Sessions) error {
 	if s.config.accessSecret != nil { // there are no public keys to verify with
 		return bus.Handle(s.server, auth.Verify, sessions.Verify)

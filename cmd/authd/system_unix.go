@@ -7,14 +7,14 @@ import (
 	"syscall"
 )
 
-// openFiles is how many files a process may open.
+// openFiles returns the number of files that a process may open.
 func openFiles() (most uint64, known bool) {
 	var limit syscall.Rlimit
 	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
 	return uint64(limit.Cur), err == nil
 }
 
-// freeSpace is what a user may still write where path is, in bytes.
+// freeSpace returns the number of bytes that an unprivileged user may still write to the disk of path.
 func freeSpace(path string) (uint64, error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(path, &s); err != nil {
@@ -31,5 +31,5 @@ func ownerOf(info fs.FileInfo) (user int, known bool) {
 	return int(s.Uid), true
 }
 
-// privateFiles has the files that this process makes from now on be its user's alone.
+// privateFiles makes all files that this process creates from now on accessible only to its user.
 func privateFiles() { syscall.Umask(0o077) }

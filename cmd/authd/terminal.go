@@ -14,8 +14,8 @@ import (
 	"github.com/zyotra/auth"
 )
 
-// terminal is where a command asks whoever started it: questions go to standard error, so
-// that they stay out of what is piped on.
+// terminal prompts the user who started the command. Prompts go to standard error, so that
+// they do not mix with piped output.
 type terminal struct {
 	in  *os.File
 	out io.Writer
@@ -23,7 +23,7 @@ type terminal struct {
 
 func (t terminal) isThere() bool { return term.IsTerminal(int(t.in.Fd())) }
 
-// confirm asks a question that only "y" or "yes" answers in the affirmative.
+// confirm asks a question, and reports whether the answer is "y" or "yes".
 func (t terminal) confirm(ctx context.Context, question string) (bool, error) {
 	fmt.Fprintf(t.out, "%s [y/N] ", question)
 	text, err := t.await(ctx, func() (string, error) { return bufio.NewReader(t.in).ReadString('\n') })
@@ -37,7 +37,7 @@ func (t terminal) confirm(ctx context.Context, question string) (bool, error) {
 	return false, nil
 }
 
-// password asks for a new password, twice, without showing it.
+// password prompts twice for a new password, without showing it.
 func (t terminal) password(ctx context.Context) (string, error) {
 	first, err := t.hidden(ctx, "New password: ")
 	if err != nil {
@@ -58,7 +58,7 @@ func (t terminal) hidden(ctx context.Context, question string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Reading goes on when ctx has ended, so the terminal is put right here.
+	// The read continues after ctx ends, so the state of the terminal is restored here.
 	defer func() { _ = term.Restore(int(t.in.Fd()), shown) }()
 	fmt.Fprint(t.out, question)
 	defer fmt.Fprintln(t.out)
@@ -68,8 +68,8 @@ func (t terminal) hidden(ctx context.Context, question string) (string, error) {
 	})
 }
 
-// await reads until ctx ends. Nothing interrupts a read of a terminal, so that goroutine may
-// stay behind: the process ends soon after.
+// await returns the result of read, or an error when ctx ends. A read of a terminal cannot be
+// interrupted, so its goroutine may remain: the process ends soon afterwards.
 func (t terminal) await(ctx context.Context, read func() (string, error)) (string, error) {
 	type answer struct {
 		text string
@@ -88,7 +88,8 @@ func (t terminal) await(ctx context.Context, read func() (string, error)) (strin
 	}
 }
 
-// piped reads a password from what is not a terminal: all of it but one line break at its end.
+// piped reads a password from standard input, up to auth.MaxRequestBytes, without one line break at its
+// end.
 func (t terminal) piped() (string, error) {
 	text, err := io.ReadAll(io.LimitReader(t.in, auth.MaxRequestBytes))
 	if err != nil {

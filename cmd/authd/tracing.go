@@ -23,11 +23,11 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 )
 
-// Traces leave by OTLP, if the variables of OpenTelemetry say where to. They are no settings of
-// ours: the SDK reads them (opentelemetry.io/docs/specs/otel/configuration), and goes on with its
-// default where one is wrong. So those that matter are looked at before.
+// Traces are exported by OTLP if the variables of OpenTelemetry name a destination. They are not settings
+// of authd: the SDK reads them (opentelemetry.io/docs/specs/otel/configuration), and uses its default for
+// a wrong one. So authd checks the important variables first.
 
-// The variables that are looked at.
+// The variables that authd reads.
 const (
 	otelDisabled   = "OTEL_SDK_DISABLED"
 	otelExporter   = "OTEL_TRACES_EXPORTER"
@@ -35,10 +35,10 @@ const (
 	otelSamplerArg = "OTEL_TRACES_SAMPLER_ARG"
 	otelResource   = "OTEL_RESOURCE_ATTRIBUTES"
 	otlpPrefix     = "OTEL_EXPORTER_OTLP_"
-	otlpTraces     = otlpPrefix + "TRACES_" // stands before otlpPrefix
+	otlpTraces     = otlpPrefix + "TRACES_" // takes precedence over otlpPrefix
 )
 
-// flushWithin is how long the last spans may take to leave when the program stops.
+// flushWithin is how long the export of the last spans may take when the program stops.
 const flushWithin = 3 * time.Second
 
 const (
@@ -46,8 +46,8 @@ const (
 	otlpGRPC = "grpc"
 )
 
-// otlp returns the variable that says something of the exporter, and its value: the one of traces
-// alone, or that of all signals.
+// otlp returns the name and the value of a variable of the exporter: the variable for traces, or the one
+// for all signals.
 func otlp(what string) (name, value string) {
 	if value := os.Getenv(otlpTraces + what); value != "" {
 		return otlpTraces + what, value
@@ -55,8 +55,8 @@ func otlp(what string) (name, value string) {
 	return otlpPrefix + what, os.Getenv(otlpPrefix + what)
 }
 
-// checkTracing reads the variables and returns the protocol that traces leave by, "" if they do
-// not.
+// checkTracing checks the variables and returns the protocol of the exporter, "" if traces are not
+// exported.
 func checkTracing() (protocol string, err error) {
 	off, err := strconv.ParseBool(os.Getenv(otelDisabled))
 	if value := os.Getenv(otelDisabled); value != "" && err != nil {
@@ -85,7 +85,8 @@ func checkTracing() (protocol string, err error) {
 	return "", &settingError{name, fmt.Sprintf("%q is not %s or %s", protocol, otlpHTTP, otlpGRPC), otlpHTTP}
 }
 
-// checkEndpoint does not repeat the URL, which may hold a password.
+// checkEndpoint checks the URL of the exporter. Its error does not repeat the URL, which may contain a
+// password.
 func checkEndpoint() error {
 	name, value := otlp("ENDPOINT")
 	if value == "" {
@@ -120,8 +121,8 @@ func checkSampler() error {
 	return &settingError{otelSampler, fmt.Sprintf("%q is none of always_on, always_off, traceidratio and the same behind parentbased_", sampler), "parentbased_traceidratio"}
 }
 
-// openTracing installs a tracer for the process, if the variables ask for one. What it has recorded
-// leaves in the background, and is dropped where that is slower than it comes.
+// openTracing installs a tracer for the process if the variables request one. Spans are exported in the
+// background, and dropped if they are recorded faster than exported.
 func (s *service) openTracing(ctx context.Context) error {
 	protocol, err := checkTracing()
 	if err != nil || protocol == "" {
@@ -142,7 +143,7 @@ func (s *service) openTracing(ctx context.Context) error {
 	s.onClose(func() error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWithin)
 		defer cancel()
-		if err := provider.Shutdown(ctx); err != nil { // no reason to have failed
+		if err := provider.Shutdown(ctx); err != nil { // this does not make the program fail
 			s.log.Warn("the last traces did not leave", "err", err)
 		}
 		return nil
@@ -152,12 +153,13 @@ func (s *service) openTracing(ctx context.Context) error {
 
 func newExporter(ctx context.Context, protocol string) (*otlptrace.Exporter, error) {
 	if protocol == otlpGRPC {
-		return otlptracegrpc.New(ctx) // connects when there is something to send
+		return otlptracegrpc.New(ctx) // connects when there are spans to send
 	}
 	return otlptracehttp.New(ctx)
 }
 
-// tracedAs is who the traces come from. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win.
+// tracedAs returns the resource that identifies this process in traces. OTEL_SERVICE_NAME and
+// OTEL_RESOURCE_ATTRIBUTES take precedence.
 func tracedAs(ctx context.Context) (*resource.Resource, error) {
 	id, err := uuid.NewRandom()
 	if err != nil {
@@ -170,14 +172,14 @@ func tracedAs(ctx context.Context) (*resource.Resource, error) {
 	), resource.WithFromEnv())
 }
 
-// toldExporter says once that traces do not leave, and once that they do again.
+// toldExporter logs once that the export of traces fails, and once that it works again.
 type toldExporter struct {
 	sdk.SpanExporter
 	log  *slog.Logger
 	away atomic.Bool
 }
 
-// ExportSpans returns no error of the exporter's, since it has told of it.
+// ExportSpans returns nil even if the exporter fails, since it logs failures.
 func (e *toldExporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	switch {

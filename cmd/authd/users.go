@@ -18,8 +18,8 @@ import (
 	"github.com/zyotra/auth/bus"
 )
 
-// usersCommand is "authd users". It asks the running service, in the role admin, so that every
-// instance and every verifier hears of what it does.
+// usersCommand is "authd users". It calls the running service in the role admin, so that every
+// instance and every verifier receives the changes.
 type usersCommand struct {
 	List        usersList        `cmd:"" help:"Show all accounts, a line each."`
 	Show        usersShow        `cmd:"" help:"Show an account."`
@@ -52,14 +52,14 @@ type oneUser struct {
 	JSON bool   `name:"json" help:"Write an object."`
 }
 
-// surely is a command about one account that takes something from its user.
+// surely is a command about one account that ends its user's sessions, so it asks for confirmation.
 type surely struct {
 	oneUser
 	Yes bool `help:"Do not ask whether that is meant."`
 }
 
-// asOperator runs fn with a connection to the service. The server tells at once what a client
-// may not ask, where nobody would answer: that ends fn's ctx.
+// asOperator runs fn with a connection to the service. The server immediately reports a request that
+// the client may not send and that gets no reply: this cancels fn's ctx.
 func (s adminSettings) asOperator(ctx context.Context, fn func(context.Context, *nats.Conn) error) error {
 	conn, err := s.connectAsAdmin()
 	if err != nil {
@@ -76,7 +76,7 @@ func (s adminSettings) asOperator(ctx context.Context, fn func(context.Context, 
 	return fn(ctx, conn)
 }
 
-// operate asks op, and says what an operator can do if nobody answers.
+// operate calls op. Its error names a remedy if the client lacks the right or no instance answers.
 func operate[Req, Resp any](ctx context.Context, conn *nats.Conn, op auth.Op[Req, Resp], req Req) (Resp, error) {
 	resp, err := bus.Call(ctx, conn, op, req)
 	where := redacted(conn.ConnectedUrl())
@@ -104,10 +104,10 @@ func (cmd usersList) Run(ctx context.Context, out io.Writer) error {
 	})
 }
 
-// usersPage is how many accounts are asked for at once, which is as many as one may.
+// usersPage is the number of accounts per request, which is the maximum.
 const usersPage = 500
 
-// eachUser runs fn for each account, or for the first ones up to a limit.
+// eachUser runs fn for the first limit accounts; 0 is all.
 func eachUser(ctx context.Context, conn *nats.Conn, limit int, fn func(auth.User) error) error {
 	for n, after := 0, auth.UserID(0); ; {
 		size := usersPage
@@ -130,8 +130,8 @@ func eachUser(ctx context.Context, conn *nats.Conn, limit int, fn func(auth.User
 	}
 }
 
-// userLines writes accounts for people, each when it is there: so columns have fixed widths,
-// and what may be longer stands last.
+// userLines writes accounts for people, each as soon as it arrives, so columns have fixed widths, and
+// values of variable length come last.
 func userLines(out io.Writer) func(auth.User) error {
 	const columns = "%-8s  %-20s  %-20s  %s"
 	head := false
@@ -148,7 +148,7 @@ func userLines(out io.Writer) func(auth.User) error {
 	}
 }
 
-// since is a time that may not have come.
+// since formats a time that may be zero.
 func since(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -173,7 +173,7 @@ func (cmd usersShow) Run(ctx context.Context, out io.Writer) error {
 	})
 }
 
-// find asks for the account that the argument names.
+// find requests the account that the argument names.
 func (cmd oneUser) find(ctx context.Context, conn *nats.Conn) (auth.AdminUsersGetReply, error) {
 	request := auth.AdminUsersGetRequest{Email: cmd.User}
 	if id, err := strconv.ParseInt(cmd.User, 10, 64); err == nil {
@@ -189,13 +189,13 @@ func (cmd oneUser) find(ctx context.Context, conn *nats.Conn) (auth.AdminUsersGe
 	return user, err
 }
 
-// said names an account in what is said about it.
+// said returns the address and the id of an account, for messages.
 func said(u auth.AdminUsersGetReply) string {
 	return fmt.Sprintf("%s (id %d)", printable(u.Email), u.UserID)
 }
 
-// change asks whether an account is really meant, and then changes it by fn. verb is for the
-// question.
+// change asks for confirmation unless --yes is set, and then runs fn to change the account. verb begins
+// the question.
 func (cmd surely) change(ctx context.Context, t terminal, verb string, fn func(context.Context, *nats.Conn, auth.AdminUsersGetReply) error) error {
 	if !cmd.Yes && !t.isThere() {
 		return usageError("there is no terminal to ask on whether that is meant: say --yes")
@@ -218,15 +218,15 @@ func (cmd surely) change(ctx context.Context, t terminal, verb string, fn func(c
 	})
 }
 
-// userOutcome is what a command did, for scripts.
+// userOutcome is the result of a command, for scripts.
 type userOutcome struct {
 	UserID     auth.UserID `json:"userId"`
 	Email      string      `json:"email"`
 	DisabledAt time.Time   `json:"disabledAt,omitzero"`
-	Ended      int         `json:"ended"` // sessions
+	Ended      int         `json:"ended"` // number of sessions
 }
 
-// tell says what was done, in words or as JSON.
+// tell prints the result as text or as JSON.
 func (cmd oneUser) tell(out io.Writer, done userOutcome, words string, args ...any) (err error) {
 	if cmd.JSON {
 		return json.NewEncoder(out).Encode(done)
@@ -285,7 +285,7 @@ func (cmd usersSetPassword) Run(ctx context.Context, t terminal, out io.Writer) 
 		if err != nil {
 			return err
 		}
-		if !utf8.ValidString(password) { // JSON would make another one of it
+		if !utf8.ValidString(password) { // JSON encoding would change it
 			return errors.New("the password is not taken: not_unicode")
 		}
 		request := auth.AdminUsersSetPasswordRequest{UserID: user.UserID, Password: password}
@@ -298,7 +298,7 @@ func (cmd usersSetPassword) Run(ctx context.Context, t terminal, out io.Writer) 
 	})
 }
 
-// notTaken says why a password is refused, if that is the error.
+// notTaken returns an error with the reason if the service rejected the password, and otherwise err.
 func notTaken(err error) error {
 	for _, f := range auth.Public(err).Fields {
 		if f.Field == "password" {

@@ -27,9 +27,9 @@ import (
 	"github.com/zyotra/auth/persistence"
 )
 
-// open opens the parts in the order in which they need each other.
+// open opens the parts in the order of their dependencies.
 func (s *service) open(ctx context.Context, cmd serveCommand) error {
-	if err := s.openTracing(ctx); err != nil { // first, since all others look whether there is a tracer
+	if err := s.openTracing(ctx); err != nil { // first, since all other parts look up the tracer
 		return err
 	}
 	if !cmd.Edge {
@@ -86,8 +86,8 @@ func (s *service) open(ctx context.Context, cmd serveCommand) error {
 	return nil
 }
 
-// openPasswords makes what hashes passwords, compares them and refuses poor ones, but for its
-// peppers, which are in the database.
+// openPasswords creates the Hasher, which hashes, compares and rejects passwords. openKeys adds its pool
+// and its peppers, which are in the database.
 func (s *service) openPasswords() (err error) {
 	if s.passwords, err = password.New(nil, s.config.bcryptCost, s.config.passwordMinLength, serviceName); err != nil {
 		return err
@@ -102,7 +102,7 @@ func (s *service) openPasswords() (err error) {
 	return nil
 }
 
-// openSecrets opens the data directory if anything is kept there, and finds the master
+// openSecrets opens the data directory if a part stores files there, and returns the master
 // secret. An edge alone has none.
 func (s *service) openSecrets(cmd serveCommand) (keys secret.Keys, err error) {
 	if !cmd.Edge {
@@ -140,7 +140,8 @@ func (s *service) openEmbedded(ctx context.Context) (err error) {
 	return s.warnOfGuests(ctx)
 }
 
-// openStore opens the database with the schema that this binary knows.
+// openStore opens the database. It applies missing migrations on SQLite or if migrate is set; otherwise
+// it returns an error unless the schema is the one that this binary knows.
 func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 	url := s.config.databaseURL
 	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
@@ -170,9 +171,9 @@ func (s *service) openStore(ctx context.Context, migrate bool) (err error) {
 	return checkSchema(ctx, s.store)
 }
 
-// warnOfCollisions logs the ids of accounts that no login finds, since another account has their
-// address, after it has given the free addresses to their accounts. On Postgres, where this reads
-// many rows, it runs only after a migration.
+// warnOfCollisions assigns free addresses to their accounts, and then logs the ids of accounts that no
+// login finds, since another account has their address. On Postgres, where this reads many rows, it runs
+// only after a migration.
 func (s *service) warnOfCollisions(ctx context.Context) error {
 	list, err := migrations.Refold(ctx, s.store.DB())
 	if len(list) > 0 {
@@ -182,7 +183,7 @@ func (s *service) warnOfCollisions(ctx context.Context) error {
 	return err
 }
 
-// shareClock has all instances on one Postgres agree in what time it is.
+// shareClock makes all instances on one Postgres use its time.
 func (s *service) shareClock(ctx context.Context) error {
 	if !isPostgres(s.config.databaseURL) {
 		return nil
@@ -191,7 +192,7 @@ func (s *service) shareClock(ctx context.Context) error {
 	return s.shared.set(ctx)
 }
 
-// checkSchema refuses a schema that this binary does not know.
+// checkSchema returns an error for a schema that this binary does not know.
 func checkSchema(ctx context.Context, store *persistence.Store) error {
 	err := migrations.Check(ctx, store.DB())
 	if errors.Is(err, migrations.ErrPending) {
@@ -200,7 +201,7 @@ func checkSchema(ctx context.Context, store *persistence.Store) error {
 	return err
 }
 
-// useCases are the methods that answer subjects.
+// useCases contains the types whose methods answer subjects.
 type useCases struct {
 	accounts *handlers.Accounts
 	sessions *handlers.Sessions
@@ -212,7 +213,7 @@ type useCases struct {
 	health   *handlers.Health
 }
 
-// openHandlers opens keys and limits, makes the use-cases and serves them on the bus.
+// openHandlers opens keys and limits, creates the use cases and serves them on the bus.
 func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err := s.openKeys(ctx, master); err != nil {
 		return err
@@ -225,7 +226,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	s.endings = &handlers.Endings{Sessions: h.sessions, Log: s.log, Clock: s.clock}
 	s.cleanup = &handlers.Cleanup{Store: s.store, Log: s.log, Clock: s.clock}
 
-	// A reply that is made while the connection changes servers is not lost.
+	// The buffer keeps replies while the connection changes servers.
 	buffer := nats.ReconnectBufSize(replyBuffer)
 	back, err := s.keepConnected(embedded.Service, buffer)
 	if err != nil {
@@ -237,7 +238,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.serveVerifiers(h), conn.Flush()); err != nil { // the verifier asks for these
+	if err := errors.Join(s.serveVerifiers(h), conn.Flush()); err != nil { // the verifier calls these subjects
 		return err
 	}
 	if err := s.openVerifier(back); err != nil {
@@ -247,7 +248,7 @@ func (s *service) openHandlers(ctx context.Context, master secret.Keys) error {
 	if err := s.hearKeys(back); err != nil {
 		return err
 	}
-	return errors.Join(s.serveSubjects(h), conn.Flush()) // the server has them all, so ready means ready
+	return errors.Join(s.serveSubjects(h), conn.Flush()) // the server has all subscriptions, so the instance is ready
 }
 
 // openKeys opens the signing keys, the peppers and the hashing pool.
@@ -273,7 +274,7 @@ func (s *service) openKeys(ctx context.Context, master secret.Keys) error {
 	return nil
 }
 
-// newUseCases makes the use-cases, without health.
+// newUseCases creates the use cases except health.
 func (s *service) newUseCases(master secret.Keys, limits *ratelimit.Limiter) (h useCases) {
 	flows, oneTimes := s.openFlows()
 	var notices *handlers.Notices
@@ -301,7 +302,7 @@ func (s *service) newUseCases(master secret.Keys, limits *ratelimit.Limiter) (h 
 	return h
 }
 
-// openServer makes the server of the subjects and returns its connection.
+// openServer creates the server of the subjects and returns its connection.
 func (s *service) openServer(back *nats.Conn, buffer nats.Option) (*nats.Conn, error) {
 	conn, err := s.connect(embedded.Service, buffer)
 	if err != nil {
@@ -312,15 +313,15 @@ func (s *service) openServer(back *nats.Conn, buffer nats.Option) (*nats.Conn, e
 		return nil, err
 	}
 	s.server.MaxConcurrent, s.server.Queue = cores, func() any { return s.pool.Stats() }
-	if isPostgres(s.config.databaseURL) { // others may reach it where this instance does not
+	if isPostgres(s.config.databaseURL) { // other instances may reach the database when this one cannot
 		s.server.Healthy = s.store.Ping
 	}
 	s.server.Observe = s.observeBus
 	return conn, nil
 }
 
-// followKeysAndSessions has the verifier of this process follow changes of this process without a round
-// trip.
+// followKeysAndSessions makes the verifier of this process follow the changes of this process without a
+// round trip. It also counts their events for the metrics.
 func (s *service) followKeysAndSessions() {
 	s.keys.Changed = s.verifier.Refetch
 	s.store.OnCommit = func(d events.Data) {
@@ -334,8 +335,8 @@ func (s *service) followKeysAndSessions() {
 	}
 }
 
-// hearKeys has the signing keys read at once when an instance has changed them, so that a withdrawn
-// key verifies nowhere after a moment.
+// hearKeys makes this instance read the signing keys immediately when an instance has changed them, so
+// that a withdrawn key soon verifies nowhere.
 func (s *service) hearKeys(conn *nats.Conn) error {
 	_, err := conn.Subscribe(events.KeyRotated{}.Type(), func(*nats.Msg) {
 		select {
@@ -349,9 +350,9 @@ func (s *service) hearKeys(conn *nats.Conn) error {
 	return nil
 }
 
-// openHealth makes what tells whether requests would succeed. Without JetStream they do: events
-// and mails wait in the database. So an instance whose embedded server has switched it off goes on
-// to be asked, and says that it is degraded.
+// openHealth creates the health check, which reports whether requests would succeed. They succeed without
+// JetStream: events and mails wait in the database. So an instance whose embedded server has disabled
+// JetStream still receives requests, and reports that it is degraded.
 func (s *service) openHealth(back *nats.Conn) *handlers.Health {
 	h := &handlers.Health{
 		Store: s.store,
@@ -374,7 +375,7 @@ func connected(conn *nats.Conn) error {
 	return nats.ErrDisconnected
 }
 
-// openFlows makes what links and codes in mails are made by; nil without mail.
+// openFlows creates the one-time tokens, which issue the links and codes in mails; nil without mail.
 func (s *service) openFlows() (flowConfig, *handlers.OneTimeTokens) {
 	if s.config.flows == nil {
 		return flowConfig{}, nil
@@ -386,13 +387,13 @@ func (s *service) openFlows() (flowConfig, *handlers.OneTimeTokens) {
 	}
 }
 
-// firstGuess is about what a hash of the cost takes, before one was made.
+// firstGuess returns the approximate duration of a hash of the cost, before the first measurement.
 func firstGuess(cost int) time.Duration {
 	return 60 * time.Millisecond << cost >> password.MinCost
 }
 
-// limits makes what bounds guessing; nil, and says so, if it is off. While a second master secret
-// is in use, instances that begin with another one count apart.
+// limits creates the limiter of attempts. If limits are off, it logs a warning and returns nil. While a
+// second master secret is in use, an instance that does not have both may count separately.
 func (s *service) limits(master secret.Keys) (*ratelimit.Limiter, error) {
 	if s.config.limits == nil {
 		s.log.Warn("RATE_LIMITS=off: passwords can be guessed at without end")
@@ -406,7 +407,7 @@ func (s *service) limits(master secret.Keys) (*ratelimit.Limiter, error) {
 	return limits, nil
 }
 
-// wrongSecretKey names the setting if err is that a secret of the database does not open.
+// wrongSecretKey returns an error that names SECRET_KEY if err is secret.ErrSealed, and otherwise err.
 func wrongSecretKey(err error) error {
 	if errors.Is(err, secret.ErrSealed) {
 		return &settingError{"SECRET_KEY", "is not the one this database's keys were sealed with: " + err.Error(), "<the former one>"}
@@ -414,7 +415,7 @@ func wrongSecretKey(err error) error {
 	return err
 }
 
-// tellSpare says when the second of two master secrets has done its duty.
+// tellSpare logs that the second of two master secrets can be removed, once no key or pepper needs it.
 func (s *service) tellSpare(ctx context.Context, secrets *keyring.Secrets) error {
 	if len(secrets.Master) == 1 {
 		return nil
@@ -426,7 +427,7 @@ func (s *service) tellSpare(ctx context.Context, secrets *keyring.Secrets) error
 	return err
 }
 
-// openVerifier follows keys and revocations over a connection that is kept.
+// openVerifier creates the verifier, which follows keys and revocations over conn. conn must stay open.
 func (s *service) openVerifier(conn *nats.Conn) (err error) {
 	s.verifier, err = bus.NewVerifier(conn, bus.VerifierConfig{Issuer: s.config.issuer, Audience: s.config.audience, Log: s.log, Clock: s.machine})
 	if err != nil {
@@ -436,8 +437,8 @@ func (s *service) openVerifier(conn *nats.Conn) (err error) {
 	return nil
 }
 
-// awaitRevocations waits until the verifier knows which sessions have ended, which takes
-// milliseconds. If it cannot be told, /readyz says so.
+// awaitRevocations waits up to 5 s, usually milliseconds, until the verifier has read the revocations. If
+// the verifier cannot read them, awaitRevocations logs a warning and /readyz reports it.
 func (s *service) awaitRevocations(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -446,7 +447,7 @@ func (s *service) awaitRevocations(ctx context.Context) {
 	}
 }
 
-// openRelay connects what publishes events to the bus, in a role of its own.
+// openRelay connects the relay, which publishes events, to the bus in a separate role.
 func (s *service) openRelay() error {
 	conn, err := s.keepConnected(embedded.Relay)
 	if err != nil {
@@ -464,22 +465,23 @@ func (s *service) openRelay() error {
 	return nil
 }
 
-// lastSequence is that of the latest event, asked for as the relay, which alone may.
+// lastSequence returns the sequence number of the latest event, 0 if there is none. It uses the rights of
+// the relay; no other part may read it.
 func (s *service) lastSequence(ctx context.Context) (uint64, error) {
 	n, err := events.LastSequence(ctx, s.relay.JS)
-	if errors.Is(err, jetstream.ErrStreamNotFound) { // nothing was published yet
+	if errors.Is(err, jetstream.ErrStreamNotFound) { // no event has been published yet
 		return 0, nil
 	}
 	return n, err
 }
 
-// replyBuffer bounds the replies that wait for a server, in bytes.
+// replyBuffer is the maximum size of the replies that wait for a server, in bytes.
 const replyBuffer = 8 << 20
 
-// clusterSize is the number of servers from which on events are kept on as many.
+// clusterSize is the number of servers from which events are replicated, and the number of replicas.
 const clusterSize = 3
 
-// refreshKeys sign refresh tokens: the secret that was set, or those derived from the
+// refreshKeys returns the keys of refresh tokens: the secret that was set, or those derived from the
 // master secrets, the current one first.
 func refreshKeys(set []byte, master secret.Keys) (keys []token.Key) {
 	if set != nil {
@@ -491,7 +493,7 @@ func refreshKeys(set []byte, master secret.Keys) (keys []token.Key) {
 	return keys
 }
 
-// openEdge connects the edge to the bus, as a client of its own, and opens its listener.
+// openEdge connects the edge to the bus as a separate client, and opens its listener.
 func (s *service) openEdge() error {
 	conn, err := s.keepConnected(embedded.Edge)
 	if err != nil {
@@ -517,12 +519,13 @@ func (s *service) openEdge() error {
 	return nil
 }
 
-// reservedFiles is how many open files at least are left to everything but the edge's connections: the
-// database, the bus, and files.
+// reservedFiles is the minimum number of open files that remain for everything except the edge's
+// connections: the database, the bus, and files.
 const reservedFiles = 96
 
-// mostConnections is the most connections that the edge accepts at once: three of four files that the
-// process may open. The Go runtime has raised that limit to the hard one. 0 is the edge's own default.
+// mostConnections returns the maximum number of concurrent connections of the edge: three quarters of the
+// files that the process may open, or fewer to keep reservedFiles, but at least 16. The Go runtime has
+// raised that limit to the hard one. 0 is the edge's default.
 func mostConnections() int {
 	most, known := openFiles()
 	if !known {
@@ -532,7 +535,7 @@ func mostConnections() int {
 	return int(max(16, most-min(most, max(most/4, reservedFiles))))
 }
 
-// showDocuments shows the documents to operators.
+// showDocuments serves the documents to operators.
 func (s *service) showDocuments() {
 	for path, handler := range http.Documents(s.config.publicOrigin) {
 		if path == "/docs" {

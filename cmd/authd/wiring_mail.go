@@ -17,8 +17,8 @@ const (
 	mailboxPath        = "/dev/mailbox"
 )
 
-// openOperator opens the listener of operators' pages. That the usual address is taken by another
-// instance on this machine keeps nobody from starting.
+// openOperator opens the listener of operators' pages. If another instance on this machine uses the
+// default address, openOperator logs a warning and the service starts, unless MAILBOX=on.
 func (s *service) openOperator() error {
 	if s.config.operatorAddr == "" {
 		return nil
@@ -28,7 +28,7 @@ func (s *service) openOperator() error {
 	case err == nil:
 		s.admin, s.operators = &admin.Server{Log: s.log}, l
 		s.admin.Probes(s.health)
-		s.onClose(func() error { _ = l.Close(); return nil }) // it is closed if it was served
+		s.onClose(func() error { _ = l.Close(); return nil }) // Run has already closed it if it ran
 		return nil
 	case s.settings.MetricsAddr != "" || s.settings.Mailbox == "on":
 		return fmt.Errorf("METRICS_ADDR: %w", err)
@@ -37,7 +37,7 @@ func (s *service) openOperator() error {
 	return nil
 }
 
-// openMailer makes what sends mails, if this instance does.
+// openMailer creates the mailer, if this instance sends mails.
 func (s *service) openMailer() error {
 	if !s.config.mail.mailer {
 		return nil
@@ -66,7 +66,7 @@ func (s *service) openMailer() error {
 	return nil
 }
 
-// openSender makes where mails go; nil if that is nowhere.
+// openSender returns the destination of mails: a mail server or the mailbox; nil if there is neither.
 func (s *service) openSender() (mail.Sender, error) {
 	switch c := s.config.mail; {
 	case c.smtp != nil:
